@@ -1,0 +1,104 @@
+"""Files: whole or not at all, from disk or by URL, with their hashes.
+
+Read next: `training/dataset.py`, the first reader of files.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from dnnlib.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it.
+
+    A reader sees the old file or the whole new one, also after a crash or a power cut.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; not every system lets one open a folder, and there the rename alone must do."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_url(name: str | os.PathLike) -> bool:
+    return urllib.parse.urlparse(str(name)).scheme in ("http", "https")
+
+
+def cache_folder() -> Path:
+    """Where downloads and decoded data sets are kept: `$ELUCID_CACHE`, else `~/.cache/elucid`."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elucid"
+    return Path(os.environ.get("ELUCID_CACHE", default))
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(name: str | os.PathLike, what: str = "file") -> Path:
+    """Local path of a file or URL; a URL is downloaded once into the cache, with progress.
+
+    Raises UserError when the path does not exist or the download fails.
+    """
+    if not is_url(name):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{what} not found: {name}; check the path")
+        return path
+    url = str(name)
+    stem = Path(urllib.parse.urlparse(url).path).name or "download"
+    path = cache_folder() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{stem}"
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(url, timeout=60) as source, atomic_write(path) as file:
+                total = int(source.headers.get("Content-Length") or 0) or None
+                with tqdm.wrapattr(source, "read", total=total, desc=f"downloading {stem}") as reader:
+                    shutil.copyfileobj(reader, file)
+                if total is not None and file.tell() != total:
+                    raise OSError(f"got {file.tell()} of {total} bytes")
+        except OSError as error:
+            raise UserError(f"cannot download {what} {url}: {error}; download it by hand and give its path") from error
+    return path

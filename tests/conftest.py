@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests. Conformance cases are found by listing the folder in `VECTORS`."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's folder, where the scripts lie."""
+    return ROOT

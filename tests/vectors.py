@@ -1,0 +1,51 @@
+"""Reference vectors: where they lie, how parameters are filled, how closeness is measured."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+FOLDER = Path(os.environ.get("VECTORS", Path(__file__).parent / "vectors"))
+
+
+def cases(pattern: str) -> list[Path]:
+    """JSON files of a pattern such as `networks/*`, sorted; empty when the folder has none."""
+    return sorted(path for path in FOLDER.glob(f"{pattern}.json"))
+
+
+def load(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Description and arrays of one case."""
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+        return json.loads(path.read_text()), dict(arrays)
+
+
+def formula(salt: str, name: str, shape) -> torch.Tensor:
+    """The value that the reference's parameter `name` was filled with."""
+    values = np.random.RandomState(zlib.crc32(f"{salt}:{name}".encode())).randn(*shape)
+    if name.endswith("freqs"):
+        values = 16 * values
+    elif len(shape) >= 2:
+        values = values / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith("weight"):
+        values = 1 + 0.1 * values
+    else:
+        values = 0.1 * values
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def fill(module: nn.Module, salt: str, shapes: dict[str, list[int]], rename=lambda name: name) -> None:
+    """Fill a module by the formula; its names, after `rename`, must be the reference's, neither more nor fewer."""
+    state = {name: formula(salt, name, shape) for name, shape in shapes.items()}
+    module.load_state_dict({rename(name): value for name, value in state.items()}, strict=True)
+
+
+def relative_error(value, reference) -> float:
+    """|value - reference| / |reference|, Euclidean norms over all elements, in float64."""
+    value = torch.as_tensor(value).detach().cpu().double()
+    reference = torch.as_tensor(reference).double()
+    assert value.shape == reference.shape, f"shape {tuple(value.shape)} is not {tuple(reference.shape)}"
+    return float((value - reference).norm() / reference.norm().clamp_min(1e-300))
