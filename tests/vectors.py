@@ -49,3 +49,31 @@ def relative_error(value, reference) -> float:
     reference = torch.as_tensor(reference).double()
     assert value.shape == reference.shape, f"shape {tuple(value.shape)} is not {tuple(reference.shape)}"
     return float((value - reference).norm() / reference.norm().clamp_min(1e-300))
+
+
+def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
+    """The denoiser that a case's `precond` and `kwargs` describe, filled by the formula."""
+    from training import preconds
+    from training.networks.adm_unet import DhariwalUNet
+    from training.networks.song_unet import SongUNet
+    from training.types import NetSpec
+
+    kwargs = dict(case["kwargs"])
+    kind = kind or case.get("precond", "EDMPrecond")
+    channels, resolution = kwargs.pop("img_channels"), kwargs.pop("img_resolution")
+    coords = channels - kwargs["out_channels"] if "out_channels" in kwargs else 0
+    out_channels = kwargs.pop("out_channels", channels * (2 if kind == "iDDPMPrecond" else 1))
+    network = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}[kwargs.pop("model_type", "SongUNet")]
+    spec = NetSpec(
+        resolution=(resolution, resolution),
+        image_channels=channels - coords,
+        label_dim=kwargs.get("label_dim", 0),
+        augment_dim=kwargs.get("augment_dim", 0),
+        coord_channels=coords,
+        learned_variance=kind == "iDDPMPrecond",
+    )
+    net = network(img_resolution=resolution, in_channels=channels, out_channels=out_channels, **kwargs)
+    result = getattr(preconds, kind)(net, spec)
+    if fill_parameters:
+        fill(result, case["salt"], case["parameters"])
+    return result

@@ -1,0 +1,26 @@
+"""DDPM++, NCSN++ and ADM networks equal the reference, forward and by gradient norms."""
+
+import pytest
+import torch
+
+from tests import vectors
+from training.networks.adm_unet import DhariwalUNet
+from training.networks.song_unet import SongUNet
+
+CLASSES = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+CASES = vectors.cases("networks/*")
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_network(path):
+    case, arrays = vectors.load(path)
+    net = CLASSES[case["network"]](**case["kwargs"])
+    vectors.fill(net, case["salt"], case["parameters"])
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    keys = {"labels": "class_labels", "augment": "augment_labels"}
+    cond = {key: tensors[name] for key, name in keys.items() if name in tensors}
+    out = net.eval()(tensors["x"], tensors["noise_labels"], cond)
+    assert vectors.relative_error(out, arrays["out"]) < 1e-5
+    (out * tensors["cotangent"]).sum().backward()
+    norms = {name: float(parameter.grad.norm()) for name, parameter in net.named_parameters()}
+    assert norms == pytest.approx({k: v for k, v in case["grad_norms"].items() if k in norms}, rel=1e-4)
