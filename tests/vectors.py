@@ -77,3 +77,10 @@ def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
     if fill_parameters:
         fill(result, case["salt"], case["parameters"])
     return result
+
+
+def parameters_of(case: dict) -> dict[str, list[int]]:
+    """The case's parameter shapes; where it does not list them, those of the denoiser it describes."""
+    if "parameters" in case:
+        return case["parameters"]
+    return {name: list(value.shape) for name, value in denoiser(case, fill_parameters=False).state_dict().items()}
