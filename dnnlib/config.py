@@ -81,7 +81,9 @@ def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) 
     return result
 
 
-def bind(target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()) -> dict[str, Any]:
+def bind(
+    target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()
+) -> dict[str, Any]:
     """Options with the defaults of the signature filled in; UserError for an unknown or a missing one."""
     what = what or getattr(target, "__name__", str(target))
     parameters = {

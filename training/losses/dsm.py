@@ -78,4 +78,6 @@ class IDDPMLoss(DSM):
 
     def check(self, denoiser: Denoiser) -> None:
         if not hasattr(denoiser, "u"):
-            raise UserError(f"--loss=iddpm needs discrete noise levels, {type(denoiser).__name__} has none; use --precond=iddpm")
+            raise UserError(
+                f"--loss=iddpm needs discrete noise levels, {type(denoiser).__name__} has none; use --precond=iddpm"
+            )

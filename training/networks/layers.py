@@ -35,7 +35,9 @@ def _uniform(shape: tuple[int, ...], bound: float) -> Tensor:
 class Linear(nn.Module):
     """y = x W^T + b, [B, n_in] -> [B, n_out]."""
 
-    def __init__(self, n_in: int, n_out: int, bias: bool = True, init: Init | None = None, bias_init: Init | None = None):
+    def __init__(
+        self, n_in: int, n_out: int, bias: bool = True, init: Init | None = None, bias_init: Init | None = None
+    ):
         super().__init__()
         init, bias_init = init or xavier_uniform(), bias_init or zeros()
         self.weight = nn.Parameter(init((n_out, n_in), n_in, n_out))

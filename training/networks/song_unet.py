@@ -92,8 +92,8 @@ class SongUNet(nn.Module):
         skips = []
         for level in plan.levels:
             if level.index == 0:
-                self.enc[f"{level.name}_conv"] = _implicit_mlp(in_channels, channels) if implicit_mlp else Conv2d(
-                    in_channels, channels, 3
+                self.enc[f"{level.name}_conv"] = (
+                    _implicit_mlp(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
                 )
             else:
                 down = ResidualBlock(channels, channels, n_emb, resample="down", **self.block_options)

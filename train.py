@@ -1,0 +1,239 @@
+"""Train a diffusion model: `python train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
+
+import json
+import secrets
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import cli
+from dnnlib.config import set_by_path
+from dnnlib.errors import UserError
+from torch_utils import distributed
+from training import presets
+from training.build import build
+from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
+from training.loop import train
+from training.report import Log
+from training.run import PRECISIONS, LoopOptions, Run, dataset_spec, open_training_data, write_options
+from training.snapshot import load_snapshot, transfer
+
+LOOP = LoopOptions()
+
+FLAGS = {
+    "data": "dataset.path",
+    "cond": "dataset.use_labels",
+    "xflip": "dataset.xflip",
+    "cache": "dataset.cache",
+    "workers": "dataset.workers",
+    "label_dropout": "dataset.label_dropout",
+    "arch": "network.name",
+    "cbase": "network.model_channels",
+    "cres": "network.channel_mult",
+    "dropout": "network.dropout",
+    "precond": "precond.name",
+    "lr": "optimizer.lr",
+    "ema": "ema.halflife_mimg",
+    "augment": "augment.p",
+    "duration": "loop.duration_mimg",
+    "batch": "loop.batch_size",
+    "batch_gpu": "loop.batch_gpu",
+    "precision": "loop.precision",
+    "ls": "loop.loss_scale",
+    "bench": "loop.bench",
+    "compile": "loop.compile",
+    "tick": "loop.tick_kimg",
+    "snap": "loop.snapshot_ticks",
+    "dump": "loop.state_ticks",
+    "seed": "loop.seed",
+}
+"""Which option each flag sets; the rest have flags of their own only through --set."""
+
+
+def use_preset(ctx, param, value):
+    """Lay the preset's values under the flags: a flag on the command line wins."""
+    if value is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **presets.PRESETS[value]}
+    return value
+
+
+# fmt: off
+@click.command(context_settings={"show_default": True, "max_content_width": 120})
+@click.option("--outdir", metavar="DIR", help="Where run folders are made.")
+@click.option("--data", metavar="ZIP|DIR", help="Data set, as dataset_tool.py writes it.")
+@click.option("--preset", type=click.Choice(sorted(presets.PRESETS)), callback=use_preset, is_eager=True,
+              help="Recipe whose flags are the defaults.")
+@click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
+@click.option("--arch", default="ddpmpp", metavar="NAME", help="Network: ddpmpp, ncsnpp, adm or module:Name.")
+@click.option("--precond", default="edm", metavar="NAME", help="Preconditioner and loss: vp, ve, iddpm, edm.")
+@click.option("--loss", metavar="NAME", help="Loss, where it is not the preconditioner's own.")
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=LOOP.duration_mimg, metavar="MIMG",
+              help="Training length, millions of images.")
+@click.option("--batch", type=click.IntRange(min=1), default=LOOP.batch_size, help="Images per step, all processes.")
+@click.option("--batch-gpu", type=click.IntRange(min=1), help="Images per process and pass; less accumulates.")
+@click.option("--cbase", type=click.IntRange(min=1), help="Channels at full size.  [default: the network's]")
+@click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, help="Learning rate.")
+@click.option("--ema", type=cli.NumberList(float), default="0.5", metavar="MIMG",
+              help="Half-life of the weight average; a list keeps several.")
+@click.option("--dropout", type=click.FloatRange(0, 1), default=0.13, help="Dropout probability.")
+@click.option("--augment", type=click.FloatRange(0, 1), default=0.12, help="Augmentation probability; 0 is off.")
+@click.option("--label_dropout", "--label-dropout", type=click.FloatRange(0, 1), default=0.0,
+              help="Share of labels dropped, for classifier-free guidance.")
+@click.option("--xflip", type=bool, default=False, help="Double the data set by mirror images.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=LOOP.precision, help="Arithmetic of the network.")
+@click.option("--fp16", type=bool, help="The same as --precision=fp16.")
+@click.option("--ls", type=click.FloatRange(min=0, min_open=True), default=LOOP.loss_scale,
+              help="First loss scale with fp16; it adapts.")
+@click.option("--compile", type=bool, default=LOOP.compile, help="Compile the network (torch.compile).")
+@click.option("--bench", type=bool, default=LOOP.bench, help="Let cuDNN choose convolutions by timing them.")
+@click.option("--cache", type=click.Choice(["0", "1", "gpu"]), default="1",
+              help="Keep decoded images: no, on disk, or on the device.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Threads that decode images without a cache.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
+@click.option("--set", "assignments", multiple=True, metavar="PART.OPTION=VALUE",
+              help="Any option that has no flag, e.g. network.num_blocks=2; may be repeated.")
+@click.option("--desc", metavar="TEXT", help="Text added to the run folder's name.")
+@click.option("--nosubdir", is_flag=True, help="Write into --outdir itself.")
+@click.option("--tick", type=click.FloatRange(min=0, min_open=True), default=LOOP.tick_kimg, metavar="KIMG",
+              help="Progress is printed every so many thousand images.")
+@click.option("--snap", type=click.IntRange(min=0), default=LOOP.snapshot_ticks, metavar="TICKS",
+              help="How often to write a snapshot; 0: at the end.")
+@click.option("--dump", type=click.IntRange(min=0), default=LOOP.state_ticks, metavar="TICKS",
+              help="How often to write a state to resume from; 0: at the end.")
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed  [default: random]")
+@click.option("--transfer", metavar="PKL|URL", help="Start from the weights of a snapshot.")
+@click.option("--resume", metavar="PT|DIR|auto", help="Continue a run from its state, in its folder.")
+@click.option("-n", "--dry-run", is_flag=True, help="Check and print the options, then stop.")
+@click.pass_context
+# fmt: on
+def main(ctx, **flags):
+    """Train a diffusion model on a zip or folder of images.
+
+    Alone, or under torchrun with any number of processes:
+    torchrun --standalone --nproc_per_node=8 train.py --outdir=runs --data=images.zip
+    """
+    device = distributed.choose_device(flags["device"])
+    distributed.init(device)
+    try:
+        start(ctx, flags, device)
+    finally:
+        distributed.shutdown()
+
+
+def start(ctx, flags: dict, device) -> None:
+    """Options, folder, run; then the loop."""
+    if flags["resume"] and flags["transfer"]:
+        raise UserError("--resume and --transfer exclude each other: resume continues a run, transfer starts one")
+    options = options_from(flags) if flags["data"] else None
+    folder, state = None, None
+    if flags["resume"]:
+        description = describe(options, distributed.world_size(), flags["desc"]) if options else ""
+        if flags["resume"] == "auto" and options is None:
+            raise UserError("--resume=auto needs the --data and --outdir of the run")
+        found = find_state(flags["resume"], flags["outdir"], description)
+        if found is not None:
+            folder, state = found
+            options = merge_options(state, explicit(ctx, flags, options))
+    if options is None:
+        raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
+    if folder is None and flags["outdir"] is None and not flags["dry_run"]:
+        raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
+    if flags["dry_run"]:
+        check(options, device)
+        return
+    run = Run(options, device)
+    if folder is None:
+        description = describe(options, distributed.world_size(), flags["desc"])
+        folder = distributed.broadcast_object(
+            new_folder(flags["outdir"], description, flags["nosubdir"]) if distributed.is_main() else None
+        )
+    log = Log(folder)
+    if state is not None:
+        if distributed.is_main():
+            remove_leftovers(folder)
+        run.load_state_dict(state)
+        log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
+    elif flags["transfer"]:
+        snapshot = load_snapshot(flags["transfer"])
+        log(transfer(snapshot, run.denoiser))
+        run.reset_ema()
+    if distributed.is_main():
+        write_options(folder, run.options)
+    introduce(run, folder, log)
+    if train(run, folder, log):
+        log(f"done: {folder}")
+
+
+def options_from(flags: dict) -> dict:
+    """Nested options from flags."""
+    seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
+    if flags["fp16"] and flags["precision"] == LOOP.precision:
+        flags["precision"] = "fp16"
+    values = {**flags, "seed": seed, "cache": {"0": "none", "1": "disk"}.get(flags["cache"], flags["cache"])}
+    loss = flags["loss"] or flags["precond"]
+    options: dict = {
+        "dataset": {},
+        "encoder": {"name": "rgb"},
+        "augment": {"name": "edm"} if flags["augment"] else None,
+        "network": {},
+        "precond": {},
+        "loss": {"name": loss},
+        "optimizer": {"name": "adam"},
+        "ema": {},
+        "loop": {},
+    }
+    for flag, path in FLAGS.items():
+        part, name = path.split(".")
+        if values[flag] is not None and options[part] is not None:
+            options[part][name] = values[flag]
+    for assignment in flags["assignments"]:
+        set_by_path(options, assignment)
+    return options
+
+
+def explicit(ctx, flags: dict, options: dict | None) -> dict[str, object]:
+    """Options given on the command line (not by default), by dotted path."""
+    given = {}
+    for flag, path in FLAGS.items():
+        if ctx.get_parameter_source(flag) is ParameterSource.COMMANDLINE:
+            part, name = path.split(".")
+            known = options is not None and options[part] is not None and name in options[part]
+            given[path] = options[part][name] if known else flags[flag]
+    for assignment in flags["assignments"]:
+        path, _, _ = assignment.partition("=")
+        box: dict = {part: {} for part in ("dataset", "augment", "network", "precond", "loss", "optimizer", "ema", "loop")}
+        set_by_path(box, assignment)
+        value = box
+        for part in path.split("."):
+            value = value[part]
+        given[path] = value
+    return given
+
+
+def check(options: dict, device) -> None:
+    """Everything that can be refused before training, without weights; prints the options."""
+    LoopOptions(**options["loop"]).micro_batch(distributed.world_size())
+    dataset = open_training_data({**options["dataset"], "cache": "none"}, device)
+    parts = build(options, dataset_spec(dataset), weights=False)
+    distributed.print0(json.dumps({**options, **parts.options}, indent=2))
+    distributed.print0(f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "
+                       f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written")
+
+
+def introduce(run: Run, folder, log: Log) -> None:
+    """What is about to be trained, in a few lines."""
+    data, loop = run.dataset, run.loop
+    count = sum(parameter.numel() for parameter in run.denoiser.parameters())
+    labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
+    log(f"folder    {folder}")
+    height, width = data.resolution
+    log(f"data      {data.path}: {len(data)} images, {height}x{width}, {data.channels} channels, {labels}")
+    kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
+    log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
+    log(f"batch     {loop.batch_size} = {distributed.world_size()} processes x {run.rounds} passes x {run.micro} images")
+    log(f"device    {run.device}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
+
+
+if __name__ == "__main__":
+    cli.run(main)

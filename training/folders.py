@@ -1,0 +1,111 @@
+"""Run folders: naming a new one, finding one to resume. Read next: `run.py`."""
+
+import json
+import re
+from pathlib import Path
+
+from dnnlib.errors import UserError
+from torch_utils.checkpoint import load_state, newest_state
+
+RESUMABLE = {
+    "dataset.path",
+    "dataset.cache",
+    "dataset.workers",
+    "loop.batch_gpu",
+    "loop.duration_mimg",
+    "loop.compile",
+    "loop.bench",
+    "loop.tick_kimg",
+    "loop.snapshot_ticks",
+    "loop.state_ticks",
+    "loop.grid_images",
+}
+"""Options that a resumed run may change; any other would make it another run."""
+
+
+def describe(options: dict, world_size: int, desc: str | None) -> str:
+    """`{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
+    parts = [
+        Path(options["dataset"]["path"]).stem,
+        "cond" if options["dataset"]["use_labels"] else "uncond",
+        options["network"]["name"],
+        options["precond"]["name"],
+        f"gpus{world_size}",
+        f"batch{options['loop']['batch_size']}",
+        options["loop"]["precision"],
+        *([desc] if desc else []),
+    ]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+
+
+def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:
+    """Make `outdir/NNNNN-description` with the next free number (or take `outdir` itself)."""
+    outdir = Path(outdir)
+    if nosubdir:
+        outdir.mkdir(parents=True, exist_ok=True)
+        return outdir
+    while True:
+        folder = outdir / f"{_next_number(outdir):05d}-{description}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:  # another run took the number just now
+            continue
+
+
+def _next_number(outdir: Path) -> int:
+    numbers = [int(match[1]) for path in outdir.glob("*-*") if (match := re.match(r"(\d+)-", path.name))]
+    return max(numbers, default=-1) + 1
+
+
+def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path, dict] | None:
+    """Folder and state that `--resume` means: a state file, a run folder, or `auto`.
+
+    `auto` gives the newest whole state of the newest run of that description, or None if there is none yet.
+    Raises UserError if a named file or folder holds no whole state.
+    """
+    if resume == "auto":
+        if outdir is None:
+            raise UserError("--resume=auto needs --outdir, where it looks for runs")
+        runs = [path for path in Path(outdir).glob(f"*-{description}") if re.match(r"\d+-", path.name)]
+        runs = [path for path in runs if re.sub(r"^\d+-", "", path.name) == description]
+        for folder in [*sorted(runs, reverse=True), Path(outdir)]:
+            found = newest_state(folder)
+            if found is not None:
+                return folder, found[1]
+        return None
+    path = Path(resume)
+    if path.is_dir():
+        found = newest_state(path)
+        if found is None:
+            raise UserError(f"--resume={resume}: the folder holds no whole training-state-*.pt")
+        return path, found[1]
+    return path.parent, load_state(path)
+
+
+def merge_options(state: dict, given: dict[str, object]) -> dict:
+    """Options of a state with the explicitly given ones (by dotted path) laid over.
+
+    Raises UserError for one that differs and may not change.
+    """
+    options = json.loads(state["options"])
+    for path, value in given.items():
+        node = options
+        *parts, last = path.split(".")
+        for part in parts:
+            node = (node.get(part) or {}) if isinstance(node, dict) else {}
+        old = node.get(last)
+        same = old == value or (isinstance(old, (list, tuple)) and list(old) == value)
+        if same or path in RESUMABLE:
+            node[last] = value
+            continue
+        raise UserError(
+            f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with --transfer"
+        )
+    return options
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a kill left behind while writing."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

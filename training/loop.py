@@ -1,0 +1,157 @@
+"""The train step and the loop around it. They never ask which loss, network or data they run.
+
+Read next: `generation.py`, where a trained denoiser makes images.
+"""
+
+import signal
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from dnnlib.errors import UserError
+from torch_utils import distributed
+from training.generation import generate
+from training.grid import save_grid
+from training.objective import require_finite_loss
+from training.report import Log, Report
+from training.run import Run
+from training.types import Step
+
+
+def train(run: Run, folder: Path, log: Log) -> bool:
+    """Train until `run.loop.total_nimg`, saving into `folder`; False if a signal stopped it early (state saved)."""
+    set_precision(run.loop.precision, run.loop.bench)
+    if run.loop.compile:
+        run.denoiser.model.compile()
+    objective = run.objective
+    if distributed.world_size() > 1:
+        objective = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    report = Report(run, folder, log)
+    with stop_signals() as stop:
+        try:
+            while run.nimg < run.loop.total_nimg and not distributed.any_rank(stop.requested):
+                report.step(train_step(run, objective))
+                if run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
+                    end_tick(run, folder, report)
+        finally:
+            report.close()
+            run.batches.close()
+        done = run.nimg >= run.loop.total_nimg
+        if not done:
+            path = run.save_state(folder)
+            run.save_snapshot(folder)
+            log(f"stopped at {run.nimg / 1000:.1f} kimg; continue with --resume={path}")
+    return done
+
+
+def train_step(run: Run, objective) -> int:
+    """One optimizer step on one batch (times the loss's image multiplier); returns the images seen, of all processes."""
+    multiplier = run.loss.image_multiplier(run.step)
+    micro = run.micro * multiplier
+    images = micro * run.rounds * distributed.world_size()
+    step = Step(run.nimg, run.loop.total_nimg, run.loop.seed, images)
+    run.optimizer.set_lr(step)
+    run.optimizer.zero_grad(set_to_none=True)
+    for index in range(run.rounds):
+        batch = run.batches.take(micro)
+        with gradient_sync(objective, last=index == run.rounds - 1):
+            out = objective(batch, step)
+            run.scaler.scale(out.loss.sum() / (micro * run.rounds)).backward()
+        elements = batch.images[0].numel()
+        run.stats.report("Loss/loss", out.loss / elements)  # per element: comparable across sizes
+        for name, term in out.terms.items():
+            run.stats.report(f"Loss/{name}", term / elements)
+        require_finite_loss(out, run.loss)
+    run.scaler.unscale_(run.optimizer)
+    if require_finite_gradients(run):
+        run.optimizer.step()
+    run.scaler.update()
+    run.loss.after_step(run.denoiser, step)
+    run.ema.update(run.denoiser, step)
+    run.nimg += images
+    return images
+
+
+def end_tick(run: Run, folder: Path, report: Report) -> None:
+    """Statistics, and every so many ticks a snapshot with its picture grid and a state; always both at the end."""
+    run.tick += 1
+    report.end_tick()
+    run.tick_start_nimg = run.nimg
+    done = run.nimg >= run.loop.total_nimg
+    if done or (run.loop.snapshot_ticks and run.tick % run.loop.snapshot_ticks == 0):
+        path = run.save_snapshot(folder)
+        save_sample_grid(run, path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png"))
+    if done or (run.loop.state_ticks and run.tick % run.loop.state_ticks == 0):
+        run.save_state(folder)
+    report.end_maintenance()
+
+
+def save_sample_grid(run: Run, path: Path) -> None:
+    """Images of seeds 0, 1, 2, ... from the first EMA, in the main process while the others wait."""
+    if distributed.is_main() and run.loop.grid_images:
+        denoiser = next(iter(run.ema.averages.values()))
+        seeds = list(range(run.loop.grid_images))
+        batches = [part.images for part in generate(denoiser, run.encoder, seeds, device=run.device)]
+        save_grid(torch.cat(batches), path)
+    distributed.barrier()
+
+
+def require_finite_gradients(run: Run) -> bool:
+    """True if all gradients are finite; False if fp16 overflowed, so that the step is left out and the scale falls.
+
+    Raises UserError naming the first bad parameter otherwise.
+    """
+    named = [(name, p.grad) for name, p in run.objective.named_parameters() if p.grad is not None]
+    if not named:
+        raise UserError("no parameter has a gradient; does the loss use the denoiser's prediction?")
+    finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite()
+    if bool(finite.all()):
+        return True
+    if run.scaler.is_enabled() and run.scaler.get_scale() > 2**-16:
+        return False
+    name = named[int(finite.logical_not().nonzero()[0])][0]
+    raise UserError(
+        f"gradient of {name} is not finite at {run.nimg / 1000:.1f} kimg; lower --lr, use --precision=bf16 or fp32, "
+        "or check the loss"
+    )
+
+
+def gradient_sync(objective, last: bool):
+    """Let processes exchange gradients in the last of several accumulated backward passes only."""
+    if last or not isinstance(objective, DistributedDataParallel):
+        return nullcontext()
+    return objective.no_sync()
+
+
+def set_precision(precision: str, bench: bool) -> None:
+    """TensorFloat-32 only where it is asked for: torch would use it in convolutions by default."""
+    fast = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = fast
+    torch.backends.cudnn.allow_tf32 = fast
+    torch.backends.cudnn.benchmark = bench
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def stop_signals():
+    """SIGTERM and Ctrl-C set `requested`, so that the step is finished first; a second one acts at once."""
+    stop = _Stop()
+
+    def handle(number, frame):
+        stop.requested = True
+        for one, old in previous.items():
+            signal.signal(one, old)
+
+    previous = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for one in previous:
+            signal.signal(one, handle)
+        yield stop
+    finally:
+        for one, old in previous.items():
+            signal.signal(one, old)

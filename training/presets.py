@@ -1,0 +1,50 @@
+"""Recipes: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
+
+Published recipes are of Karras et al. 2022. Read next: `build.py`.
+"""
+
+_AFHQ_SIZE = {"batch": 256, "cres": "1,2,2,2", "lr": 2e-4}
+
+PRESETS = {
+    "demo": {
+        "cond": True,
+        "arch": "ddpmpp",
+        "batch": 64,
+        "duration": 0.058,
+        "lr": 2e-3,
+        "ema": "0.005",
+        "dropout": 0.0,
+        "augment": 0.0,
+        "tick": 4,
+        "snap": 20,
+        "dump": 20,
+        "seed": 1,
+        "cbase": 32,
+        "cres": "1,2",
+        "set": [
+            "network.num_blocks=1",
+            "network.attn_resolutions=[8]",
+            "optimizer.lr_rampup_kimg=2",
+            "optimizer.lr_rampdown=0.5",
+        ],
+    },
+    "cifar10-cond-edm": {"cond": True, "arch": "ddpmpp"},
+    "cifar10-uncond-edm": {"cond": False, "arch": "ddpmpp"},
+    "cifar10-cond-vp": {"cond": True, "arch": "ddpmpp", "precond": "vp"},
+    "cifar10-cond-ve": {"cond": True, "arch": "ncsnpp", "precond": "ve"},
+    "ffhq-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.05, "augment": 0.15},
+    "afhqv2-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.25, "augment": 0.15},
+    "imagenet-64": {
+        "cond": True,
+        "arch": "adm",
+        "duration": 2500,
+        "batch": 4096,
+        "lr": 1e-4,
+        "ema": "50",
+        "dropout": 0.10,
+        "augment": 0.0,
+        "fp16": True,
+        "ls": 100,
+        "tick": 200,
+    },
+}
