@@ -1,1 +1,1 @@
-"""Data sets made from folders, archives and arrays. Read next: `sources.py`."""
+"""Data sets made from folders, archives and arrays. Read next: `convert.py`."""

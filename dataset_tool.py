@@ -1,0 +1,55 @@
+"""Make a data set of any folder, archive or well-known file, or verify one.
+
+    python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
+    python dataset_tool.py verify --source=photos.zip
+
+Read next: `preparation/convert.py`.
+"""
+
+import click
+
+from dnnlib import cli
+from preparation.convert import convert
+from preparation.transforms import TRANSFORMS
+from preparation.verify import verify
+
+
+@click.group(invoke_without_command=True)
+@click.option("--source", metavar="PATH", help="Folder, .zip, archive.zip/folder, *_lmdb, idx file, "
+              "cifar-10-python.tar.gz[/test], or builtin:digits[-train|-test].  [required]")  # fmt: skip
+@click.option("--dest", metavar="PATH", help="The .zip or new folder to write.  [required]")
+@click.option("--max-images", type=click.IntRange(min=1), metavar="INT", help="Take only the first so many.")
+@click.option("--transform", type=click.Choice(list(TRANSFORMS)), help="Crop before resizing.")
+@click.option("--resolution", type=cli.Size(), metavar="WxH", help="Size of the images; sides divisible by 8.")
+@click.option("--channels", type=click.Choice(["auto", "rgb", "gray"]), default="auto", show_default=True,
+              help="auto: gray if the whole source is.")  # fmt: skip
+@click.option("--background", default="white", show_default=True, help="Colour behind transparent pixels.")
+@click.option("--unlabelled", type=click.Choice(["keep", "drop"]), default="keep", show_default=True,
+              help="Images without a label, where others have one.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Processes; default: one per core.")
+@click.pass_context
+def main(context: click.Context, source: str | None, dest: str | None, **options) -> None:
+    """Convert pictures into a data set for training: uncompressed PNGs of one size and dataset.json.
+
+    Labels come from the source's dataset.json or from its top-level folders, one per class.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    for name, value in (("--source", source), ("--dest", dest)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'; see --help.")
+    for line in convert(source, dest, **options).lines():
+        click.echo(line)
+
+
+@main.command("verify")
+@click.option("--source", metavar="PATH", required=True, help="Data set: .zip or folder.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Threads; default: one per core.")
+def verify_command(source: str, workers: int | None) -> None:
+    """Check every image and label; print size, channels, classes, and each channel's mean and standard deviation."""
+    for line in verify(source, workers).lines():
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,91 @@
+"""Data sets written whole or not at all: a stored zip or a folder of uncompressed PNGs, and `dataset.json`.
+
+Read next: `verify.py`.
+"""
+
+import os
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
+
+Write = Callable[[str, bytes], None]
+
+
+def archive_name(index: int) -> str:
+    """Name of a picture in the data set: `00012/img00012345.png`."""
+    return f"{index:08d}"[:5] + f"/img{index:08d}.png"
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """An uncompressed PNG of a picture in mode L or RGB: fast to write and to read, and of one length for one size."""
+    pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + pixels[0].size), dtype=np.uint8)  # every row begins with its filter: 0, none
+    rows[:, 1:] = pixels.reshape(height, -1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    body = zlib.compress(rows.data, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+@contextmanager
+def open_destination(path: str | os.PathLike) -> Iterator[Write]:
+    """Give a function that adds one file to a `.zip` or folder; it appears under its name only when all went well.
+
+    Raises UserError for another kind of name, a folder that is not empty, or a failure to write.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".zip":
+        opened = _zip(path)
+    elif path.suffix.lower() in (".tar", ".gz", ".tgz", ".7z", ".rar", ".npz", ".h5", ".json"):
+        raise UserError(f"--dest={path} is neither a .zip nor a folder; name it {path.stem}.zip")
+    else:
+        opened = _folder(path)
+    try:
+        with opened as write:
+            yield write
+    except OSError as error:
+        raise UserError(f"--dest={path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _zip(path: Path) -> Iterator[Write]:
+    if path.is_dir():
+        raise UserError(f"--dest={path} is a folder; give another name")
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        # A fixed date, so that the same pictures give the same file.
+        yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Write]:
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"--dest={path} exists and is not an empty folder; remove it or give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+
+    def write(name: str, data: bytes) -> None:
+        file = temporary / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    try:
+        yield write
+        temporary.chmod(path.stat().st_mode if path.is_dir() else 0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
