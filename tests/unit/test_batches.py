@@ -1,0 +1,91 @@
+"""The batch stream: an order that depends on seed and position alone, flips, coordinates, dropped labels."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import BatchStream, Order
+from training.encoders import RGB
+from training.types import NetSpec
+
+
+class Numbers:
+    """A data set whose image i is filled with i, and whose columns brighten to the right."""
+
+    def __init__(self, count=10, cached=False):
+        self.images = np.zeros((count, 1, 4, 6), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 10
+        self.images += np.arange(6, dtype=np.uint8)
+        if cached:
+            self.array = self.images
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, index):
+        return self.images[index]
+
+    def label(self, index):
+        return np.eye(len(self), dtype=np.float32)[index]
+
+
+SPEC = NetSpec(resolution=(4, 6), image_channels=1, label_dim=10)
+
+
+def stream(dataset=None, spec=SPEC, **options):
+    return BatchStream(dataset or Numbers(), RGB(), None, spec, torch.device("cpu"), **options)
+
+
+def numbers(batch) -> list[int]:
+    assert (batch.cond["labels"].argmax(1) == ((batch.images[:, 0, 0].amin(1) + 1) * 12.75).round().long()).all()
+    return batch.cond["labels"].argmax(1).tolist()
+
+
+def test_every_epoch_is_another_permutation():
+    order = Order(100, seed=3)
+    first, second = order(np.arange(100)), order(np.arange(100, 200))
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second)
+    assert list(Order(100, seed=3)(np.arange(50, 150))) == [*first[50:], *second[:50]]
+    assert list(Order(100, seed=4)(np.arange(100))) != list(first)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 3}, {"dataset": Numbers(cached=True)}, {"keep_on_device": True}])
+def test_order_is_the_same_however_it_is_loaded(options):
+    options = dict(options)
+    if options.get("keep_on_device"):
+        options["dataset"] = Numbers(cached=True)
+    one, other = stream(), stream(**options)
+    for count in (4, 4, 7, 1, 4):  # a change of size discards what was loaded ahead
+        assert numbers(one.take(count)) == numbers(other.take(count))
+
+
+def test_two_processes_see_the_images_of_one():
+    whole = numbers(stream().take(8))
+    halves = [numbers(stream(rank=rank, world_size=2).take(4)) for rank in (0, 1)]
+    assert halves[0] + halves[1] == whole
+
+
+def test_position_is_all_there_is_to_resume():
+    one = stream(seed=5)
+    for _ in range(3):
+        one.take(7)
+    other = stream(seed=5)
+    other.position = one.position
+    assert numbers(one.take(7)) == numbers(other.take(7))
+
+
+def test_xflip_doubles_the_data_and_moves_the_coordinates():
+    dataset = Numbers()
+    spec = SPEC.replace(coord_channels=2)
+    batch = stream(dataset, spec, xflip=True).take(20)
+    brightens = batch.images[:, 0, 0, -1] > batch.images[:, 0, 0, 0]
+    assert brightens.sum() == 10
+    coords = batch.cond["coords"]
+    assert ((coords[:, 0, 0, -1] > coords[:, 0, 0, 0]) == brightens).all()
+
+
+def test_label_dropout():
+    torch.manual_seed(0)
+    many = torch.cat([stream(label_dropout=0.3).take(10).cond["labels"] for _ in range(100)])
+    dropped = 1 - many.sum(1).mean()
+    assert 0.25 < dropped < 0.35

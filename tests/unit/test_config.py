@@ -1,0 +1,60 @@
+"""Names to objects: resolving, binding, hints for misspelt options."""
+
+import pytest
+
+from dnnlib import config
+from dnnlib.errors import UserError
+
+
+class Thing:
+    def __init__(self, part, weight: float = 2.0, *, depth: int = 1):
+        self.part, self.weight, self.depth = part, weight, depth
+
+
+def test_construct_binds_defaults_and_keeps_the_recipe():
+    thing = config.construct(Thing, {"depth": 3}, part="x")
+    assert (thing.part, thing.weight, thing.depth) == ("x", 2.0, 3)
+    assert thing.recipe == {"class": f"{__name__}:Thing", "options": {"weight": 2.0, "depth": 3}}
+
+
+def test_misspelt_option_fails_by_name():
+    with pytest.raises(UserError, match=r"no option 'wieght' \(did you mean 'weight'\?\).*weight, depth"):
+        config.construct(Thing, {"wieght": 1}, part="x")
+
+
+def test_missing_option_fails_by_name():
+    with pytest.raises(UserError, match="needs the option 'part'"):
+        config.construct(Thing, {})
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(UserError, match=r"unknown loss 'emd' \(did you mean 'edm'\?\); known: edm, vp"):
+        config.lookup({"edm": "a:B", "vp": "a:C"}, "emd", "loss")
+
+
+@pytest.mark.parametrize("name", ["no_such_module_anywhere:X", "json:Nothing", "json", "missing_file.py:X"])
+def test_unresolvable_names_are_user_errors(name):
+    with pytest.raises(UserError, match="json|no_such_module|missing_file"):
+        config.resolve(name)
+
+
+def test_a_file_is_a_module(tmp_path):
+    path = tmp_path / "my_plugin.py"
+    path.write_text("class Mine:\n    pass\n")
+    assert config.resolve(f"{path}:Mine").__name__ == "Mine"
+    path2 = tmp_path / "broken.py"
+    path2.write_text("import no_such_thing_at_all\n")
+    with pytest.raises(UserError, match="broken.py: cannot import it: ModuleNotFoundError"):
+        config.resolve(f"{path2}:Mine")
+
+
+def test_set_by_path():
+    options = {"network": {"num_blocks": 4}, "loss": {}}
+    config.set_by_path(options, "network.num_blocks=2")
+    config.set_by_path(options, "network.attn_resolutions=[8, 16]")
+    config.set_by_path(options, "loss.mode=fast")
+    assert options == {"network": {"num_blocks": 2, "attn_resolutions": [8, 16]}, "loss": {"mode": "fast"}}
+    with pytest.raises(UserError, match=r"no part 'netwrok' \(did you mean 'network'\?\)"):
+        config.set_by_path(options, "netwrok.num_blocks=2")
+    with pytest.raises(UserError, match="part.option=value"):
+        config.set_by_path(options, "network.num_blocks")

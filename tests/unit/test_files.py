@@ -1,0 +1,37 @@
+"""Files are written whole or not at all; downloads and paths fail with one line."""
+
+import hashlib
+
+import pytest
+
+from dnnlib import files
+from dnnlib.errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "value"
+    with files.atomic_write(path) as file:
+        file.write(b"old")
+    with pytest.raises(RuntimeError), files.atomic_write(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError("killed")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value"]
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "value"
+    path.write_bytes(b"abc" * 1000000)
+    assert files.sha256(path) == hashlib.sha256(b"abc" * 1000000).hexdigest()
+
+
+def test_fetch_of_a_missing_path():
+    with pytest.raises(UserError, match="snapshot not found: nowhere.pkl"):
+        files.fetch("nowhere.pkl", "snapshot")
+
+
+def test_fetch_of_an_unreachable_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="cannot download snapshot http://127.0.0.1:9/x.pkl.*give its path"):
+        files.fetch("http://127.0.0.1:9/x.pkl", "snapshot")
+    assert not list(tmp_path.rglob("*.pkl*"))
