@@ -47,7 +47,7 @@ def train(run: Run, folder: Path, log: Log) -> bool:
 
 
 def train_step(run: Run, objective) -> int:
-    """One optimizer step on one batch (times the loss's image multiplier); returns the images seen, of all processes."""
+    """One optimizer step on one batch (times the loss's image multiplier); returns the images seen by all processes."""
     multiplier = run.loss.image_multiplier(run.step)
     micro = run.micro * multiplier
     images = micro * run.rounds * distributed.world_size()
@@ -59,7 +59,7 @@ def train_step(run: Run, objective) -> int:
         with gradient_sync(objective, last=index == run.rounds - 1):
             out = objective(batch, step)
             run.scaler.scale(out.loss.sum() / (micro * run.rounds)).backward()
-        elements = batch.images[0].numel()
+        elements = out.elements or batch.images[0].numel()
         run.stats.report("Loss/loss", out.loss / elements)  # per element: comparable across sizes
         for name, term in out.terms.items():
             run.stats.report(f"Loss/{name}", term / elements)

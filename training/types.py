@@ -40,10 +40,14 @@ class Prediction:
 
 @dataclass
 class LossOutput:
-    """`loss` [B], summed over C, H and W, and the named `terms` [B] it consists of, which the logs show."""
+    """`loss` [B], summed over C, H and W, and the named `terms` [B] it consists of, which the logs show.
+
+    Logs show values per element; `elements` says over how many a loss was summed, where not over the whole image.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    elements: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class NetSpec:
     augment_dim: int = 0
     coord_channels: int = 0
     learned_variance: bool = False
+    latent: bool = False  # the network sees an encoder's latents, not pixels
 
     def replace(self, **changes) -> "NetSpec":
         return dataclasses.replace(self, **changes)

@@ -36,10 +36,15 @@ class DSM(Loss):
         super().__init__()
         self.distribution = distribution
 
-    def evaluate(self, denoiser: Denoiser, batch: Batch) -> DSMEvaluation:
-        """Draw sigma, then the noise, and denoise."""
-        sigma = self.distribution.sample(len(batch), denoiser, batch.images.device)
-        x = batch.images + torch.randn_like(batch.images) * sigma
+    def evaluate(
+        self, denoiser: Denoiser, batch: Batch, sigma: Tensor | None = None, noise: Tensor | None = None
+    ) -> DSMEvaluation:
+        """Denoise the batch at `sigma` [B,1,1,1] with unit `noise` [B,C,H,W]; what is not given is drawn, sigma first."""
+        if sigma is None:
+            sigma = self.distribution.sample(len(batch), denoiser, batch.images.device)
+        if noise is None:
+            noise = torch.randn_like(batch.images)
+        x = batch.images + noise * sigma
         prediction = denoiser(x, sigma, batch.cond)
         weight = denoiser.coefficients(sigma)[1] ** -2
         error = weight * (prediction.x0 - batch.images) ** 2

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers import Conv2d, GroupNorm, Linear, PositionalEmbedding, ResidualBlock, lecun_uniform, zeros
+from training.networks.layers import (
+    Conv2d,
+    GroupNorm,
+    Linear,
+    PositionalEmbedding,
+    ResidualBlock,
+    implicit_mlp_stem,
+    lecun_uniform,
+    zeros,
+)
 from training.networks.levels import LevelPlan
 from training.types import Cond
 
@@ -15,7 +24,7 @@ from training.types import Cond
 class DhariwalUNet(nn.Module):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Attention wherever the resolution is listed, 64 channels per head. Reads cond["labels"] [B,label_dim] and
+    Attention wherever the resolution is listed, 64 channels per head. `implicit_mlp` as in `SongUNet`. Reads cond["labels"] [B,label_dim] and
     cond["augment"] [B,augment_dim].
     """
 
@@ -33,6 +42,7 @@ class DhariwalUNet(nn.Module):
         attn_resolutions: list[int] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        implicit_mlp: bool = False,
     ):
         super().__init__()
         plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
@@ -49,7 +59,7 @@ class DhariwalUNet(nn.Module):
         self.map_label = Linear(label_dim, n_emb, bias=False, init=unit_normal) if label_dim else None
         self.block_options = {"adaptive_scale": True, "dropout": dropout, "last_init": zeros(), **inits}
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, inits)
+        skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, implicit_mlp, inits)
         self._build_decoder(plan, n_emb, num_blocks, skips)
         self.out_norm = GroupNorm(plan.levels[0].channels)
         self.out_conv = Conv2d(plan.levels[0].channels, out_channels, 3, init=zeros())
@@ -58,12 +68,13 @@ class DhariwalUNet(nn.Module):
         heads = max(n_out // 64, 1) if attention else 0
         return ResidualBlock(n_in, n_out, n_emb, heads=heads, resample=resample, **self.block_options)
 
-    def _build_encoder(self, plan, in_channels, n_emb, num_blocks, inits) -> list[int]:
+    def _build_encoder(self, plan, in_channels, n_emb, num_blocks, implicit_mlp, inits) -> list[int]:
         """Fill `enc`; returns the channels of its outputs in order, which the decoder takes from the end."""
         channels, skips = plan.levels[0].channels, []
         for level in plan.levels:
             if level.index == 0:
-                self.enc[f"{level.name}_conv"] = Conv2d(in_channels, channels, 3, **inits)
+                stem = implicit_mlp_stem(in_channels, channels, **inits) if implicit_mlp else None
+                self.enc[f"{level.name}_conv"] = stem or Conv2d(in_channels, channels, 3, **inits)
             else:
                 self.enc[f"{level.name}_down"] = self._block(channels, channels, n_emb, resample="down")
             skips.append(channels)

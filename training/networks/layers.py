@@ -230,3 +230,11 @@ class ResidualBlock(nn.Module):
         q, k, v = (part.transpose(2, 3).contiguous() for part in qkv.unbind(3))
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))
+
+
+def implicit_mlp_stem(n_in: int, n_out: int, **inits) -> nn.Sequential:
+    """Pixel-wise perceptron before the first 3x3 convolution (Wang et al. 2023)."""
+    layers: list[nn.Module] = []
+    for n_before in (n_in, n_out, n_out):
+        layers += [Conv2d(n_before, n_out, 1, **inits), nn.SiLU()]
+    return nn.Sequential(*layers, Conv2d(n_out, n_out, 3, **inits))

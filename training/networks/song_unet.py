@@ -18,6 +18,7 @@ from training.networks.layers import (
     Resample,
     ResidualBlock,
     StridedConv2d,
+    implicit_mlp_stem,
     xavier_uniform,
 )
 from training.networks.levels import LevelPlan
@@ -93,7 +94,7 @@ class SongUNet(nn.Module):
         for level in plan.levels:
             if level.index == 0:
                 self.enc[f"{level.name}_conv"] = (
-                    _implicit_mlp(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
+                    implicit_mlp_stem(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
                 )
             else:
                 down = ResidualBlock(channels, channels, n_emb, resample="down", **self.block_options)
@@ -178,11 +179,3 @@ class SongUNet(nn.Module):
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, emb)
         return out
-
-
-def _implicit_mlp(n_in: int, n_out: int) -> nn.Sequential:
-    """Pixel-wise perceptron before the first 3x3 convolution (Wang et al. 2023)."""
-    layers: list[nn.Module] = []
-    for n_before in (n_in, n_out, n_out):
-        layers += [Conv2d(n_before, n_out, 1), nn.SiLU()]
-    return nn.Sequential(*layers, Conv2d(n_out, n_out, 3))
