@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+# Eigenvalues below this share of the largest are zeros spoilt by rounding, whose roots would enlarge the error from
+# 1e-16 to 1e-8 each. Measured at 2048 dimensions; D * eps, the usual bound, would drop true ones of Inception's.
+RELATIVE_ZERO = 16 * torch.finfo(torch.float64).eps
+
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """Squared Fréchet distance |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson & Landau 1982), at least 0.
@@ -13,23 +17,22 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     """
     mean_a, cov_a, mean_b, cov_b = (value.detach().cpu().double() for value in (mean_a, cov_a, mean_b, cov_b))
     factor = symmetric_factor(cov_a)
-    product = factor.T @ cov_b @ factor
-    eigenvalues = torch.linalg.eigvalsh(product)
-    root_trace = _positive(eigenvalues).sqrt().sum()
+    eigenvalues = torch.linalg.eigvalsh(factor.T @ cov_b @ factor)
+    root_trace = eigenvalues[_nonzero(eigenvalues)].sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
     return max(float(distance), 0.0)
 
 
 def symmetric_factor(covariance: Tensor) -> Tensor:
-    """L [D,r] with L L^T = covariance [D,D], where r is its rank."""
+    """L with L L^T = covariance [D,D]: Cholesky's where it exists, else [D,rank] from eigenvectors."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return factor
     eigenvalues, vectors = torch.linalg.eigh(covariance)
-    kept = _positive(eigenvalues)
-    return vectors[:, -len(kept) :] * kept.sqrt() if len(kept) else vectors[:, :0]
+    kept = _nonzero(eigenvalues)
+    return vectors[:, kept] * eigenvalues[kept].sqrt()
 
 
-def _positive(eigenvalues: Tensor) -> Tensor:
-    """Those of ascending eigenvalues that rounding cannot have made of zero: the root would enlarge its error."""
-    if not len(eigenvalues):
-        return eigenvalues
-    threshold = eigenvalues[-1].clamp_min(0) * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
-    return eigenvalues[eigenvalues > threshold]
+def _nonzero(eigenvalues: Tensor) -> Tensor:
+    """Mask of the eigenvalues that are positive beyond rounding."""
+    return eigenvalues > eigenvalues.max().clamp_min(0) * RELATIVE_ZERO if len(eigenvalues) else eigenvalues > 0

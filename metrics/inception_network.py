@@ -206,7 +206,7 @@ class InceptionV3(nn.Module):
 
 
 def resize_bilinear_tf1(images: Tensor, size: int) -> Tensor:
-    """Resize [B,C,H,W] to size x size as TensorFlow 1 did: bilinear, source = destination * (in / out), no antialias."""
+    """Resize [B,C,H,W] to size x size as TensorFlow 1 did: bilinear at destination * (in / out), no antialias."""
     x = images.to(torch.float32)
     for axis in (-2, -1):
         if x.shape[axis] != size:
