@@ -22,16 +22,19 @@ def is_gray(picture: Image.Image) -> bool:
 def normalise(picture: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Image.Image:
     """Convert to mode L (`channels` 1) or RGB (3); transparency is laid over `background`.
 
-    16-bit values are scaled by 255/65535 and rounded. Raises UserError for floating-point and 32-bit pictures.
+    16-bit values are scaled by 255/65535 and rounded. Raises UserError for floating-point and 32-bit ones.
     """
     if picture.mode == "F":
         raise UserError(f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
     if picture.mode.startswith("I"):
         picture = _from_16_bits(picture, name)
-    if picture.has_transparency_data:
-        picture = _over(picture.convert("RGBA"), background)
     target = "L" if channels == GRAY else "RGB"
-    return picture if picture.mode == target else picture.convert(target)
+    try:
+        if picture.has_transparency_data:
+            picture = _over(picture.convert("RGBA"), background)
+        return picture if picture.mode == target else picture.convert(target)
+    except ValueError as error:
+        raise UserError(f"{name} has pixels of kind {picture.mode}; save it as RGB") from error
 
 
 def _from_16_bits(picture: Image.Image, name: str) -> Image.Image:

@@ -56,7 +56,7 @@ def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None)
     workers = workers or available_cores()
     start, done, largest = time.monotonic(), 0, 1
     for index in indices:
-        if workers > 1 and time.monotonic() - start > _PATIENCE:
+        if workers > 1 and done and time.monotonic() - start > _PATIENCE:
             break
         made = recipe.make(index)
         largest = max(largest, len(made[1]) if made else 0)
