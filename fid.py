@@ -121,12 +121,14 @@ def svc(data, test, images, as_json) -> None:
 
     It is trained on the pixels of real images, at most 5000 of them: a judge for digits, not for photographs.
     """
-    judge = PixelClassifier(*labelled(data))
+    real = labelled(data)
+    judged = {path: labelled(path) for path in (test, images) if path is not None}
+    judge = PixelClassifier(*real)
     print(f"classifier trained on {judge.num_train} images of {data}")
     result = {"name": "svc_agreement", "data": str(data), "train_images": judge.num_train}
     if test is not None:
-        result["test"], result["test_images"] = judged(judge, test)
-    result["value"], result["num_images"] = judged(judge, images)
+        result |= {"test": judge_by(judge, test, *judged[test]), "test_images": len(judged[test][0])}
+    result |= {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
     print(json.dumps(result) if as_json else f"{result['value']:.2f}")
 
 
@@ -162,13 +164,12 @@ def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
     return images, dataset.raw_labels
 
 
-def judged(judge: PixelClassifier, path: str) -> tuple[float, int]:
-    """Print and return the per cent of a data set's images that the classifier assigns to their class."""
-    images, labels = labelled(path)
+def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:
+    """Print and return the per cent of images that the classifier assigns to their class."""
     share = judge.agreement(images, labels)
     low, high = interval(share, len(images))
     print(f"{100 * share:.2f} % of {len(images)} images of {path} (95 % interval {100 * low:.1f} to {100 * high:.1f})")
-    return 100 * share, len(images)
+    return 100 * share
 
 
 def warn_of_few(num: int, dim: int) -> None:

@@ -1,0 +1,193 @@
+"""Detectors: the same features on every machine, for any batch, and clear words for weights that are none."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from dnnlib import files
+from dnnlib.errors import UserError
+from metrics import inception
+from metrics.detectors import full_precision, make_detector
+from metrics.frechet import frechet_distance
+from metrics.images import feature_statistics
+from metrics.inception_network import resize_bilinear_tf1
+from metrics.svc import PixelClassifier, class_agreement, interval
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8))
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    data = load_digits()
+    return (data.images / 16 * 255).round().astype(np.uint8)[:, np.newaxis], data.target
+
+
+def test_random_weights_never_change():
+    """The recorded distances of others depend on it: a change of design needs another name."""
+    expected = "1d96cbc28fd9083136ee8703fd82550bfffbe393de1cfedb88af8862bc9d5d90"
+    assert make_detector("random", CPU).sha256 == expected
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 16), (32, 32), (40, 24), (100, 100)])
+def test_random_takes_any_size_and_does_not_see_the_batch(shape):
+    detector, images = make_detector("random", CPU), noise(6, 3, *shape)
+    together = detector(images)
+    assert together.shape == (6, detector.dim) and together.dtype == torch.float32
+    alone = torch.cat([detector(image[None]) for image in images])
+    assert (together - alone).norm() < 1e-5 * together.norm()
+
+
+def test_gray_images_count_as_rgb_of_equal_channels():
+    detector, images = make_detector("random", CPU), noise(2, 1, 16, 16)
+    torch.testing.assert_close(detector(images), detector(images.expand(-1, 3, -1, -1)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "images, reason",
+    [(noise(1, 3, 7, 16), "at least"), (noise(1, 4, 16, 16), "channels"), (noise(1, 3, 16, 16).float(), "uint8")],
+)
+def test_wrong_images_are_refused(images, reason):
+    with pytest.raises(UserError, match=reason):
+        make_detector("random", CPU)(images)
+
+
+def test_random_distance_grows_with_the_damage():
+    """Held-out digits are nearest; noise, blur and lost classes are the farther, the worse they are."""
+    images, labels = digits()
+    order = np.random.RandomState(0).permutation(len(images))
+    real, held = torch.from_numpy(images[order[:400]]), torch.from_numpy(images[order[400:800]])
+    labels = labels[order[400:800]]
+    detector = make_detector("random", CPU)
+
+    def distance(other: torch.Tensor) -> float:
+        a, b = (feature_statistics(detector, x.split(256), len(x)) for x in (real, other))
+        return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+    def noisy(sigma: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return (held + sigma * torch.randn(held.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+    levels = [distance(held)] + [distance(noisy(sigma)) for sigma in (20, 60, 180)]
+    assert levels == sorted(levels) and levels[1] > 1.1 * levels[0] and levels[3] > 10 * levels[0]
+    assert distance(held[torch.from_numpy(labels < 5)]) > 3 * levels[0]
+
+
+def test_detector_from_outside(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom metrics.detectors import Detector\n\n"
+        "class Mean(Detector):\n    name, dim, sha256, resize = 'mean', 3, '0', 'none'\n"
+        "    def __init__(self, device, weights):\n        self.device = device\n"
+        "    def features(self, images):\n        return images.float().mean((2, 3))\n"
+    )
+    detector = make_detector(f"{tmp_path}/mine.py:Mean", CPU)
+    assert detector(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)).tolist() == [[7, 7, 7]] * 2
+    with pytest.raises(UserError, match="random"):
+        make_detector("randon", CPU)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_full_precision_lends_and_returns_the_setting(precision):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with full_precision():
+            assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+    assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark == before[1]
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (64, 48), (299, 32), (400, 512)])
+def test_resize_is_tensorflow_1(height, width):
+    """Sampling at destination * in / out between the two nearest below and above, no half-pixel shift, no prefilter."""
+    images = noise(2, 3, height, width).numpy().astype(np.float64)
+    expected = images
+    for axis, length in ((2, height), (3, width)):
+        source = np.arange(299) * length / 299
+        low = np.floor(source).astype(int)
+        high, share = np.minimum(low + 1, length - 1), source - low
+        share = share[:, None] if axis == 2 else share
+        expected = expected.take(low, axis) * (1 - share) + expected.take(high, axis) * share
+    resized = resize_bilinear_tf1(torch.from_numpy(images).to(torch.uint8), 299)
+    np.testing.assert_allclose(resized, expected, atol=0.02)
+
+
+def no_network(url, timeout):
+    raise urllib.error.URLError("no route")
+
+
+def test_missing_weights_say_the_mend(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(UserError, match=f"{inception.WEIGHTS_FILE}.*--detector-weights=FILE.*--detector=random"):
+        make_detector("inception", CPU)
+
+
+def test_download_with_another_hash_is_removed(tmp_path, monkeypatch):
+    wrong = tmp_path / "wrong.pth"
+    wrong.write_bytes(b"something else")
+    monkeypatch.setattr(files, "fetch", lambda name, what: wrong)
+    with pytest.raises(UserError, match="SHA-256.*--detector-weights"):
+        make_detector("inception", CPU)
+    assert not wrong.exists()
+
+
+class Callable:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"garbage", "cannot be read"),
+        (b"", "cannot be read"),
+        ({"fc.weight": torch.zeros(3)}, "not the FID"),
+        ([torch.zeros(3)], "no state dict"),
+        ({"x": Callable()}, "cannot be read"),
+    ],
+)
+def test_weights_that_are_none(tmp_path, capsys, content, reason):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=f"weights.pth.*{reason}.*{inception.WEIGHTS_FILE}") as error:
+        inception.load_network(Path(path))
+    assert "\n" not in str(error.value) and "code ran" not in capsys.readouterr().out
+
+
+def test_svc_knows_real_digits_and_notices_wrong_ones():
+    images, labels = digits()
+    judge = PixelClassifier(images[:1300], labels[:1300])
+    assert judge.agreement(images[1300:], labels[1300:]) > 0.95
+    assert judge.agreement(images[1300:], (labels[1300:] + 1) % 10) < 0.05
+    assert class_agreement(images[:1300], labels[:1300], images[1300:], labels[1300:]) == judge.agreement(
+        images[1300:], labels[1300:]
+    )
+
+
+def test_svc_refuses_what_does_not_fit():
+    images, labels = digits()
+    judge = PixelClassifier(images[:50], labels[:50])
+    with pytest.raises(UserError, match="do not fit"):
+        judge.agreement(images[:, :, :4], labels)
+    with pytest.raises(UserError, match="labels"):
+        judge.agreement(images, labels[:3])
+    with pytest.raises(UserError, match="one class"):
+        PixelClassifier(images[:5], np.zeros(5, dtype=int))
+
+
+def test_interval_covers_the_share_as_often_as_it_says():
+    random, share = np.random.RandomState(0), 0.93
+    intervals = [interval(random.binomial(200, share) / 200, 200) for _ in range(2000)]
+    covered = np.mean([low <= share <= high for low, high in intervals])
+    assert 0.93 < covered < 0.975
+    assert interval(1.0, 50)[1] == pytest.approx(1) and interval(0.0, 50)[0] == pytest.approx(0)
