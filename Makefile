@@ -24,6 +24,7 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 demo: setup
+	rm -rf $(OUT)
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
 clean:

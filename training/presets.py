@@ -21,7 +21,7 @@ PRESETS = {
         "seed": 1,
         "cbase": 32,
         "cres": "1,2",
-        "set": [
+        "assignments": [
             "network.num_blocks=1",
             "network.attn_resolutions=[8]",
             "optimizer.lr_rampup_kimg=2",
