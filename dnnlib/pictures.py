@@ -19,7 +19,8 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyErro
 """What Pillow raises on broken files, besides `Image.DecompressionBombError`."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_MODES = {(8, 0): "L", (8, 2): "RGB", (8, 3): "P", (8, 4): "LA", (8, 6): "RGBA", (16, 0): "I;16"}
+_PNG_MODES = {(1, 0): "1", (2, 0): "L", (4, 0): "L", (8, 0): "L", (8, 2): "RGB", (8, 4): "LA", (8, 6): "RGBA"}
+_PNG_MODES |= {(depth, 3): "P" for depth in (1, 2, 4, 8)}
 
 
 def is_picture(name: str) -> bool:

@@ -95,7 +95,7 @@ def convert(
 
 def _checked(
     recipe: Recipe, chosen: Sequence[int], report: Report, workers: int | None, progress: bool
-) -> Iterator[tuple[int, bytes]]:
+) -> Iterator[tuple[int, bytes | memoryview]]:
     """The PNGs with their numbers, after making sure that all have one size; `report` learns what happened."""
     made = make_all(recipe, chosen, workers)
     bar = tqdm(made, total=len(chosen), desc="preparing", unit="img", disable=not progress, delay=0.5)

@@ -3,15 +3,15 @@
 Read next: `writer.py`.
 """
 
-import itertools
 import mmap
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,8 +22,10 @@ from preparation.sources import Source
 from preparation.transforms import Size, apply
 from preparation.writer import encode_png
 
-_PATIENCE = 1.0  # seconds of work in this process before others are started, which itself takes about as long
-_SLOT_BYTES = 1 << 20  # small pictures travel together, to spare messages
+_PROBE = 0.1  # seconds of work after which the whole is estimated
+_WORTHWHILE = 1.0  # seconds of estimated work for which other processes are started
+_START_UP = 0.5  # seconds until these deliver; meanwhile this process goes on
+_SLOT_BYTES = 1 << 22  # pictures travel together, to spare messages
 _SLOTS_PER_WORKER = 3
 
 
@@ -45,25 +47,29 @@ class Recipe:
         return None if picture is None else (picture.size, encode_png(picture))
 
 
-Made = tuple[int, tuple[Size, bytes] | None]
+Made = tuple[int, tuple[Size, bytes | memoryview] | None]
 
 
 def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None) -> Iterator[Made]:
     """Yield (index, what `Recipe.make` gives) in the order of `indices`, however many `workers` there are.
 
-    The work begins in this process; workers start only when it is long. Raises what `make` raises.
+    The work begins in this process; others are started only when it proves long. The PNG may lie in shared memory and
+    is valid until the next one is asked for. Raises what `make` raises.
     """
     workers = workers or available_cores()
-    start, done, largest = time.monotonic(), 0, 1
+    start, done, largest, ahead = time.monotonic(), 0, 1, 0
     for index in indices:
-        if workers > 1 and done and time.monotonic() - start > _PATIENCE:
-            break
+        if workers > 1 and done and (passed := time.monotonic() - start) >= _PROBE:
+            speed, left = done / max(passed, 1e-9), len(indices) - done
+            if left / speed >= _WORTHWHILE:
+                ahead = min(int(speed * _START_UP), left // 2)
+                break
         made = recipe.make(index)
         largest = max(largest, len(made[1]) if made else 0)
         done += 1
         yield index, made
     if rest := indices[done:]:
-        yield from _in_processes(recipe, rest, workers, largest)
+        yield from _in_processes(recipe, rest, ahead, workers, largest)
 
 
 def available_cores() -> int:
@@ -71,46 +77,62 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_processes(recipe: Recipe, indices: Sequence[int], workers: int, largest: int) -> Iterator[Made]:
-    """Uncompressed pictures are large: they come back through a shared file, not through the pool's pipe."""
-    chunk = max(1, _SLOT_BYTES // largest)
+def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: int, largest: int) -> Iterator[Made]:
+    """Other processes make all but the first `ahead` pictures, which this one makes while they start.
+
+    Uncompressed pictures are large: they come back through the slots of a shared file, not through the pool's pipe.
+    """
+    chunk = max(1, min(_SLOT_BYTES // largest, (len(indices) - ahead) // (2 * workers)))
     slot_bytes, slots = chunk * largest, _SLOTS_PER_WORKER * workers
-    with tempfile.NamedTemporaryFile(prefix="elucid-") as file:
+    chunks = (indices[start : start + chunk] for start in range(ahead, len(indices), chunk))
+    pending: deque = deque()
+    with tempfile.NamedTemporaryFile(prefix="elucid-", dir=_roomy_memory(slot_bytes * slots)) as file:
         file.truncate(slot_bytes * slots)
-        context = multiprocessing.get_context("spawn")  # safe whatever threads this process has
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe, file.name, slot_bytes))
+        shared = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        pool = ProcessPoolExecutor(workers, _context(), _start_worker, (recipe, file.name, slot_bytes))
+
+        def fill(slot: int) -> None:
+            if part := next(chunks, None):
+                pending.append((slot, part, pool.submit(_make_chunk, part, slot)))
+
         try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as shared:
-                yield from _collect(pool, shared, slot_bytes, slots, _chunks(indices, chunk))
+            for slot in range(slots):
+                fill(slot)
+            for index in indices[:ahead]:
+                yield index, recipe.make(index)
+            while pending:
+                slot, part, future = pending.popleft()
+                yield from zip(part, _unpack(future.result(), shared[slot * slot_bytes :]), strict=True)
+                fill(slot)
         except BrokenProcessPool as error:
             raise UserError("a worker process died, perhaps for lack of memory; give --workers=1") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _collect(pool: ProcessPoolExecutor, shared: mmap.mmap, slot_bytes: int, slots: int, chunks: Iterable) -> Iterator:
-    """Keep every slot busy; a slot is given out again only when its pictures have been taken."""
-    pending: deque = deque()
-    free = deque(range(slots))
-    for chunk in itertools.chain(chunks, [None]):
-        while pending and (chunk is None or not free):
-            slot, indices, future = pending.popleft()
-            offset = slot * slot_bytes
-            for index, made in zip(indices, future.result(), strict=True):
-                if made is not None and isinstance(made[1], int):
-                    size, length = made
-                    made = size, shared[offset : offset + length]
-                    offset += length
-                yield index, made
-            free.append(slot)
-        if chunk is not None:
-            slot = free.popleft()
-            pending.append((slot, chunk, pool.submit(_make_chunk, chunk, slot)))
+def _context() -> multiprocessing.context.BaseContext:
+    """Ways to start processes that are safe whatever threads this one has; the first imports modules only once."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
 
 
-def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
+def _roomy_memory(size: int) -> str | None:
+    """The folder that is kept in memory, where there is one with room enough; None: the usual one on disk."""
+    shared = "/dev/shm"
+    return shared if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 * size else None
+
+
+def _unpack(results: list, slot: memoryview) -> Iterator[tuple[Size, bytes | memoryview] | None]:
+    """What `_make_chunk` put into a slot."""
+    offset = 0
+    for result in results:
+        if result is not None and isinstance(result[1], int):
+            size, length = result
+            result = size, slot[offset : offset + length]
+            offset += length
+        yield result
 
 
 _worker: tuple[Recipe, mmap.mmap, int]

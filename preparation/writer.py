@@ -19,7 +19,7 @@ from PIL import Image
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 
-Write = Callable[[str, bytes], None]
+Write = Callable[[str, bytes | memoryview], None]
 
 
 def archive_name(index: int) -> str:
@@ -78,7 +78,7 @@ def _folder(path: Path) -> Iterator[Write]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
 
-    def write(name: str, data: bytes) -> None:
+    def write(name: str, data: bytes | memoryview) -> None:
         file = temporary / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)

@@ -62,9 +62,14 @@ def test_folder_and_zip_hold_the_same(make, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.zip", "source"]
 
 
+def start_workers_at_once(monkeypatch):
+    for name in ("_PROBE", "_WORTHWHILE", "_START_UP"):
+        monkeypatch.setattr(pool, name, 0.0)
+
+
 @pytest.mark.parametrize("slot_bytes", [1 << 20, 4000])  # all in one chunk, and slots used many times
 def test_any_number_of_workers_gives_the_same_bytes(make, tmp_path, monkeypatch, slot_bytes):
-    monkeypatch.setattr(pool, "_PATIENCE", 0.0)
+    start_workers_at_once(monkeypatch)
     monkeypatch.setattr(pool, "_SLOT_BYTES", slot_bytes)
     source = make({f"{i % 3}/{i:03}.png": picture(16 + i % 5, 20) for i in range(60)})
     for workers in (1, 2):
@@ -74,19 +79,18 @@ def test_any_number_of_workers_gives_the_same_bytes(make, tmp_path, monkeypatch,
 
 def test_a_slot_that_overflows_changes_nothing(make, tmp_path, monkeypatch):
     """Slots fit the first picture; larger ones after it take the other way home."""
-    monkeypatch.setattr(pool, "_PATIENCE", 0.0)
+    start_workers_at_once(monkeypatch)
     monkeypatch.setattr(pool, "_SLOT_BYTES", 1)
     source = make({f"{i}.png": picture(8 * (i + 1), 8) for i in range(6)})
     recipe = pool.Recipe(open_source(source), channels=3)
-    made = list(pool.make_all(recipe, range(6), workers=2))
-    assert [(index, result[0]) for index, result in made] == [(i, (8 * (i + 1), 8)) for i in range(6)]
-    assert [result[1] for _, result in made] == [recipe.make(i)[1] for i in range(6)]
+    made = [(index, size, bytes(png)) for index, (size, png) in pool.make_all(recipe, range(6), workers=2)]
+    assert made == [(i, (8 * (i + 1), 8), recipe.make(i)[1]) for i in range(6)]
 
 
 @pytest.mark.parametrize("destination", ["out.zip", "out"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_corrupt_picture_is_named_and_nothing_is_left(make, tmp_path, monkeypatch, destination, workers):
-    monkeypatch.setattr(pool, "_PATIENCE", 0.0)
+    start_workers_at_once(monkeypatch)
     source = make({"a/1.png": picture(), "a/2.png": picture()[:200], "a/3.png": picture()})
     with pytest.raises(UserError, match="a/2.png"):
         prepare(source, tmp_path / destination, workers=workers)

@@ -32,7 +32,7 @@ def test_palette_gives_colours_not_indices():
 
 
 def test_gray_palette_is_gray():
-    picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    picture = Image.frombytes("P", (2, 1), bytes([0, 1]))
     picture.putpalette([7, 7, 7, 200, 200, 200])
     picture = through_file(picture)
     assert picture.mode == "P" and is_gray(picture)
