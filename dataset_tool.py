@@ -6,6 +6,8 @@
 Read next: `preparation/convert.py`.
 """
 
+import signal
+
 import click
 
 from dnnlib import cli
@@ -52,4 +54,5 @@ def verify_command(source: str, workers: int | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the unfinished file is removed
     cli.run(main)
