@@ -1,0 +1,155 @@
+"""A run that is stopped, or killed while it writes, and resumed ends as if nothing had happened, to the bit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib.errors import UserError
+from tests import scripts
+from torch_utils.checkpoint import load_state, newest_state, save_state
+
+LENGTH = ["--duration=0.00128", "--batch=32", "--tick=0.256", "--snap=0", "--dump=2", "--ema=0.0005,0.001"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        path = folder / str(index % 2) / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    archive = folder.parent / "pictures.zip"
+    scripts.run("dataset_tool.py", f"--source={folder}", f"--dest={archive}")
+    return archive
+
+
+def arguments(data, outdir) -> list[str]:
+    return [*scripts.TINY, *LENGTH, "--cond=1", "--augment=0.5", f"--data={data}", f"--outdir={outdir}", "--nosubdir"]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def straight(request, data, tmp_path_factory):
+    """A run that nothing disturbs, and its number of processes."""
+    outdir = tmp_path_factory.mktemp("straight")
+    scripts.run("train.py", *arguments(data, outdir), processes=request.param, folder=outdir)
+    return outdir, request.param
+
+
+def loss_lines(folder) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("Loss/loss", "Progress/kimg", "Progress/tick")} for line in lines]
+
+
+def assert_same(one, other, place=""):
+    """Equal in structure and bits."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            if key not in ("elapsed", "options"):
+                assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), place
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{place}[{index}]")
+    else:
+        assert one == other, place
+
+
+def assert_ends_as(straight, other):
+    name = "training-state-000001.pt"
+    assert_same(load_state(straight / name), load_state(other / name))
+    assert loss_lines(straight) == loss_lines(other)
+    pickles = [(folder / "network-snapshot-000001.pkl").stat().st_size for folder in (straight, other)]
+    assert abs(pickles[0] - pickles[1]) < 100  # but for the paths in the options
+
+
+def test_sigterm_and_resume(straight, data, tmp_path):
+    folder, processes = straight
+    process = subprocess.Popen(
+        scripts.command("train.py", *arguments(data, tmp_path), processes=processes),
+        env=scripts.environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("tick 1"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    process.wait(timeout=120)
+    assert "continue with --resume=" in rest, rest
+    assert list(tmp_path.glob("training-state-*.pt"))
+    scripts.run("train.py", *arguments(data, tmp_path), "--resume=auto", processes=processes, folder=tmp_path)
+    assert_ends_as(folder, tmp_path)
+
+
+KILLER = """
+import os, runpy, signal, sys
+real = os.replace
+def replace(source, target):
+    if str(target).endswith("training-state-000001.pt"):
+        with open(source, "r+b") as file:
+            file.truncate(1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+os.replace = replace
+sys.argv[:] = ["train.py"] + sys.argv[1:]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_killed_while_writing_a_state(straight, data, tmp_path):
+    folder, processes = straight
+    if processes > 1:
+        return  # the main process writes alone: nothing differs
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, *arguments(data, tmp_path)],
+        env=scripts.environment(tmp_path),
+        cwd=scripts.ROOT,
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".*.tmp")), "the kill came while the state was written"
+    scripts.run("train.py", f"--resume={tmp_path}", folder=tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert_ends_as(folder, tmp_path)
+
+
+def test_an_option_that_would_change_the_run_is_refused(straight, tmp_path):
+    folder, processes = straight
+    if processes > 1:
+        return
+    done = scripts.run("train.py", f"--resume={folder}", "--lr=0.5", folder=tmp_path, code=2)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: optimizer.lr is 0.001 in the run to be resumed")
+
+
+def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
+    for number in (1, 2):
+        save_state(
+            tmp_path / f"training-state-{number:06d}.pt", {"format": "elucid-state", "value": torch.arange(1000)}
+        )
+    damaged = tmp_path / "training-state-000002.pt"
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    path, state = newest_state(tmp_path)
+    assert path.name == "training-state-000001.pt" and state["value"].sum() == 499500
+    assert "training-state-000002.pt is no whole state" in capsys.readouterr().out
+    with pytest.raises(UserError, match="training-state-000002.pt"):
+        load_state(damaged)
+
+
+def test_a_state_cannot_run_code(tmp_path):
+    path = tmp_path / "training-state-000001.pt"
+    torch.save({"format": "elucid-state", "attack": time.sleep}, path)
+    with pytest.raises(UserError, match="no whole state of this program"):
+        load_state(path)

@@ -1,0 +1,49 @@
+"""Run the project's scripts as users do: in processes of their own, alone or under torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = [
+    "--cbase=16",
+    "--cres=1,2",
+    "--set=network.num_blocks=1",
+    "--set=network.attn_resolutions=[]",
+    "--set=optimizer.lr_rampup_kimg=0.1",
+    "--set=loop.grid_images=4",
+    "--seed=7",
+    "--device=cpu",
+]
+"""train.py flags of a network that trains on two cores in seconds."""
+
+
+def command(script: str, *args, processes: int = 1) -> list[str]:
+    """The command line of a script."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launch, str(ROOT / script), *map(str, args)]
+
+
+def environment(folder: Path | None = None) -> dict[str, str]:
+    """One thread per process, and caches inside the test's own folder."""
+    extra = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if folder is not None:
+        extra["ELUCID_CACHE"] = str(folder / "cache")
+    return {**os.environ, **extra}
+
+
+def run(
+    script: str, *args, processes: int = 1, folder: Path | None = None, code: int = 0
+) -> subprocess.CompletedProcess:
+    """Run to the end and check the exit code."""
+    done = subprocess.run(
+        command(script, *args, processes=processes),
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
