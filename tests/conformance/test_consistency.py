@@ -1,0 +1,41 @@
+"""CDM equals the reference: the path from one noisy image, the prediction at its end, both terms of the loss."""
+
+import pytest
+import torch
+
+from tests import vectors
+from training.losses.consistency import ConsistencyLoss, twice
+from training.losses.dsm import EDMLoss
+from training.samplers.sde import reverse_sde_path
+from training.schedules import rho_levels
+from training.types import Batch
+
+CASES = vectors.cases("losses/consistency*")
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_consistency(path):
+    case, arrays = vectors.load(path)
+    t = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    denoiser = vectors.denoiser(case).eval()
+    cond = {"labels": t["class_labels"]}
+    start = EDMLoss().evaluate(denoiser, Batch(t["images"], cond), t["sigma"], t["noise"] / t["sigma"])
+    assert vectors.relative_error(start.prediction.x0, arrays["D_start"]) < 1e-4
+    assert vectors.relative_error(start.error, arrays["dsm"]) < 1e-4
+
+    floor = case["sigma_floor"]
+    epsilon = case["epsilon_min"] + t["epsilon_uniform"] * (case["epsilon_max"] - case["epsilon_min"])
+    end = (t["sigma"] - epsilon).clamp(min=floor)
+    assert vectors.relative_error(end, arrays["sigma_end"]) < 1e-6
+    levels = rho_levels(case["num_steps"], twice(end).flatten(), twice(t["sigma"]).flatten(), case["rho"])
+    assert vectors.relative_error(levels, arrays["t_steps"].reshape(len(levels.T), -1).T) < 1e-6
+
+    doubled = {"labels": twice(t["class_labels"])}
+    for first in (None, twice(start.prediction.x0)):
+        draws = iter(t["z"])
+        ends = reverse_sde_path(
+            lambda x, sigma: denoiser(x, sigma, doubled).x0, twice(start.x), levels, lambda x, z=draws: next(z), first
+        )
+        assert vectors.relative_error(ends, arrays["path"][-1]) < 1e-4
+    term = ConsistencyLoss.consistency(denoiser, ends, twice(end), start.prediction.x0, cond)
+    assert vectors.relative_error(term, arrays["consistency"]) < 1e-4
