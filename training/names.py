@@ -40,6 +40,11 @@ ENCODERS = {
     "rgb": "training.encoders:RGB",
 }
 
+SAMPLERS = {
+    "edm": "training.samplers.edm:EDMSampler",
+    "ablation": "training.samplers.ablation:AblationSampler",
+}
+
 AUGMENTS = {
     "edm": "training.augment:edm_augment",
 }

@@ -10,8 +10,8 @@ import torch
 from dnnlib.config import construct, lookup
 from tests import vectors
 from torch_utils.rng import PerSeedRandom
+from training.names import SAMPLERS
 from training.samplers.base import BoundDenoiser
-from training.samplers.names import SAMPLERS
 
 NAMES = {"edm_sampler": "edm", "ablation_sampler": "ablation"}
 RUNS = [

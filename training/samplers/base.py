@@ -46,8 +46,8 @@ class BoundDenoiser:
 class Sampler:
     """Base: num_steps levels from sigma_max to sigma_min on EDM's grid, then 0.
 
-    `sigma_min` and `sigma_max` default to 0.002 and 80 (`discretization` names the row of `SIGMA_RANGES`); the denoiser's
-    own range limits both. Raises UserError for values that leave no range.
+    `sigma_min` and `sigma_max` default to 0.002 and 80 (`discretization` names the row of `SIGMA_RANGES`); the
+    denoiser's own range limits both. Raises UserError for values that leave no range.
     """
 
     discretization = "edm"
@@ -67,7 +67,9 @@ class Sampler:
         low = max(low if self.sigma_min is None else self.sigma_min, denoise.sigma_min)
         high = min(high if self.sigma_max is None else self.sigma_max, denoise.sigma_max)
         if low > high:
-            raise UserError(f"no noise levels between sigma_min={low:g} and sigma_max={high:g}; change --sigma_min or --sigma_max")
+            raise UserError(
+                f"no noise levels between sigma_min={low:g} and sigma_max={high:g}; change --sigma_min or --sigma_max"
+            )
         return low, high
 
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
@@ -84,9 +86,14 @@ class Sampler:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(denoise, x, sigmas, noise)")
 
 
+def state_dtype(device: torch.device) -> torch.dtype:
+    """The number type in which a sampler keeps x: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def state_and_steps(x: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
     """x in float64 where its device has it, sigmas shaped to broadcast against it, and which levels are 0."""
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
+    dtype = state_dtype(x.device)
     is_zero = (sigmas == 0).reshape(len(sigmas), -1).any(1).tolist()
     return x.to(dtype), sigmas.to(x.device, dtype).reshape(len(sigmas), -1, 1, 1, 1), is_zero
 

@@ -1,4 +1,7 @@
-"""EDM's sampler: Heun's method in sigma, with optional noise (Karras et al. 2022, algorithm 2). Read next: `ablation.py`."""
+"""EDM's sampler: Heun's method in sigma, with optional noise (Karras et al. 2022, algorithm 2).
+
+Read next: `ablation.py`.
+"""
 
 from torch import Tensor
 

@@ -1,0 +1,42 @@
+"""Many small images as one picture. Read next: `generation.py`, which makes the images."""
+
+import io
+import math
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dnnlib.files import atomic_write
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """A PIL picture of u8[C,H,W], gray or RGB."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def png(image: Tensor) -> bytes:
+    """The PNG file of u8[C,H,W], gray or RGB."""
+    buffer = io.BytesIO()
+    picture(image.cpu().numpy()).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def tile(images: Tensor, columns: int | None = None) -> Tensor:
+    """u8[N,C,H,W] -> u8[C, rows*H, columns*W], row by row, black where images end; about square by default."""
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    canvas = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
+    canvas[:count] = images.cpu()
+    canvas = canvas.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return canvas.reshape(channels, rows * height, columns * width)
+
+
+def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
+    """Write u8[N,C,H,W] as one PNG, row by row."""
+    data = png(tile(images, columns))
+    with atomic_write(path) as file:
+        file.write(data)
