@@ -56,7 +56,7 @@ class Report:
             unit_scale=True,
             desc="training",
             disable=not distributed.is_main(),
-            mininterval=0.5 if terminal else 60,
+            mininterval=0.5 if terminal else 20,
             dynamic_ncols=terminal,
         )
         if folder is not None and distributed.is_main():

@@ -1,0 +1,119 @@
+"""Losses against what is known in closed form for Gaussian data."""
+
+import pytest
+import torch
+
+from dnnlib.errors import UserError
+from tests.oracles import GaussianDenoiser
+from training.losses.base import Loss
+from training.losses.consistency import ConsistencyLoss
+from training.losses.dsm import EDMLoss, VELoss, VPLoss
+from training.objective import Objective, require_finite_loss
+from training.types import Batch, LossOutput, Step
+
+STEP = Step(0, 1000)
+
+
+@pytest.mark.parametrize("loss", [EDMLoss(), VPLoss(), VELoss()], ids=lambda loss: type(loss).__name__)
+def test_the_exact_denoiser_is_the_minimum_of_dsm(loss):
+    """E|D - y|^2 = std^2 sigma^2 / (std^2 + sigma^2) per element at the exact D, so the weighted loss is 1."""
+    torch.manual_seed(0)
+    exact, biased = GaussianDenoiser(), GaussianDenoiser(bias=0.2)
+    batch = Batch(exact.data(20000))
+    mean = loss(exact, batch, STEP).loss.mean().item() / 16
+    assert mean == pytest.approx(1.0, abs=0.01)
+    assert loss(biased, batch, STEP).loss.mean() / 16 > mean + 0.01
+
+
+def consistency_term(denoiser, seed=0, count=8000, **options):
+    torch.manual_seed(seed)
+    loss = ConsistencyLoss(EDMLoss(), epsilon_max=0.3, **options)
+    terms = loss(denoiser, Batch(denoiser.data(count)), STEP).terms["consistency"] / 16
+    return terms.mean(), terms.std() / count**0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"reuse_start": False}, {"consistency_fraction": 0.25}])
+def test_consistency_vanishes_at_the_exact_denoiser_only(options):
+    """A discretised path is a martingale up to its step size; many levels make that negligible."""
+    mean, error = consistency_term(GaussianDenoiser(), martingale_steps=16, **options)
+    assert abs(mean) < 4 * error
+    mean, error = consistency_term(GaussianDenoiser(bias=0.5), martingale_steps=16, **options)
+    assert mean > 4 * error
+
+
+def test_gradient_of_the_consistency_term_matches_finite_differences():
+    """With the path held fixed, which carries no gradient."""
+    torch.manual_seed(0)
+    denoiser = GaussianDenoiser(bias=0.3).double()
+    x, sigma = torch.randn(64, 1, 4, 4, dtype=torch.float64), torch.rand(64, 1, 1, 1, dtype=torch.float64) + 0.3
+    ends = torch.randn(128, 1, 4, 4, dtype=torch.float64)
+    low = torch.cat([sigma, sigma]) * 0.8
+
+    def term():
+        x0 = denoiser(x, sigma).x0
+        return ConsistencyLoss.consistency(denoiser, ends, low, x0, {}).sum()
+
+    term().backward()
+    values = []
+    for change in (1e-5, -1e-5):
+        with torch.no_grad():
+            denoiser.bias += change
+            values.append(term())
+            denoiser.bias -= change
+    assert float(denoiser.bias.grad) == pytest.approx(float((values[0] - values[1]) / 2e-5), rel=1e-6)
+
+
+def test_a_fraction_leaves_the_expected_gradient_as_it_is():
+    gradients = []
+    for fraction in (1.0, 0.1):
+        denoiser = GaussianDenoiser(bias=0.5)
+        torch.manual_seed(1)
+        batch = Batch(denoiser.data(20000))
+        loss = ConsistencyLoss(EDMLoss(), epsilon_max=0.3, consistency_fraction=fraction)
+        loss(denoiser, batch, STEP).terms["consistency"].mean().backward()
+        gradients.append(float(denoiser.bias.grad))
+    assert gradients[1] == pytest.approx(gradients[0], rel=0.2)
+
+
+class Returns(Loss):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, denoiser, batch, step):
+        return self.make(denoiser(batch.images, 1.0).x0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x0: x0.mean(), "returned Tensor; return training.types.LossOutput"),
+        (lambda x0: LossOutput(x0.mean()), r"returned shape \(\); one number per image"),
+        (lambda x0: LossOutput(x0), r"returned shape \(3, 1, 4, 4\); one number per image"),
+        (lambda x0: LossOutput(x0.sum((1, 2, 3)).detach()), "has no gradient"),
+    ],
+)
+def test_a_wrong_loss_is_named(make, message):
+    objective = Objective(GaussianDenoiser(), Returns(make))
+    with pytest.raises(UserError, match=f"loss Returns.*{message}|loss Returns {message}"):
+        objective(Batch(torch.randn(3, 1, 4, 4)), STEP)
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    out = LossOutput(torch.tensor([1.0, float("nan")]), {"good": torch.ones(2), "bad": torch.tensor([0, float("nan")])})
+    with pytest.raises(UserError, match=r"loss Returns is not finite \(terms: bad\)"):
+        require_finite_loss(out, Returns(None))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"martingale_steps": 1}, "martingale_steps=1"),
+        ({"epsilon_min": 1.0}, "epsilon_min=1.0"),
+        ({"consistency_fraction": 0}, "consistency_fraction=0"),
+        ({"path_mode": "test"}, "path_mode='test'"),
+    ],
+)
+def test_bad_options_of_the_consistency_loss(options, message):
+    with pytest.raises(UserError, match=message):
+        ConsistencyLoss(EDMLoss(), **options)
