@@ -1,0 +1,174 @@
+"""Denoisers as data and back: class names, options and arrays. Snapshots and published checkpoints both end here.
+
+Read next: `snapshot.py`.
+"""
+
+import dataclasses
+import importlib
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dnnlib.config import construct, resolve
+from dnnlib.errors import UserError
+from training.preconds import Denoiser
+from training.types import NetSpec
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8)
+}
+PLUGINS = "ELUCID_PLUGINS"
+"""Environment variable: modules (`my_pkg.nets`) and files (`nets.py`), with commas between, that snapshots may name."""
+
+
+def describe_denoiser(denoiser: Denoiser) -> dict:
+    """A denoiser as plain data; `rebuild_denoiser` is the way back.
+
+    Raises UserError if it was not made by `dnnlib.config.construct`, which notes the options.
+    """
+    for part in (denoiser, denoiser.model):
+        if not hasattr(part, "recipe"):
+            raise UserError(f"{type(part).__name__} does not know its options; make it with dnnlib.config.construct")
+    return {
+        **denoiser.recipe,
+        "network": denoiser.model.recipe,
+        "spec": dataclasses.asdict(denoiser.spec),
+        "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
+    }
+
+
+def rebuild_denoiser(record: dict) -> Denoiser:
+    """The denoiser that `describe_denoiser` described, on the CPU, for evaluation.
+
+    Raises UserError if a class is not admitted, an option does not exist or an array does not fit.
+    """
+    try:
+        network, spec = (
+            record["network"],
+            NetSpec(**{**record["spec"], "resolution": tuple(record["spec"]["resolution"])}),
+        )
+        state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
+        return assemble(
+            admitted(network["class"], nn.Module), network["options"], admitted(record["class"], Denoiser),
+            record["options"], spec, state,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the denoiser's description is damaged ({type(error).__name__}: {error})") from error
+
+
+def describe_tensor(value: Tensor) -> dict:
+    """dtype, shape and bytes (little-endian) of a tensor."""
+    value = value.detach().cpu().contiguous()
+    name = str(value.dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(f"tensors of type {name} cannot be kept in a snapshot; known: {', '.join(DTYPES)}")
+    return {"dtype": name, "shape": list(value.shape), "data": value.reshape(-1).view(torch.uint8).numpy().tobytes()}
+
+
+def rebuild_tensor(record: dict) -> Tensor:
+    """The tensor that `describe_tensor` described. Raises ValueError if shape and bytes disagree."""
+    dtype, shape, data = DTYPES[record["dtype"]], record["shape"], record["data"]
+    flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).view(dtype)
+    if any(side < 0 for side in shape) or flat.numel() != int(np.prod(shape, dtype=object)):
+        raise ValueError(f"{len(data)} bytes for a {record['dtype']} tensor of shape {shape}")
+    return flat.reshape(shape)
+
+
+def admitted(name: str, base: type) -> type:
+    """The class `module:Name`, if snapshots may name it.
+
+    That is a subclass of `base` from this program, from a module this process has imported already, or from one in
+    the environment variable ELUCID_PLUGINS. Raises UserError otherwise, importing nothing.
+    """
+    module, _, attribute = name.rpartition(":")
+    if module.startswith("training."):
+        try:
+            target = getattr(importlib.import_module(module), attribute, None)
+        except ImportError as error:
+            raise UserError(f"the snapshot names {name!r}, which this program lacks; update it") from error
+    elif module in sys.modules:
+        target = getattr(sys.modules[module], attribute, None)
+    else:
+        target = resolve(f"{trusted(module, name)}:{attribute}")
+    if not isinstance(target, type) or not issubclass(target, base):
+        raise UserError(f"the snapshot names {name!r}, which is no {base.__name__}; refused")
+    return target
+
+
+def trusted(module: str, name: str) -> str:
+    """The entry of ELUCID_PLUGINS that is this module. Raises UserError if there is none."""
+    for entry in filter(None, os.environ.get(PLUGINS, "").split(",")):
+        if entry == module or (entry.endswith(".py") and module == f"elucid_plugin_{Path(entry).stem}"):
+            return entry
+    raise UserError(
+        f"the snapshot names {name!r}, which is not of this program; if you trust it, set {PLUGINS}={module}"
+    )
+
+
+def assemble(
+    network: type[nn.Module],
+    network_options: dict[str, Any],
+    precond: type[Denoiser],
+    precond_options: dict[str, Any],
+    spec: NetSpec,
+    state: dict[str, Tensor],
+    buffers: dict[str, Tensor] | None = None,
+) -> Denoiser:
+    """A denoiser with these weights by name, on the CPU, for evaluation; the random generators are left as they were.
+
+    Of `buffers`, those are taken that the network has; others are constants that follow from its options.
+
+    Raises UserError naming a weight that is missing, of another shape, or of no use.
+    """
+    with torch.random.fork_rng(devices=[]):
+        with _Blank(2 * sum(value.numel() for value in state.values())):
+            model = construct(network, network_options)
+        denoiser = construct(precond, precond_options, model=model, spec=spec)
+    wanted = model.state_dict(prefix="model.")
+    state = {**{name: value for name, value in (buffers or {}).items() if name in wanted}, **state}
+    require_match(wanted, state)
+    denoiser.load_state_dict(state)
+    return denoiser.eval().requires_grad_(False)
+
+
+class _Blank(TorchFunctionMode):
+    """Zeros for random numbers, as weights are to be replaced; and no more numbers than the file can fill, so that
+    options which do not fit the weights cost no memory."""
+
+    SMALL = 1 << 24
+
+    def __init__(self, budget: int):
+        super().__init__()
+        self.left = budget + self.SMALL
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.rand, torch.randn, torch.zeros, torch.ones, torch.empty):
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= math.prod(size)
+            if self.left < 0:
+                raise UserError("the file's options ask for a larger network than it has weights for")
+            if function in (torch.rand, torch.randn) and kwargs.get("generator") is None:
+                function = torch.zeros
+        return function(*args, **kwargs)
+
+
+def require_match(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Raise UserError unless `state` has the network's tensors that are wanted, and no other of a network."""
+    for name, value in wanted.items():
+        if name not in state:
+            raise UserError(f"the file lacks the weights {name}, which its options ask for")
+        if state[name].shape != value.shape:
+            there, asked = list(state[name].shape), list(value.shape)
+            raise UserError(f"the weights {name} have the shape {there} where the options ask for {asked}")
+    extra = next((name for name in state if name.startswith("model.") and name not in wanted), None)
+    if extra:
+        raise UserError(f"the file has weights {extra}, for which its options have no place")

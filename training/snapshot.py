@@ -1,0 +1,170 @@
+"""`network-snapshot-NNNNNN.pkl`: everything that sampling needs, as data; read without running code.
+
+`pickle.load(file)["ema"]` works too where this repository is importable. Read next: `foreign.py`, which reads what
+other programs of the EDM family wrote.
+"""
+
+import os
+import pickle
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write, fetch
+from dnnlib.unpickle import Record, read_pickle, recorder
+from training.foreign import FOREIGN_NAMES, is_foreign, read_foreign
+from training.names import ENCODERS
+from training.preconds import Denoiser
+from training.rebuild import describe_denoiser, rebuild_denoiser, trusted
+
+FORMAT, VERSION = "elucid-snapshot", 1
+REBUILD = f"{rebuild_denoiser.__module__}.{rebuild_denoiser.__qualname__}"
+
+
+@dataclass
+class Snapshot:
+    """Averaged denoisers by name, the encoder's component, what the data set was, the run's options, images seen."""
+
+    emas: dict[str, Denoiser]
+    encoder: dict[str, Any] = field(default_factory=lambda: {"name": "rgb"})
+    dataset: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    nimg: int = 0
+
+    @property
+    def ema(self) -> Denoiser:
+        """The first of the averages."""
+        return next(iter(self.emas.values()))
+
+
+class _Pickler(pickle.Pickler):
+    """Writes a denoiser as a call of `rebuild_denoiser` on plain data; its own way to copy and pickle stays as it is."""
+
+    def reducer_override(self, obj):
+        if isinstance(obj, Denoiser):
+            return rebuild_denoiser, (plain(describe_denoiser(obj), "denoiser"),)
+        return NotImplemented
+
+
+def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
+    """Write a snapshot, whole or not at all; the same content gives the same bytes.
+
+    Raises UserError if its options are not plain data.
+    """
+    parts = {"encoder": snapshot.encoder, "dataset": snapshot.dataset, "options": snapshot.options}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "ema": snapshot.ema,
+        "emas": dict(snapshot.emas),
+        **{name: plain(value, name) for name, value in parts.items()},
+        "nimg": int(snapshot.nimg),
+    }
+    with atomic_write(path) as file:
+        _Pickler(file, protocol=4).dump(content)
+
+
+def plain(value: Any, place: str) -> Any:
+    """A copy of nested plain data in which equal texts are one object, for the pickle's bytes depend on that."""
+    if isinstance(value, dict):
+        return {plain(key, place): plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, place) for item in value]
+    if type(value) is str:
+        return sys.intern(value)
+    if value is None or type(value) in (bool, int, float, bytes):
+        return value
+    raise UserError(f"snapshot: {place} is a {type(value).__name__}, not plain data (numbers, texts, lists, dicts)")
+
+
+def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu", ema: str | None = None) -> Snapshot:
+    """Read a snapshot, or a published checkpoint of the EDM family, from a path or URL; `ema` chooses one average.
+
+    Raises UserError, in one line, for a file that is damaged, is something else, or names a callable out of place.
+    """
+    path = fetch(source, "snapshot")
+    content = read_pickle(read(path), {**FOREIGN_NAMES, REBUILD: recorder(REBUILD)}, str(path))
+    try:
+        if is_foreign(content):
+            snapshot = Snapshot(**read_foreign(content))
+            snapshot.emas = snapshot.emas if ema is None else {ema: chosen(snapshot.emas, ema)}
+        else:
+            snapshot = read_own(content, ema)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for denoiser in snapshot.emas.values():
+        denoiser.to(device)
+    return snapshot
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file that may be a snapshot."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise UserError(f"{path} is empty; get the file again")
+    if data.startswith(b"PK"):
+        raise UserError(f"{path} is a zip or torch archive, not a snapshot; give a network-snapshot-NNNNNN.pkl")
+    return data
+
+
+def read_own(content: Any, ema: str | None = None) -> Snapshot:
+    """A snapshot from the content of its pickle; of several averages only `ema` is built, if it is given."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError("it is a pickle, but no snapshot of this program nor of the EDM family; check the path")
+    if content.get("version") != VERSION:
+        raise UserError(f"snapshot format {content.get('version')!r}; this program reads {VERSION}: update it")
+    kinds = {"emas": dict, "encoder": dict, "dataset": dict, "options": dict, "nimg": int}
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind) or not content[name] and name in ("emas", "encoder"):
+            raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
+    check_encoder(content["encoder"])
+    emas = content["emas"] if ema is None else {ema: chosen(content["emas"], ema)}
+    for name, record in emas.items():
+        if not isinstance(record, Record) or record.name != REBUILD or len(record.args) != 1:
+            raise UserError(f"the snapshot's average {name!r} is no denoiser; get the file again")
+    built = {name: rebuild_denoiser(record.args[0]) for name, record in emas.items()}
+    return Snapshot(built, *(content[name] for name in ("encoder", "dataset", "options", "nimg")))
+
+
+def chosen(emas: dict[str, Any], name: str) -> Any:
+    """One of several averages. Raises UserError that lists them."""
+    if name not in emas:
+        raise UserError(f"no average {name!r}; the snapshot has {', '.join(emas)}")
+    return emas[name]
+
+
+def check_encoder(component: dict[str, Any]) -> None:
+    """Raise UserError unless the encoder is this program's or from a module in ELUCID_PLUGINS."""
+    name = component.get("name")
+    module = str(name).rpartition(":")[0]
+    if name not in ENCODERS and module != "training.encoders":
+        trusted(module, str(name))
+
+
+def transfer(snapshot: Snapshot, denoiser: Denoiser) -> str:
+    """Copy every weight of the snapshot's first average whose name and shape the denoiser has; returns what was done.
+
+    Raises UserError if there is none.
+    """
+    old, new = snapshot.ema.state_dict(), denoiser.state_dict()
+    copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
+    if not copied:
+        raise UserError("--transfer: no weight of the snapshot fits this network; train with the snapshot's --arch")
+    with torch.no_grad():
+        for name in copied:
+            new[name].copy_(old[name])
+    left = [name for name in new if name not in copied]
+    unused = [name for name in old if name not in copied]
+    numbers = sum(new[name].numel() for name in copied)
+    report = f"transferred {len(copied)} of {len(new)} tensors, {numbers / 1e6:.2f} M numbers"
+    for names, what in ((left, "left as initialised"), (unused, "not used")):
+        if names:
+            report += f"; {what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return report
