@@ -42,7 +42,7 @@ class Snapshot:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a denoiser as a call of `rebuild_denoiser` on plain data; its own way to copy and pickle stays as it is."""
+    """Writes a denoiser as a call of `rebuild_denoiser` on plain data; copying and plain pickling stay as they are."""
 
     def reducer_override(self, obj):
         if isinstance(obj, Denoiser):
