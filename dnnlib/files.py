@@ -5,8 +5,8 @@ Read next: `training/dataset.py`, the first reader of files.
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -20,31 +20,27 @@ from dnnlib.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it.
 
-    A reader sees the old file or the whole new one, also after a crash or a power cut.
+    A reader sees the old file or the whole new one, also after a crash or a power cut. Without `durable` it is faster,
+    for many small files that can be made again, and the promise does not cover power cuts.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -55,7 +55,7 @@ def generate(
     if device.type == "cpu":
         blocks = _side_by_side(partial(_padded, make, CPU_BLOCK), list(_cut(seeds, CPU_BLOCK)))
         return _regrouped(blocks, batch_size)
-    return map(make, _cut(seeds, batch_size))
+    return (make(part) for part in _cut(seeds, batch_size))
 
 
 def check_class(label_dim: int, class_idx: int | None) -> None:

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from dnnlib.files import atomic_write
@@ -17,10 +17,12 @@ def picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
-def png(image: Tensor) -> bytes:
-    """The PNG file of u8[C,H,W], gray or RGB."""
-    buffer = io.BytesIO()
-    picture(image.cpu().numpy()).save(buffer, format="png")
+def png(image: Tensor, notes: dict[str, str] | None = None) -> bytes:
+    """The PNG file of u8[C,H,W], gray or RGB, with notes as its text chunks."""
+    buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    for key, text in (notes or {}).items():
+        info.add_text(key, text)
+    picture(image.cpu().numpy()).save(buffer, format="png", pnginfo=info)
     return buffer.getvalue()
 
 

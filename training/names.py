@@ -34,6 +34,8 @@ LOSSES = {
     "ve": "training.losses.dsm:VELoss",
     "iddpm": "training.losses.dsm:IDDPMLoss",
     "edm": "training.losses.dsm:EDMLoss",
+    "cdm": "training.losses.consistency:ConsistencyLoss",
+    "patch": "training.losses.patch:PatchLoss",
 }
 
 ENCODERS = {
@@ -43,6 +45,8 @@ ENCODERS = {
 SAMPLERS = {
     "edm": "training.samplers.edm:EDMSampler",
     "ablation": "training.samplers.ablation:AblationSampler",
+    "sde": "training.samplers.sde:SDESampler",
+    "dpmpp2m": "training.samplers.dpmpp2m:DPMpp2MSampler",
 }
 
 AUGMENTS = {

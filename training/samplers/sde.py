@@ -5,6 +5,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from training.samplers.base import Denoise, Noise, Sampler, state_and_steps
+
+
+class SDESampler(Sampler):
+    """Euler-Maruyama on the reverse SDE, as in the paths of Daras et al. 2023; the step to 0 is D, without noise.
+
+    N evaluations of order 1/2: it wants more steps than the samplers of the differential equation.
+    """
+
+    def __init__(
+        self, num_steps: int = 128, sigma_min: float | None = None, sigma_max: float | None = None, rho: float = 7.0
+    ):
+        super().__init__(num_steps, sigma_min, sigma_max, rho)
+
+    def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+        x, sigmas, is_zero = state_and_steps(x, sigmas)
+        if not is_zero[-1]:
+            return reverse_sde_path(denoise, x, sigmas, noise)
+        return denoise(reverse_sde_path(denoise, x, sigmas[:-1], noise), sigmas[-2])
+
 
 def reverse_sde_path(
     denoise: Callable[[Tensor, Tensor], Tensor],
