@@ -30,8 +30,10 @@ def test_seeded_draw(case):
     torch.testing.assert_close(pipe.apply(images, parameters), out, rtol=0, atol=1e-5)
 
 
-def test_labels_fix_the_transformation(case):
-    pipe, _, images, labels, out = case
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+def test_labels_fix_the_transformation(case, device):
+    pipe, _, *tensors = case
+    images, labels, out = (tensor.to(device) for tensor in tensors)
     parameters = pipe.parameters_from_labels(labels)
     error = (pipe.apply(images, parameters) - out).abs().amax(dim=(1, 2, 3))
     if "aniso" in parameters:  # its label leaves two stretches open: each image must be one of them
