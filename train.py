@@ -1,53 +1,24 @@
-"""Train a diffusion model: `python train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
+"""Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
 
 import json
-import secrets
 
 import click
 from click.core import ParameterSource
 
 from dnnlib import cli
-from dnnlib.config import set_by_path
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from training import presets
 from training.build import build
 from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
 from training.loop import train
+from training.options import explicit, options_from
 from training.report import Log
 from training.run import PRECISIONS, LoopOptions, Run, dataset_spec, open_training_data, write_options
 from training.snapshot import load_snapshot, transfer
 
 LOOP = LoopOptions()
-
-FLAGS = {
-    "data": "dataset.path",
-    "cond": "dataset.use_labels",
-    "xflip": "dataset.xflip",
-    "cache": "dataset.cache",
-    "workers": "dataset.workers",
-    "label_dropout": "dataset.label_dropout",
-    "arch": "network.name",
-    "cbase": "network.model_channels",
-    "cres": "network.channel_mult",
-    "dropout": "network.dropout",
-    "precond": "precond.name",
-    "lr": "optimizer.lr",
-    "ema": "ema.halflife_mimg",
-    "augment": "augment.p",
-    "duration": "loop.duration_mimg",
-    "batch": "loop.batch_size",
-    "batch_gpu": "loop.batch_gpu",
-    "precision": "loop.precision",
-    "ls": "loop.loss_scale",
-    "bench": "loop.bench",
-    "compile": "loop.compile",
-    "tick": "loop.tick_kimg",
-    "snap": "loop.snapshot_ticks",
-    "dump": "loop.state_ticks",
-    "seed": "loop.seed",
-}
-"""Which option each flag sets; the rest have flags of their own only through --set."""
+IGNORED = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
 
 
 def use_preset(ctx, param, value):
@@ -65,8 +36,16 @@ def use_preset(ctx, param, value):
               help="Recipe whose flags are the defaults.")
 @click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
 @click.option("--arch", default="ddpmpp", metavar="NAME", help="Network: ddpmpp, ncsnpp, adm or module:Name.")
-@click.option("--precond", default="edm", metavar="NAME", help="Preconditioner and loss: vp, ve, iddpm, edm.")
-@click.option("--loss", metavar="NAME", help="Loss, where it is not the preconditioner's own.")
+@click.option("--precond", default="edm", metavar="NAME",
+              help="Preconditioner and its loss: vp, ve, iddpm, edm; cdm, pedm: edm with that loss.")
+@click.option("--loss", metavar="CHAIN", help="Loss, where it is not the preconditioner's own, e.g. 'patch(cdm(edm))'.")
+@click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm.")
+@click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm.")
+@click.option("--patch", is_flag=True, help="Train on patches: the same as --loss='patch(...)'.")
+@click.option("--real_p", type=click.FloatRange(0, 1),
+              help="Share of full-size steps of the loss patch; implies --patch.")
+@click.option("--progressive", type=bool, help="Patch sizes from small to large instead of at random; implies --patch.")
+@click.option("--implicit_mlp", type=bool, help="Pixel-wise layers before the network's first convolution.")
 @click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=LOOP.duration_mimg, metavar="MIMG",
               help="Training length, millions of images.")
 @click.option("--batch", type=click.IntRange(min=1), default=LOOP.batch_size, help="Images per step, all processes.")
@@ -93,7 +72,12 @@ def use_preset(ctx, param, value):
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--set", "assignments", multiple=True, metavar="PART.OPTION=VALUE",
               help="Any option that has no flag, e.g. network.num_blocks=2; may be repeated.")
-@click.option("--desc", metavar="TEXT", help="Text added to the run folder's name.")
+@click.option("--S_churn", "S_churn", type=float, hidden=True)
+@click.option("--S_min", "S_min", type=float, hidden=True)
+@click.option("--S_max", "S_max", type=float, hidden=True)
+@click.option("--S_noise", "S_noise", type=float, hidden=True)
+@click.option("--wandb_id", hidden=True)
+@click.option("--desc", "--experiment_name", "desc", metavar="TEXT", help="Text added to the run folder's name.")
 @click.option("--nosubdir", is_flag=True, help="Write into --outdir itself.")
 @click.option("--tick", type=click.FloatRange(min=0, min_open=True), default=LOOP.tick_kimg, metavar="KIMG",
               help="Progress is printed every so many thousand images.")
@@ -116,13 +100,16 @@ def main(ctx, **flags):
     device = distributed.choose_device(flags["device"])
     distributed.init(device)
     try:
-        start(ctx, flags, device)
+        given = {name for name in flags if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        start(flags, given, device)
     finally:
         distributed.shutdown()
 
 
-def start(ctx, flags: dict, device) -> None:
-    """Options, folder, run; then the loop."""
+def start(flags: dict, given: set[str], device) -> None:
+    """Options, folder, run; then the loop. `given` names the flags that the command line itself has."""
+    for flag in IGNORED & given:
+        distributed.print0(f"note: --{flag} is accepted for old commands and has no effect on training")
     if flags["resume"] and flags["transfer"]:
         raise UserError("--resume and --transfer exclude each other: resume continues a run, transfer starts one")
     options = options_from(flags) if flags["data"] else None
@@ -134,7 +121,8 @@ def start(ctx, flags: dict, device) -> None:
         found = find_state(flags["resume"], flags["outdir"], description)
         if found is not None:
             folder, state = found
-            options = merge_options(state, explicit(ctx, flags, options))
+            known = options or options_from({**flags, "data": ""})
+            options = merge_options(state, explicit(flags, given, known))
     if options is None:
         raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
     if folder is None and flags["outdir"] is None and not flags["dry_run"]:
@@ -165,52 +153,6 @@ def start(ctx, flags: dict, device) -> None:
         log(f"done: {folder}")
 
 
-def options_from(flags: dict) -> dict:
-    """Nested options from flags."""
-    seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
-    if flags["fp16"] and flags["precision"] == LOOP.precision:
-        flags["precision"] = "fp16"
-    values = {**flags, "seed": seed, "cache": {"0": "none", "1": "disk"}.get(flags["cache"], flags["cache"])}
-    loss = flags["loss"] or flags["precond"]
-    options: dict = {
-        "dataset": {},
-        "encoder": {"name": "rgb"},
-        "augment": {"name": "edm"} if flags["augment"] else None,
-        "network": {},
-        "precond": {},
-        "loss": {"name": loss},
-        "optimizer": {"name": "adam"},
-        "ema": {},
-        "loop": {},
-    }
-    for flag, path in FLAGS.items():
-        part, name = path.split(".")
-        if values[flag] is not None and options[part] is not None:
-            options[part][name] = values[flag]
-    for assignment in flags["assignments"]:
-        set_by_path(options, assignment)
-    return options
-
-
-def explicit(ctx, flags: dict, options: dict | None) -> dict[str, object]:
-    """Options given on the command line (not by default), by dotted path."""
-    given = {}
-    for flag, path in FLAGS.items():
-        if ctx.get_parameter_source(flag) is ParameterSource.COMMANDLINE:
-            part, name = path.split(".")
-            known = options is not None and options[part] is not None and name in options[part]
-            given[path] = options[part][name] if known else flags[flag]
-    for assignment in flags["assignments"]:
-        path, _, _ = assignment.partition("=")
-        box: dict = {part: {} for part in ("dataset", "augment", "network", "precond", "loss", "optimizer", "ema", "loop")}
-        set_by_path(box, assignment)
-        value = box
-        for part in path.split("."):
-            value = value[part]
-        given[path] = value
-    return given
-
-
 def check(options: dict, device) -> None:
     """Everything that can be refused before training, without weights; prints the options."""
     LoopOptions(**options["loop"]).micro_batch(distributed.world_size())
@@ -231,7 +173,8 @@ def introduce(run: Run, folder, log: Log) -> None:
     log(f"data      {data.path}: {len(data)} images, {height}x{width}, {data.channels} channels, {labels}")
     kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
     log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
-    log(f"batch     {loop.batch_size} = {distributed.world_size()} processes x {run.rounds} passes x {run.micro} images")
+    processes = distributed.world_size()
+    log(f"batch     {loop.batch_size} = {processes} processes x {run.rounds} passes x {run.micro} images")
     log(f"device    {run.device}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
 
 

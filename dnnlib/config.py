@@ -106,6 +106,20 @@ def bind(
     return bound
 
 
+def parse_chain(text: str) -> dict:
+    """`patch(cdm(edm))` -> {"name": "patch", "base": {"name": "cdm", "base": {"name": "edm"}}}.
+
+    Raises UserError for unbalanced parentheses or an empty name.
+    """
+    names = text.replace(" ", "").rstrip(")").split("(")
+    if not all(names) or text.replace(" ", "") != "(".join(names) + ")" * (len(names) - 1):
+        raise UserError(f"{text!r} is no chain of names like patch(cdm(edm))")
+    chain: dict = {"name": names[-1]}
+    for name in reversed(names[:-1]):
+        chain = {"name": name, "base": chain}
+    return chain
+
+
 def set_by_path(options: dict, assignment: str) -> None:
     """Apply one `part.option=value` to nested options, in place; the value is JSON, else a string.
 

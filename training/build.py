@@ -3,6 +3,7 @@
 Each link may change what the network must take in and give out (`adapt`). Read next: `loop.py`.
 """
 
+import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -109,14 +110,30 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
         "augment": resolved(options["augment"], augment) if augment is not None else None,
         "network": network,
         "precond": precond,
-        "loss": resolved(options["loss"], loss),
+        "loss": resolved_loss(options["loss"], loss),
     }
     return Parts(encoder, augment, loss, denoiser, components)
 
 
 def make_loss(component: dict) -> Loss:
-    """The loss that a component describes."""
-    loss = make(component, names.LOSSES, "loss")
+    """The loss that a component describes; a loss that wraps another one has it as its component `base`."""
+    name, options = split(component, "loss")
+    target = lookup(names.LOSSES, name, "loss")
+    parts = {}
+    if "base" in inspect.signature(target).parameters:
+        base = options.pop("base", None)
+        if base is None:
+            raise UserError(f"the loss {name} wraps another one; write for example --loss={name}(edm)")
+        parts["base"] = make_loss(base)
+    elif "base" in options:
+        raise UserError(f"the loss {name} wraps no other; write --loss={name}")
+    loss = construct(target, options, f"loss {name}", **parts)
     if not isinstance(loss, Loss):
-        raise UserError(f"loss {component['name']}: {type(loss).__name__} is no training.losses.base.Loss; subclass it")
+        raise UserError(f"loss {name}: {type(loss).__name__} is no training.losses.base.Loss; make it a subclass")
     return loss
+
+
+def resolved_loss(component: dict, loss: Loss) -> dict:
+    """The component of a chain of losses with every default filled in."""
+    chain = resolved(component, loss)
+    return {**chain, "base": resolved_loss(component["base"], loss.base)} if "base" in component else chain

@@ -1,6 +1,6 @@
-"""Denoisers: a network F wrapped so that D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, eq. 7).
+"""Denoisers: a network F as D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, eq. 7).
 
-A preconditioner is the four coefficients and the range of sigma; everything else is shared. Read next: `losses/base.py`.
+A preconditioner is the four coefficients and the range of sigma; all else is shared. Read next: `losses/base.py`.
 """
 
 import math

@@ -43,11 +43,11 @@ class ConsistencyLoss(Loss):
     ):
         super().__init__()
         if not isinstance(base, DSM):
-            raise UserError(f"cdm wraps a denoising loss (edm, vp, ve), not {type(base).__name__}; write e.g. patch(cdm(edm))")
+            raise UserError(f"cdm wraps edm, vp, ve or iddpm, not {type(base).__name__}; write e.g. patch(cdm(edm))")
         if martingale_steps < 2:
             raise UserError(f"martingale_steps={martingale_steps}: a path has at least 2 levels; published: 6")
         if not 0 <= epsilon_min <= epsilon_max:
-            raise UserError(f"epsilon_min={epsilon_min}, epsilon_max={epsilon_max}: need 0 <= epsilon_min <= epsilon_max")
+            raise UserError(f"epsilon_min={epsilon_min}, epsilon_max={epsilon_max}: need 0 <= min <= max")
         if not 0 < consistency_fraction <= 1:
             raise UserError(f"consistency_fraction={consistency_fraction} must be above 0 and at most 1")
         if path_mode not in ("train", "eval"):

@@ -27,7 +27,7 @@ class DSMEvaluation:
 
 
 class DSM(Loss):
-    """lambda(sigma) |D(y + n; sigma) - y|^2, n ~ N(0, sigma^2), lambda = 1 / c_out(sigma)^2 (Karras et al. 2022, eq. 8).
+    """lambda(sigma) |D(y + n; sigma) - y|^2, n ~ N(0, sigma^2), lambda = 1 / c_out^2 (Karras et al. 2022, eq. 8).
 
     The weight makes the network's effective target weigh the same at all sigma (ibid., section 5).
     """
@@ -39,7 +39,7 @@ class DSM(Loss):
     def evaluate(
         self, denoiser: Denoiser, batch: Batch, sigma: Tensor | None = None, noise: Tensor | None = None
     ) -> DSMEvaluation:
-        """Denoise the batch at `sigma` [B,1,1,1] with unit `noise` [B,C,H,W]; what is not given is drawn, sigma first."""
+        """Denoise at `sigma` [B,1,1,1] with unit `noise` [B,C,H,W]; what is not given is drawn, sigma first."""
         if sigma is None:
             sigma = self.distribution.sample(len(batch), denoiser, batch.images.device)
         if noise is None:

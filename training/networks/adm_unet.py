@@ -24,8 +24,8 @@ from training.types import Cond
 class DhariwalUNet(nn.Module):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Attention wherever the resolution is listed, 64 channels per head. `implicit_mlp` as in `SongUNet`. Reads cond["labels"] [B,label_dim] and
-    cond["augment"] [B,augment_dim].
+    Attention wherever the resolution is listed, 64 channels per head; `implicit_mlp` as in `SongUNet`. Reads
+    cond["labels"] [B,label_dim] and cond["augment"] [B,augment_dim].
     """
 
     def __init__(

@@ -34,8 +34,8 @@ class LevelPlan:
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
-                f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, which does not "
-                f"divide by {divisor}; use fewer levels (--cres) or images of other sides"
+                f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
+                f"which does not divide by {divisor}; use fewer levels (--cres) or images of other sides"
             )
         self.levels = []
         for index, multiplier in enumerate(channel_mult):

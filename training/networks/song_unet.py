@@ -29,9 +29,9 @@ class SongUNet(nn.Module):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
     DDPM++ is positional embedding, standard encoder, filter [1,1]; NCSN++ is fourier, residual, [1,3,3,1]. The encoder
-    (`standard`, `skip`, `residual`) says whether a shrunken copy of the input joins each level, the decoder (`standard`,
-    `skip`) whether each level adds its own picture to the output. `implicit_mlp` puts three
-    1x1 convolutions before the first 3x3 (Wang et al. 2023). Reads cond["labels"] [B,label_dim] and cond["augment"] [B,augment_dim].
+    (standard, skip, residual) says whether a shrunken copy of the input joins each level, the decoder (standard, skip)
+    whether each level adds its own picture to the output. `implicit_mlp` puts three 1x1 convolutions before the first
+    3x3 (Wang et al. 2023). Reads cond["labels"] [B,label_dim] and cond["augment"] [B,augment_dim].
     """
 
     def __init__(

@@ -1,0 +1,128 @@
+"""Flags of train.py to nested options: tables of names, and the few flags that stand for more than one option.
+
+Read next: `build.py`, which makes objects of the options.
+"""
+
+import secrets
+
+from dnnlib.config import parse_chain, set_by_path
+from dnnlib.errors import UserError
+from torch_utils import distributed
+
+FLAGS = {
+    "data": "dataset.path",
+    "cond": "dataset.use_labels",
+    "xflip": "dataset.xflip",
+    "cache": "dataset.cache",
+    "workers": "dataset.workers",
+    "label_dropout": "dataset.label_dropout",
+    "arch": "network.name",
+    "cbase": "network.model_channels",
+    "cres": "network.channel_mult",
+    "dropout": "network.dropout",
+    "implicit_mlp": "network.implicit_mlp",
+    "precond": "precond.name",
+    "lr": "optimizer.lr",
+    "ema": "ema.halflife_mimg",
+    "augment": "augment.p",
+    "duration": "loop.duration_mimg",
+    "batch": "loop.batch_size",
+    "batch_gpu": "loop.batch_gpu",
+    "precision": "loop.precision",
+    "ls": "loop.loss_scale",
+    "bench": "loop.bench",
+    "compile": "loop.compile",
+    "tick": "loop.tick_kimg",
+    "snap": "loop.snapshot_ticks",
+    "dump": "loop.state_ticks",
+    "seed": "loop.seed",
+}
+"""Which option each flag sets."""
+
+LOSS_FLAGS = {
+    "martingale_lambda": "cdm",
+    "martingale_steps": "cdm",
+    "real_p": "patch",
+    "progressive": "patch",
+}
+"""Flags that set the option of the same name of one loss in the chain."""
+
+PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
+"""Values of --precond that stand for a preconditioner and another loss than its own."""
+
+CACHES = {"0": "none", "1": "disk", "gpu": "gpu"}
+
+
+def options_from(flags: dict) -> dict:
+    """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
+    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["precond"]))
+    seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
+    precision = flags["precision"]
+    if flags["fp16"]:
+        if precision not in ("fp32", "fp16"):
+            raise UserError(f"--fp16=1 and --precision={precision} contradict each other; give one of them")
+        precision = "fp16"
+    values = {**flags, "precond": precond, "seed": seed, "precision": precision, "cache": CACHES[flags["cache"]]}
+    options: dict = {
+        "dataset": {},
+        "encoder": {"name": "rgb"},
+        "augment": {"name": "edm"} if flags["augment"] else None,
+        "network": {},
+        "precond": {},
+        "loss": loss_chain(flags["loss"] or loss, flags),
+        "optimizer": {"name": "adam"},
+        "ema": {},
+        "loop": {},
+    }
+    for flag, path in FLAGS.items():
+        part, name = path.split(".")
+        if values[flag] is not None and options[part] is not None:
+            options[part][name] = values[flag]
+    for assignment in flags["assignments"]:
+        set_by_path(options, assignment)
+    return options
+
+
+def loss_chain(text: str, flags: dict) -> dict:
+    """The component that a chain such as `patch(cdm(edm))` and the flags of its losses describe."""
+    chain = parse_chain(text)
+    wants_patch = flags["patch"] or flags["real_p"] is not None or flags["progressive"]
+    if wants_patch and find(chain, "patch") is None:
+        chain = {"name": "patch", "base": chain}
+    for flag, owner in LOSS_FLAGS.items():
+        if flags[flag] is None:
+            continue
+        component = find(chain, owner)
+        if component is None:
+            raise UserError(
+                f"--{flag} belongs to the loss {owner!r}, which --loss={text} lacks; give --loss={owner}({text})"
+            )
+        component[flag] = flags[flag]
+    return chain
+
+
+def find(chain: dict | None, name: str) -> dict | None:
+    """The component of that name in a chain of losses."""
+    while chain is not None and chain["name"] != name:
+        chain = chain.get("base")
+    return chain
+
+
+def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
+    """Options that the command line names itself (flags in `given`, and --set), by dotted path."""
+    result: dict[str, object] = {}
+    for flag, path in FLAGS.items():
+        part, name = path.split(".")
+        if flag in given and options[part] is not None and name in options[part]:
+            result[path] = options[part][name]
+    path, component = "loss", options["loss"]
+    while component is not None:
+        result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
+        path, component = f"{path}.base", component.get("base")
+    for assignment in flags["assignments"]:
+        place = assignment.partition("=")[0]
+        value = options
+        for key in place.split("."):
+            value = value[key]
+        result[place] = value
+    return result
