@@ -1,6 +1,6 @@
 """Sample images from a snapshot: `python generate.py --network=SNAPSHOT --outdir=out --seeds=0-63`.
 
-Read next: `training/generation.py`.
+Read next: `training/sampling_options.py`.
 """
 
 from contextlib import closing
@@ -11,35 +11,12 @@ import torch
 from tqdm import tqdm
 
 from dnnlib import cli
-from dnnlib.config import set_by_path
 from dnnlib.errors import UserError
-from dnnlib.files import fetch, sha256
 from torch_utils import distributed
-from training.build import make, make_encoder, resolved
-from training.generation import check_class, generate
 from training.grid import save_grid
-from training.loop import set_precision
-from training.names import SAMPLERS
-from training.run import PRECISIONS
 from training.sample_folder import SampleFolder, digest
-from training.snapshot import load_snapshot
+from training.sampling_options import prepare, sampling_options
 
-SAMPLER_OPTIONS = {
-    "steps": "num_steps",
-    "sigma_min": "sigma_min",
-    "sigma_max": "sigma_max",
-    "rho": "rho",
-    "S_churn": "S_churn",
-    "S_min": "S_min",
-    "S_max": "S_max",
-    "S_noise": "S_noise",
-    "solver": "solver",
-    "disc": "discretization",
-    "schedule": "schedule",
-    "scaling": "scaling",
-}
-"""Which of the sampler's options each flag sets; a flag that is not given leaves the sampler's default."""
-ABLATION_FLAGS = ("solver", "disc", "schedule", "scaling")
 MOST_IN_GRID = 1024
 
 
@@ -49,29 +26,11 @@ MOST_IN_GRID = 1024
 @click.option("--outdir", metavar="DIR", required=True, help="Where the images go.")
 @click.option("--seeds", type=cli.IntRange(), default="0-63", metavar="LIST", help="Random seeds, e.g. 1,2,5-10.")
 @click.option("--subdirs", is_flag=True, help="A folder for every 1000 seeds.")
-@click.option("--class", "class_idx", type=int, metavar="INT", help="Class of all images.  [default: drawn by the seed]")
 @click.option("--labels", is_flag=True, help="Write the class of each image to OUTDIR/dataset.json.")
-@click.option("--batch", type=click.IntRange(min=1), default=64, help="Images per pass on a GPU; no image changes by it.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, help="Images per pass on a GPU; changes no image.")
 @click.option("--overwrite", is_flag=True, help="Make images anew; without it, seeds that are there are skipped.")
 @click.option("--grid", metavar="PNG", help=f"Also write all images as one picture, the first {MOST_IN_GRID} at most.")
-@click.option("--ema", metavar="NAME", help="Which weight average of the snapshot.  [default: the first]")
-@click.option("--sampler", metavar="NAME",
-              help=f"{', '.join(SAMPLERS)}, module:Name or file.py:Name.  [default: edm]")
-@click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the sampler's, 18 for edm]")
-@click.option("--sigma_min", type=click.FloatRange(min=0, min_open=True), help="Lowest noise level above 0.")
-@click.option("--sigma_max", type=click.FloatRange(min=0, min_open=True), help="Highest noise level.")
-@click.option("--rho", type=click.FloatRange(min=0, min_open=True), help="Exponent of the time steps.  [default: 7]")
-@click.option("--S_churn", "S_churn", type=click.FloatRange(min=0), help="Strength of added noise.  [default: 0]")
-@click.option("--S_min", "S_min", type=click.FloatRange(min=0), help="Lowest level with added noise.  [default: 0]")
-@click.option("--S_max", "S_max", type=click.FloatRange(min=0), help="Highest level with added noise.  [default: inf]")
-@click.option("--S_noise", "S_noise", type=click.FloatRange(min=0), help="Scale of the added noise.  [default: 1]")
-@click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation sampler: solver.")
-@click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps.")
-@click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation sampler: sigma(t).")
-@click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation sampler: s(t).")
-@click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
-              help="Any option of the sampler that has no flag; may be repeated.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Arithmetic of the network.  [default: as trained]")
+@sampling_options
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 # fmt: on
 def main(**flags):
@@ -91,25 +50,10 @@ def main(**flags):
 def run(flags: dict, device: torch.device) -> None:
     """Load, sample what is missing, write labels and grid."""
     check_grid(flags["grid"], flags["outdir"])
-    component = sampler_component(flags)
-    sampler = make(component, SAMPLERS, "sampler")
-    snapshot = load_snapshot(flags["network"], device, flags["ema"])
-    denoiser, encoder = snapshot.ema, make_encoder(snapshot.encoder)
-    check_class(denoiser.spec.label_dim, flags["class_idx"])
-    if flags["labels"] and not denoiser.spec.label_dim:
+    prepared = prepare(flags["network"], flags, device)
+    if flags["labels"] and not prepared.denoiser.spec.label_dim:
         raise UserError("--labels: the model was trained without classes; leave --labels out")
-    denoiser.precision = flags["precision"] or denoiser.precision
-    set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
-
-    options = {
-        "network": sha256(fetch(flags["network"])),
-        "ema": flags["ema"] or next(iter(snapshot.emas)),
-        "sampler": resolved(component, sampler),
-        "class": flags["class_idx"],
-        "precision": denoiser.precision,
-        "device": device.type,
-    }
-    folder = SampleFolder(flags["outdir"], digest(options), flags["subdirs"])
+    folder = SampleFolder(flags["outdir"], digest(prepared.description), flags["subdirs"])
     seeds = list(dict.fromkeys(flags["seeds"]))
     # One process looks: another might find images that the first has already made in this run.
     classes = {} if flags["overwrite"] or not distributed.is_main() else folder.finished(seeds)
@@ -118,9 +62,7 @@ def run(flags: dict, device: torch.device) -> None:
     share = min(flags["batch"], -(-len(missing) // distributed.world_size()) or 1)
     mine = [seed for part in distributed.rank_share(missing, share) for seed in part]
 
-    samples = generate(
-        denoiser, encoder, mine, device=device, sampler=sampler, batch_size=flags["batch"], class_idx=flags["class_idx"]
-    )
+    samples = prepared.generate(mine, flags["batch"])
     bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not distributed.is_main() or not mine)
     with bar, folder.writing() as write, closing(samples):
         for part in samples:
@@ -131,19 +73,8 @@ def run(flags: dict, device: torch.device) -> None:
     for found in distributed.gather_objects(classes):
         classes.update(found)
     if distributed.is_main():
-        finish(flags, folder, seeds, classes, snapshot.dataset.get("class_names"))
+        finish(flags, folder, seeds, classes, prepared.snapshot.dataset.get("class_names"))
     distributed.print0(f"{folder.path}: {len(missing)} images made, {len(seeds) - len(missing)} there already")
-
-
-def sampler_component(flags: dict) -> dict:
-    """The sampler as {"name": ..., option: value}, from its flags."""
-    chosen = [flag for flag in ABLATION_FLAGS if flags[flag] is not None]
-    name = flags["sampler"] or ("ablation" if chosen else "edm")
-    given = {option: flags[flag] for flag, option in SAMPLER_OPTIONS.items() if flags[flag] is not None}
-    options = {"sampler": {"name": name, **given}}
-    for assignment in flags["assignments"]:
-        set_by_path(options, assignment)
-    return options["sampler"]
 
 
 def check_grid(grid: str | None, outdir: str) -> None:

@@ -1,0 +1,24 @@
+"""Two processes make the images that one makes, byte for byte, each seed once."""
+
+import json
+
+from tests import scripts
+from tests.snapshots import save_random_snapshot
+
+
+def test_two_processes_make_the_same_files(tmp_path):
+    network = save_random_snapshot(tmp_path / "model.pkl", channels=3, classes=4)
+    flags = [f"--network={network}", "--seeds=0-10", "--steps=3", "--S_churn=1", "--labels", "--device=cpu"]
+    made = {}
+    for processes, batch in ((1, 64), (2, 3)):
+        out = tmp_path / f"by {processes}"
+        done = scripts.run("generate.py", *flags, f"--outdir={out}", f"--batch={batch}", processes=processes)
+        assert done.stdout == f"{out}: 11 images made, 0 there already\n"
+        made[processes] = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert made[1] == made[2]
+    assert len(json.loads(made[2]["dataset.json"])["labels"]) == 11
+
+    (tmp_path / "by 2/000007.png").unlink()
+    done = scripts.run("generate.py", *flags, f"--outdir={tmp_path / 'by 2'}", processes=2)
+    assert done.stdout.endswith(": 1 images made, 10 there already\n")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "by 2").iterdir()} == made[1]

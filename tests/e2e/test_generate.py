@@ -1,0 +1,200 @@
+"""generate.py and example.py as their users call them."""
+
+import io
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.snapshots import save_random_snapshot
+from training.dataset import open_dataset
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("snapshots")
+    return {
+        "digits": save_random_snapshot(folder / "digits.pkl", channels=1, classes=5),
+        "other": save_random_snapshot(folder / "other.pkl", channels=1, classes=5, seed=9),
+        "rgb": save_random_snapshot(folder / "rgb.pkl", channels=3, names=("0.1", "0.5")),
+    }
+
+
+@pytest.fixture
+def script(root, monkeypatch, capsys):
+    """Run a script in this process; returns exit code, stdout and stderr."""
+
+    def call(name, *args):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(root / name), run_name="__main__")
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def generate(script, snapshots, tmp_path):
+    """generate.py --network=(a snapshot's name) --outdir=(a folder's name) ..., which must succeed."""
+
+    def call(model, folder, *flags):
+        outdir = tmp_path / folder
+        code, out, err = script(
+            "generate.py", f"--network={snapshots[model]}", f"--outdir={outdir}", "--device=cpu", *flags
+        )
+        assert code == 0, err
+        return {path.relative_to(outdir).as_posix(): path.read_bytes() for path in outdir.rglob("*.png")}
+
+    return call
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+def test_an_image_depends_on_its_seed_alone(generate):
+    churn = ["--steps=4", "--S_churn=2"]
+    together = generate("digits", "together", "--seeds=0-6", *churn)
+    assert sorted(together) == [f"{seed:06d}.png" for seed in range(7)]
+    assert len(set(together.values())) == 7
+    assert Image.open(io.BytesIO(together["000000.png"])).mode == "L"
+    assert generate("digits", "one by one", "--seeds=6,2,4,0", "--batch=1", *churn).items() <= together.items()
+    assert generate("digits", "by three", "--seeds=1-6", "--batch=3", *churn).items() <= together.items()
+
+
+def test_the_folder_is_a_labelled_data_set(generate, tmp_path):
+    generate("digits", "out", "--seeds=0-5", "--steps=1", "--labels")
+    generate("digits", "out", "--seeds=4-9", "--steps=1", "--labels")
+    dataset = open_dataset(tmp_path / "out", use_labels=True)
+    assert (len(dataset), dataset.channels, dataset.resolution) == (10, 1, (8, 8))
+    assert dataset.class_names == [f"kind {index}" for index in range(5)]
+    assert len(set(dataset.raw_labels.tolist())) > 1
+    generate("digits", "all 3", "--seeds=0-2", "--steps=1", "--labels", "--class=3")
+    assert open_dataset(tmp_path / "all 3", use_labels=True).raw_labels.tolist() == [3, 3, 3]
+
+
+def test_a_class_given_is_the_class_drawn(generate, tmp_path):
+    """Noise of the steps is the same whether the class was drawn or given."""
+    flags = ["--seeds=0", "--steps=3", "--S_churn=2", "--labels"]
+    generate("digits", "drawn", *flags)
+    ((_, drawn),) = json.loads((tmp_path / "drawn/dataset.json").read_text())["labels"]
+    generate("digits", "given", f"--class={drawn}", *flags)
+    generate("digits", "different", f"--class={(drawn + 1) % 5}", *flags)
+    images = [pixels(tmp_path / folder / "000000.png") for folder in ("drawn", "given", "different")]
+    assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
+
+
+def test_finished_seeds_are_skipped(generate, script, snapshots, tmp_path):
+    flags = ["--seeds=0-4", "--steps=1"]
+    first = generate("digits", "out", *flags, "--labels")
+    (tmp_path / "out/000002.png").unlink()
+    (tmp_path / "out/dataset.json").unlink()
+    old = (tmp_path / "out/000001.png").stat().st_mtime_ns
+    code, out, _ = script(
+        "generate.py", f"--network={snapshots['digits']}", f"--outdir={tmp_path / 'out'}", *flags, "--labels"
+    )
+    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 images made, 4 there already\n")
+    assert generate("digits", "out", *flags) == first
+    assert (tmp_path / "out/000001.png").stat().st_mtime_ns == old
+    labels = dict(json.loads((tmp_path / "out/dataset.json").read_text())["labels"])
+    generate("digits", "again", *flags, "--labels")
+    assert labels == dict(json.loads((tmp_path / "again/dataset.json").read_text())["labels"])
+
+
+def test_images_of_other_options_are_not_taken_for_finished(generate, script, snapshots, tmp_path):
+    flags = ["--seeds=0-2", "--steps=2", "--device=cpu"]
+    first = generate("digits", "out", *flags)
+    for model, extra in (("digits", "--rho=5"), ("digits", "--class=1"), ("other", "--batch=2")):
+        out = [f"--network={snapshots[model]}", f"--outdir={tmp_path / 'out'}", *flags, extra]
+        code, _, err = script("generate.py", *out)
+        assert code == 2 and "000000.png" in err and "--overwrite" in err
+    assert generate("other", "out", *flags, "--overwrite") != first
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "out/000001.png")  # somebody else's
+    code, _, err = script("generate.py", f"--network={snapshots['other']}", f"--outdir={tmp_path / 'out'}", *flags)
+    assert code == 2 and "000001.png" in err
+
+
+def test_every_network_and_sampler_flag_matters(generate):
+    flags = ["--seeds=0", "--steps=5"]
+    runs = {"plain": []} | {
+        flag: [flag]
+        for flag in (
+            "--steps=6 --sigma_min=0.1 --sigma_max=30 --rho=3 --S_churn=2 --solver=euler --disc=vp --schedule=ve "
+            "--scaling=vp --sampler=dpmpp2m --sampler=sde --ema=0.5 --precision=bf16"
+        ).split()
+    }
+    runs |= {"S_min": ["--S_churn=2", "--S_min=1"], "S_max": ["--S_churn=2", "--S_max=1"]}
+    runs |= {"S_noise": ["--S_churn=2", "--S_noise=2"], "alpha": ["--solver=heun", "--set=sampler.alpha=0.5"]}
+    images = {name: generate("rgb", name, *flags, *extra)["000000.png"] for name, extra in runs.items()}
+    # The ablation sampler's own default for --solver is heun, so that --solver=euler alone is a change.
+    same = [(a, b) for a in images for b in images if a < b and images[a] == images[b]]
+    assert same == []
+
+
+def test_a_sampler_from_outside(generate, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from training.samplers.base import Sampler\n"
+        "class Mean(Sampler):\n"
+        "    def __init__(self, num_steps=1, sigma_min=None, sigma_max=None, level=128):\n"
+        "        super().__init__(num_steps, sigma_min, sigma_max)\n"
+        "        self.level = level\n"
+        "    def __call__(self, denoise, x, sigmas, noise):\n"
+        "        return x * 0 + (self.level - 128) / 127.5\n"
+    )
+    generate("rgb", "out", "--seeds=7", f"--sampler={tmp_path / 'mine.py'}:Mean", "--set=sampler.level=200")
+    assert (pixels(tmp_path / "out/000007.png") == 200).all()
+
+
+def test_subdirs_and_grid(generate, tmp_path):
+    images = generate("rgb", "out", "--seeds=998-1001", "--steps=1", "--subdirs", f"--grid={tmp_path / 'grid.png'}")
+    assert sorted(images) == ["000000/000998.png", "000000/000999.png", "001000/001000.png", "001000/001001.png"]
+    grid = pixels(tmp_path / "grid.png")
+    assert grid.shape == (16, 16, 3)
+    assert np.array_equal(grid[:8, 8:], pixels(tmp_path / "out/000000/000999.png"))
+    assert np.array_equal(grid[8:, :8], pixels(tmp_path / "out/001000/001000.png"))
+
+
+@pytest.mark.parametrize(
+    "model, flags, named",
+    [
+        ("rgb", ["--class=1"], "--class"),
+        ("digits", ["--class=5"], "0 to 4"),
+        ("digits", ["--class=-1"], "--class"),
+        ("rgb", ["--labels"], "--labels"),
+        ("rgb", ["--seeds=3-1"], "--seeds"),
+        ("rgb", ["--ema=0.2"], "0.1, 0.5"),
+        ("rgb", ["--sampler=euler"], "dpmpp2m"),
+        ("rgb", ["--sampler=edm", "--solver=euler"], "solver"),
+        ("rgb", ["--sampler=dpmpp2m", "--S_churn=1"], "S_churn"),
+        ("rgb", ["--set=sampler.nonsense=1"], "nonsense"),
+        ("rgb", ["--sigma_min=90"], "--sigma_min"),
+        ("rgb", ["--grid=OUT/grid.png"], "--grid"),
+        ("rgb", ["--device=cpux"], "--device"),
+        ("nothing", [], "nothing.pkl"),
+        ("picture", [], "picture.pkl"),
+    ],
+)
+def test_bad_input_is_one_line(script, snapshots, tmp_path, model, flags, named):
+    picture = tmp_path / "picture.pkl"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(picture, format="png")
+    network = {**snapshots, "nothing": tmp_path / "nothing.pkl", "picture": picture}[model]
+    out = tmp_path / "out"
+    flags = [flag.replace("OUT", str(out)) for flag in flags]
+    code, stdout, err = script("generate.py", f"--network={network}", f"--outdir={out}", "--seeds=0", *flags)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and stdout == "" and last.startswith("error: ") and named in last
+    assert "Traceback" not in err and not list(out.rglob("*.png"))
+
+
+def test_example(script, snapshots, tmp_path):
+    path = tmp_path / "grid.png"
+    code, out, err = script(
+        "example.py", f"--model_path={snapshots['rgb']}", f"--output_path={path}", "--steps=1", "--device=cpu"
+    )
+    assert (code, out) == (0, f"{path}\n"), err
+    grid = pixels(path)
+    assert grid.shape == (64, 64, 3) and grid.std() > 0

@@ -1,0 +1,28 @@
+"""Small snapshots with random weights, for what needs a model and not a good one."""
+
+from pathlib import Path
+
+import torch
+
+from training.build import make_denoiser
+from training.snapshot import Snapshot, save_snapshot
+from training.types import NetSpec
+
+
+def save_random_snapshot(
+    path: Path, channels: int = 3, classes: int = 0, seed: int = 0, names=("0.5",), **spec
+) -> Path:
+    """Write a snapshot of an 8x8 denoiser; several `names` are averages that differ."""
+    network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+    emas = {}
+    for name in names:
+        denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((8, 8), channels, classes)).eval()
+        generator = torch.Generator().manual_seed(seed + len(emas))
+        with torch.no_grad():
+            for parameter in denoiser.parameters():
+                scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        emas[name] = denoiser
+    class_names = [f"kind {index}" for index in range(classes)] or None
+    save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}))
+    return path
