@@ -8,10 +8,15 @@ Read next: `metrics/images.py`.
 """
 
 import json
+import math
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 import numpy as np
+import torch
+from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.errors import UserError
@@ -22,6 +27,9 @@ from metrics.reference import load_reference, require_same_detector, save_refere
 from metrics.svc import PixelClassifier, interval
 from torch_utils import distributed
 from training.dataset import ImageDataset, open_dataset
+from training.sampling_options import prepare, sampling_options
+
+DEFAULT_NUM = 50000
 
 NAME_HELP = "inception (the FID's), random (no weights needed), module:Name or file.py:Name."
 
@@ -44,51 +52,59 @@ def shared_options(command):
 
 
 @click.group(context_settings={"show_default": True, "max_content_width": 120})
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Score generated images. Results go to stdout, the number alone on its last line; notes go to stderr."""
+    context.call_on_close(distributed.shutdown)
 
 
 @main.command()
-@click.option("--images", metavar="DIR|ZIP", required=True, help="Images to score.")
+@click.option("--images", metavar="DIR|ZIP", help="Images to score.")
+@click.option("--network", metavar="PKL|URL", help="Score what this snapshot draws, instead of --images.")
+@click.option("--seeds", type=cli.IntRange(), metavar="LIST", help="Seeds to draw with --network, e.g. 0-49999.")
 @click.option("--ref", metavar="NPZ|URL", required=True, help="Reference, made by `ref` or by EDM's programs.")
 @click.option(
     "--num",
     "--num-images",
     "num",
     type=click.IntRange(min=2),
-    default=50000,
-    help="Images to score; fewer at hand is an error. Under torchrun say --num-images: it has a --numa-binding.",
+    help="Images to score, of as many at least (under torchrun write --num-images).  [default: 50000, or all --seeds]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Chooses --num of more images.")
 @click.option("--detector", metavar="NAME", help=f"{NAME_HELP}  [default: the reference's]")
 @click.option("--json", "as_json", is_flag=True, help="Last line: a JSON object that also says what was measured.")
 @shared_options
-def calc(images, ref, num, seed, detector, detector_weights, batch, workers, device, as_json) -> None:
-    """Fréchet distance between images and a reference, in the features of one detector."""
-    device = distributed.choose_device(device)
+@sampling_options
+def calc(**flags) -> None:
+    """Fréchet distance between images and a reference, in the features of one detector.
+
+    The images are those of a folder or zip, or are drawn from a snapshot as generate.py draws them, by the same flags.
+    """
+    device = distributed.choose_device(flags["device"])
     distributed.init(device)
-    reference = load_reference(ref)
-    dataset = open_exactly(images, num, seed)
-    network = make_detector(detector or reference.detector, device, detector_weights)
-    require_same_detector(reference, network)
-    warn_of_few(num, network.dim)
-    statistics = feature_statistics(network, read_batches(dataset, batch, workers), num)
+    reference = load_reference(flags["ref"])
+    source = from_network(flags, device) if flags["network"] else from_files(flags)
+    detector = make_detector(flags["detector"] or reference.detector, device, flags["detector_weights"])
+    require_same_detector(reference, detector)
+    warn_of_few(source.num, detector.dim)
+    statistics = feature_statistics(detector, source.batches, source.num)
     distance = frechet_distance(statistics.mean, statistics.covariance, reference.mean, reference.covariance)
-    name = f"fid{num // 1000}k_{network.name}" if num % 1000 == 0 else f"fid{num}_{network.name}"
-    distributed.print0(f"{name}: {num} images of {images} against {reference.count} images of {ref}")
+    count = f"{source.num // 1000}k" if source.num % 1000 == 0 else f"{source.num}"
     result = {
-        "name": name,
+        "name": f"fid{count}_{detector.name}",
         "value": distance,
-        "num_images": num,
+        "num_images": source.num,
         "ref_images": reference.num_images,
-        "seed": seed,
-        "detector": network.name,
-        "detector_sha256": network.sha256,
-        "resize": network.resize,
-        "images": str(images),
-        "ref": str(ref),
+        **source.about,
+        "detector": detector.name,
+        "detector_sha256": detector.sha256,
+        "resize": detector.resize,
+        "ref": flags["ref"],
     }
-    distributed.print0(json.dumps(result) if as_json else f"{distance:.6g}")
+    origin = flags["images"] or flags["network"]
+    line = f"{result['name']}: {source.num} images of {origin} against {reference.count} images of {flags['ref']}"
+    distributed.print0(line)
+    distributed.print0(json.dumps(result) if flags["as_json"] else f"{distance:.6g}")
 
 
 @main.command()
@@ -130,6 +146,58 @@ def svc(data, test, images, as_json) -> None:
         result |= {"test": judge_by(judge, test, *judged[test]), "test_images": len(judged[test][0])}
     result |= {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
     print(json.dumps(result) if as_json else f"{result['value']:.2f}")
+
+
+@dataclass
+class Source:
+    """This process's batches u8[B,C,H,W] of `num` images in all, and what is to be said about them."""
+
+    batches: Iterator[Tensor]
+    num: int
+    about: dict
+
+
+def from_files(flags: dict) -> Source:
+    """The images of --images. Raises UserError for flags that only go with --network."""
+    if flags["images"] is None:
+        raise UserError("give --images=DIR|ZIP, or --network=SNAPSHOT with --seeds=0-49999")
+    if flags["seeds"] is not None:
+        raise UserError("--seeds goes with --network; a subset of --images is chosen by --num and --seed")
+    num = flags["num"] or DEFAULT_NUM
+    dataset = open_exactly(flags["images"], num, flags["seed"])
+    about = {"images": flags["images"], "seed": flags["seed"]}
+    return Source(read_batches(dataset, flags["batch"], flags["workers"]), num, about)
+
+
+def from_network(flags: dict, device: torch.device) -> Source:
+    """The images that --network draws for --seeds, each once."""
+    if flags["images"] is not None:
+        raise UserError("--images and --network exclude each other; give one of them")
+    if flags["seeds"] is None:
+        raise UserError("--network needs --seeds, for example --seeds=0-49999")
+    seeds = list(dict.fromkeys(flags["seeds"]))
+    if flags["num"] not in (None, len(seeds)):
+        raise UserError(f"--num={flags['num']} but {len(seeds)} different --seeds; leave --num out")
+    prepared = prepare(flags["network"], flags, device)
+    share = min(flags["batch"], -(-len(seeds) // distributed.world_size()))
+    mine = [seed for part in distributed.rank_share(seeds, share) for seed in part]
+    samples = prepared.generate(mine, flags["batch"])
+    # JSON has no infinity, which is S_max's default.
+    sampler = {name: value if value != math.inf else "inf" for name, value in prepared.description["sampler"].items()}
+    sampling = {**prepared.description, "network_sha256": prepared.description["network"], "sampler": sampler}
+    about = {"seeds": spans(seeds), "sampling": {**sampling, "network": flags["network"]}}
+    return Source((part.images for part in samples), len(seeds), about)
+
+
+def spans(numbers: list[int]) -> str:
+    """Numbers as text with ranges: [0, 1, 2, 7] -> `0-2,7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def open_exactly(path: str, num: int, seed: int) -> ImageDataset:

@@ -1,0 +1,123 @@
+"""What generate.py and fid.py --network share: the flags of sampling, and a snapshot made ready to sample by them.
+
+Read next: `generation.py`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+
+from dnnlib.config import set_by_path
+from dnnlib.files import fetch, sha256
+from training.build import make, make_encoder, resolved
+from training.generation import Samples, check_class, generate
+from training.loop import set_precision
+from training.names import SAMPLERS
+from training.preconds import Denoiser
+from training.run import PRECISIONS
+from training.snapshot import Snapshot, load_snapshot
+
+SAMPLER_OPTIONS = {
+    "steps": "num_steps",
+    "sigma_min": "sigma_min",
+    "sigma_max": "sigma_max",
+    "rho": "rho",
+    "S_churn": "S_churn",
+    "S_min": "S_min",
+    "S_max": "S_max",
+    "S_noise": "S_noise",
+    "solver": "solver",
+    "disc": "discretization",
+    "schedule": "schedule",
+    "scaling": "scaling",
+}
+"""Which of the sampler's options each flag sets; a flag that is not given leaves the sampler's default."""
+ABLATION_FLAGS = ("solver", "disc", "schedule", "scaling")
+
+_ABOVE_ZERO, _NOT_NEGATIVE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
+
+# fmt: off
+_FLAGS = [
+    click.option("--class", "class_idx", type=int, metavar="INT",
+                 help="Class of all images.  [default: drawn by the seed]"),
+    click.option("--ema", metavar="NAME", help="Which weight average of the snapshot.  [default: the first]"),
+    click.option("--sampler", metavar="NAME",
+                 help=f"{', '.join(SAMPLERS)}, module:Name or file.py:Name.  [default: edm]"),
+    click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the sampler's, 18 for edm]"),
+    click.option("--sigma_min", type=_ABOVE_ZERO, help="Lowest noise level above 0."),
+    click.option("--sigma_max", type=_ABOVE_ZERO, help="Highest noise level."),
+    click.option("--rho", type=_ABOVE_ZERO, help="Exponent of the time steps.  [default: 7]"),
+    click.option("--S_churn", "S_churn", type=_NOT_NEGATIVE, help="Strength of added noise.  [default: 0]"),
+    click.option("--S_min", "S_min", type=_NOT_NEGATIVE, help="Lowest level with added noise.  [default: 0]"),
+    click.option("--S_max", "S_max", type=_NOT_NEGATIVE, help="Highest level with added noise.  [default: inf]"),
+    click.option("--S_noise", "S_noise", type=_NOT_NEGATIVE, help="Scale of the added noise.  [default: 1]"),
+    click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation sampler: solver."),
+    click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps."),
+    click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation sampler: sigma(t)."),
+    click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation sampler: s(t)."),
+    click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
+                 help="Any option of the sampler that has no flag; may be repeated."),
+    click.option("--precision", type=click.Choice(PRECISIONS),
+                 help="Arithmetic of the network.  [default: as trained]"),
+]
+# fmt: on
+
+
+def sampling_options(command: Callable) -> Callable:
+    """Decorator that adds the flags to a click command."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
+@dataclass
+class Prepared:
+    """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like."""
+
+    snapshot: Snapshot
+    denoiser: Denoiser
+    encoder: object
+    sampler: object
+    device: torch.device
+    class_idx: int | None
+    description: dict[str, Any]
+
+    def generate(self, seeds: Sequence[int], batch_size: int) -> Iterator[Samples]:
+        """Images of the seeds in order, at most `batch_size` at a time."""
+        options = {"device": self.device, "sampler": self.sampler, "class_idx": self.class_idx}
+        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, **options)
+
+
+def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepared:
+    """Load a snapshot and do what the flags say. Raises UserError for options or a class that it does not have."""
+    component = sampler_component(flags)
+    sampler = make(component, SAMPLERS, "sampler")
+    snapshot = load_snapshot(network, device, flags["ema"])
+    denoiser = snapshot.ema
+    check_class(denoiser.spec.label_dim, flags["class_idx"])
+    denoiser.precision = flags["precision"] or denoiser.precision
+    set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
+    description = {
+        "network": sha256(fetch(network)),
+        "ema": flags["ema"] or next(iter(snapshot.emas)),
+        "sampler": resolved(component, sampler),
+        "class": flags["class_idx"],
+        "precision": denoiser.precision,
+        "device": device.type,
+    }
+    encoder = make_encoder(snapshot.encoder)
+    return Prepared(snapshot, denoiser, encoder, sampler, device, flags["class_idx"], description)
+
+
+def sampler_component(flags: dict[str, Any]) -> dict:
+    """The sampler as {"name": ..., option: value}, from its flags."""
+    chosen = [flag for flag in ABLATION_FLAGS if flags[flag] is not None]
+    name = flags["sampler"] or ("ablation" if chosen else "edm")
+    given = {option: flags[flag] for flag, option in SAMPLER_OPTIONS.items() if flags[flag] is not None}
+    options = {"sampler": {"name": name, **given}}
+    for assignment in flags["assignments"]:
+        set_by_path(options, assignment)
+    return options["sampler"]
