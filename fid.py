@@ -7,6 +7,7 @@
 Read next: `metrics/images.py`.
 """
 
+import io
 import json
 import math
 import sys
@@ -27,6 +28,7 @@ from metrics.reference import load_reference, require_same_detector, save_refere
 from metrics.svc import PixelClassifier, interval
 from torch_utils import distributed
 from training.dataset import ImageDataset, open_dataset
+from training.sample_folder import read_note
 from training.sampling_options import prepare, sampling_options
 
 DEFAULT_NUM = 50000
@@ -214,7 +216,21 @@ def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
     elif dataset.labels is not None and len(dataset.labels.missing):
         stray = [dataset.image_name(index) for index in dataset.labels.missing]
         warn(f"{len(stray)} images of {path} are not in its dataset.json (first: {stray[0]}); left by an earlier run?")
+    if distributed.is_main() and len(runs := runs_of(dataset)) > 1:
+        warn(f"{path} holds samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
     return dataset
+
+
+def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
+    """Images by the options that made them, as far as generate.py wrote that into its samples."""
+    counts: dict[str | None, int] = {}
+    for index in range(len(dataset)):
+        note = read_note(io.BytesIO(dataset.encoded(index)))
+        if note is None and index == 0:
+            break  # not a folder of samples: do not read all of it twice
+        made_by = (note or {}).get("by")
+        counts[made_by] = counts.get(made_by, 0) + 1
+    return counts
 
 
 def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ NOTE = "elucid"
 def digest(options: dict) -> str:
     """A short name for everything that decides what a seed looks like."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_note(file: Path | IO[bytes]) -> dict | None:
+    """What a sample says of itself, {"class": ..., "by": digest}; None for a picture of other origin."""
+    try:
+        with Image.open(file) as image:
+            note = json.loads(image.info.get(NOTE, "null"))
+    except DECODE_ERRORS:
+        return None
+    return note if isinstance(note, dict) and "class" in note else None
 
 
 class SampleFolder:
@@ -59,22 +70,13 @@ class SampleFolder:
             path = self.path / self.name(seed)
             if not path.exists():
                 continue
-            note = self._note(path)
+            note = read_note(path)
             if note is None or note.get("by") != self.made_by:
                 raise UserError(
                     f"{path} was made by another network or with other options; give --overwrite, or another --outdir"
                 )
             classes[seed] = note["class"]
         return classes
-
-    @staticmethod
-    def _note(path: Path) -> dict | None:
-        try:
-            with Image.open(path) as image:
-                note = json.loads(image.info.get(NOTE, "null"))
-        except DECODE_ERRORS:
-            return None
-        return note if isinstance(note, dict) and "class" in note else None
 
     @contextmanager
     def writing(self, workers: int = 4) -> Iterator[Callable[[Samples], None]]:

@@ -5,6 +5,7 @@ import runpy
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,20 +16,26 @@ from sklearn.datasets import load_digits
 from dnnlib.files import sha256
 from tests import vectors
 from tests.inception import state as inception_state
+from tests.snapshots import save_random_snapshot
 
 
 @pytest.fixture
-def fid(root, monkeypatch, capsys):
-    """Run fid.py in this process; returns exit code, lines of stdout and of stderr."""
+def script(root, monkeypatch, capsys):
+    """Run a script in this process; returns exit code, lines of stdout and of stderr."""
 
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["fid.py", *map(str, args)])
+    def call(name, *args):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(root / "fid.py"), run_name="__main__")
+            runpy.run_path(str(root / name), run_name="__main__")
         captured = capsys.readouterr()
         return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
 
     return call
+
+
+@pytest.fixture
+def fid(script):
+    return partial(script, "fid.py")
 
 
 def write(folder, images, labels=None, subdirs=False):
@@ -99,6 +106,29 @@ def test_left_over_images_are_reported(fid, digits, ref, tmp_path):
     assert "stale.png" in err[0]
 
 
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return save_random_snapshot(tmp_path_factory.mktemp("snapshot") / "snapshot.pkl", channels=1, classes=3)
+
+
+def test_a_snapshot_scores_as_the_files_it_would_make(fid, script, ref, snapshot, tmp_path):
+    """Also with options of sampling, seeds out of order, and batches that cut them otherwise."""
+    flags = (f"--network={snapshot}", "--seeds=40-44,0-4", "--steps=2", "--S_churn=1", "--device=cpu")
+    assert script("generate.py", f"--outdir={tmp_path}/out", "--labels", *flags)[0] == 0
+    result = json.loads(fid("calc", f"--ref={ref}", "--json", "--batch=3", *flags)[1][-1], parse_constant=pytest.fail)
+    files = fid("calc", f"--ref={ref}", f"--images={tmp_path}/out", "--num=10", "--json")[1]
+    assert result["value"] == pytest.approx(json.loads(files[-1])["value"], rel=1e-5)
+    assert (result["name"], result["num_images"], result["seeds"]) == ("fid10_random", 10, "40-44,0-4")
+    assert result["sampling"]["sampler"]["num_steps"] == 2
+
+
+def test_samples_of_two_runs_in_one_folder_are_reported(fid, script, ref, snapshot, tmp_path):
+    for flags in (("--seeds=0-5", "--steps=1"), ("--seeds=6-8", "--steps=2")):
+        assert script("generate.py", f"--network={snapshot}", f"--outdir={tmp_path}", "--device=cpu", *flags)[0] == 0
+    _, _, err = fid("calc", f"--ref={ref}", f"--images={tmp_path}", "--num=9")
+    assert "2 different runs (6, 3 images)" in err[0]
+
+
 @pytest.mark.parametrize(
     "command, reason",
     [
@@ -108,6 +138,12 @@ def test_left_over_images_are_reported(fid, digits, ref, tmp_path):
         ("calc --images={d}/samples --ref={d}/ref.npz --num=1", "--num"),
         ("calc --images={d}/samples --ref={d}/ref.npz --nun=150", "--nun"),
         ("calc --images={d}/samples --ref={d}/ref.npz --num=150 --device=abacus", "abacus"),
+        ("calc --ref={d}/ref.npz", "--images"),
+        ("calc --ref={d}/ref.npz --images={d}/samples --seeds=0-9", "--network"),
+        ("calc --ref={d}/ref.npz --images={d}/samples --network={d}/nowhere.pkl", "exclude"),
+        ("calc --ref={d}/ref.npz --network={d}/nowhere.pkl", "--seeds"),
+        ("calc --ref={d}/ref.npz --network={d}/nowhere.pkl --seeds=0-9 --num=8", "--num"),
+        ("calc --ref={d}/ref.npz --network={d}/nowhere.pkl --seeds=0-9", "nowhere.pkl"),
         ("ref --data={d}/real --dest={d}/x.pt --detector=random", "npz"),
         ("ref --data={d}/real --dest={d}/x.npz --detector-weights={d}/nowhere.pth", "nowhere.pth"),
         ("svc --data={d}/real --images={d}/nowhere", "nowhere"),
