@@ -10,10 +10,13 @@ from typing import Any
 import click
 import torch
 
+from dnnlib import cli
 from dnnlib.config import set_by_path
+from dnnlib.errors import UserError
 from dnnlib.files import fetch, sha256
 from training.build import make, make_encoder, resolved
 from training.generation import Samples, check_class, generate
+from training.guidance import AutoGuidance, ClassifierFreeGuidance, Guidance
 from training.loop import set_precision
 from training.names import SAMPLERS
 from training.preconds import Denoiser
@@ -58,6 +61,11 @@ _FLAGS = [
     click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps."),
     click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation sampler: sigma(t)."),
     click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation sampler: s(t)."),
+    click.option("--cfg", type=float, metavar="FLOAT",
+                 help="Guidance: away from the model's prediction without a class; 1 is none."),
+    click.option("--guidance_interval", "--guidance-interval", type=cli.NumberList(float), metavar="LO,HI",
+                 help="Noise levels with guidance.  [default: all]"),
+    click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
     click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
                  help="Any option of the sampler that has no flag; may be repeated."),
     click.option("--precision", type=click.Choice(PRECISIONS),
@@ -78,7 +86,7 @@ class Prepared:
     """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like."""
 
     snapshot: Snapshot
-    denoiser: Denoiser
+    denoiser: Denoiser | Guidance
     encoder: object
     sampler: object
     device: torch.device
@@ -99,6 +107,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     denoiser = snapshot.ema
     check_class(denoiser.spec.label_dim, flags["class_idx"])
     denoiser.precision = flags["precision"] or denoiser.precision
+    guided = with_guidance(denoiser, flags, device)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
         "network": sha256(fetch(network)),
@@ -107,9 +116,25 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
         "class": flags["class_idx"],
         "precision": denoiser.precision,
         "device": device.type,
+        "guidance": [flags["cfg"], flags["guidance_interval"], flags["guide"] and sha256(fetch(flags["guide"]))],
     }
     encoder = make_encoder(snapshot.encoder)
-    return Prepared(snapshot, denoiser, encoder, sampler, device, flags["class_idx"], description)
+    return Prepared(snapshot, guided, encoder, sampler, device, flags["class_idx"], description)
+
+
+def with_guidance(denoiser: Denoiser, flags: dict[str, Any], device: torch.device) -> Denoiser | Guidance:
+    """The denoiser, guided if --cfg is given. Raises UserError for a guide that does not fit."""
+    scale, interval = flags["cfg"], flags["guidance_interval"]
+    if scale is None:
+        for flag in ("guidance_interval", "guide"):
+            if flags[flag] is not None:
+                raise UserError(f"--{flag} does nothing without a scale; give --cfg, e.g. --cfg=1.5")
+        return denoiser
+    if flags["guide"] is None:
+        return ClassifierFreeGuidance(denoiser, scale, interval)
+    guide = load_snapshot(flags["guide"], device).ema
+    guide.precision = flags["precision"] or guide.precision
+    return AutoGuidance(denoiser, guide, scale, interval)
 
 
 def sampler_component(flags: dict[str, Any]) -> dict:

@@ -135,6 +135,22 @@ def test_every_network_and_sampler_flag_matters(generate):
     assert same == []
 
 
+def test_guidance(generate, snapshots):
+    flags = ["--seeds=0,1", "--steps=4"]
+    plain = generate("digits", "plain", *flags)
+    images = {
+        extra: generate("digits", extra.replace("/", "-"), *flags, *extra.split())
+        for extra in (
+            "--cfg=2",
+            "--cfg=2 --guidance_interval=0.5,5",
+            f"--cfg=2 --guide={snapshots['other']}",
+            f"--cfg=2 --guide={snapshots['other']} --guidance_interval=0.5,5",
+        )
+    }
+    assert len({made["000000.png"] for made in (plain, *images.values())}) == 5
+    assert generate("digits", "one by one", "--seeds=1", "--steps=4", "--cfg=2").items() <= images["--cfg=2"].items()
+
+
 def test_a_sampler_from_outside(generate, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from training.samplers.base import Sampler\n"
@@ -174,6 +190,12 @@ def test_subdirs_and_grid(generate, tmp_path):
         ("rgb", ["--sigma_min=90"], "--sigma_min"),
         ("rgb", ["--grid=OUT/grid.png"], "--grid"),
         ("rgb", ["--device=cpux"], "--device"),
+        ("rgb", ["--cfg=2"], "--cfg"),
+        ("digits", ["--guidance_interval=0,1"], "--cfg"),
+        ("digits", ["--guide=DIGITS"], "--cfg"),
+        ("digits", ["--cfg=2", "--guidance_interval=3,1"], "--guidance_interval"),
+        ("digits", ["--cfg=2", "--guidance_interval=3"], "--guidance_interval"),
+        ("rgb", ["--cfg=2", "--guide=DIGITS"], "--guide"),
         ("nothing", [], "nothing.pkl"),
         ("picture", [], "picture.pkl"),
     ],
@@ -183,7 +205,7 @@ def test_bad_input_is_one_line(script, snapshots, tmp_path, model, flags, named)
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(picture, format="png")
     network = {**snapshots, "nothing": tmp_path / "nothing.pkl", "picture": picture}[model]
     out = tmp_path / "out"
-    flags = [flag.replace("OUT", str(out)) for flag in flags]
+    flags = [flag.replace("OUT", str(out)).replace("DIGITS", str(snapshots["digits"])) for flag in flags]
     code, stdout, err = script("generate.py", f"--network={network}", f"--outdir={out}", "--seeds=0", *flags)
     last = err.strip().splitlines()[-1]
     assert code == 2 and stdout == "" and last.startswith("error: ") and named in last
