@@ -1,11 +1,13 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
 
 import json
+from dataclasses import replace
 
 import click
 from click.core import ParameterSource
 
 from dnnlib import cli
+from dnnlib.config import bind
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from training import presets
@@ -14,7 +16,8 @@ from training.folders import describe, find_state, merge_options, new_folder, re
 from training.loop import train
 from training.options import explicit, options_from
 from training.report import Log
-from training.run import PRECISIONS, LoopOptions, Run, dataset_spec, open_training_data, write_options
+from training.run import Run, dataset_spec, open_training_data, write_options
+from training.settings import PRECISIONS, DataOptions, LoopOptions
 from training.snapshot import load_snapshot, transfer
 
 LOOP = LoopOptions()
@@ -128,9 +131,11 @@ def start(flags: dict, given: set[str], device) -> None:
     if folder is None and flags["outdir"] is None and not flags["dry_run"]:
         raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
     if flags["dry_run"]:
-        check(options, device)
+        check(options)
         return
+    source = load_snapshot(flags["transfer"]) if flags["transfer"] else None
     run = Run(options, device)
+    moved = transfer(source, run.denoiser) if source is not None else None
     if folder is None:
         description = describe(options, distributed.world_size(), flags["desc"])
         folder = distributed.broadcast_object(
@@ -142,9 +147,8 @@ def start(flags: dict, given: set[str], device) -> None:
             remove_leftovers(folder)
         run.load_state_dict(state)
         log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
-    elif flags["transfer"]:
-        snapshot = load_snapshot(flags["transfer"])
-        log(transfer(snapshot, run.denoiser))
+    elif moved is not None:
+        log(moved)
         run.reset_ema()
     if distributed.is_main():
         write_options(folder, run.options)
@@ -153,10 +157,11 @@ def start(flags: dict, given: set[str], device) -> None:
         log(f"done: {folder}")
 
 
-def check(options: dict, device) -> None:
+def check(options: dict) -> None:
     """Everything that can be refused before training, without weights; prints the options."""
-    LoopOptions(**options["loop"]).micro_batch(distributed.world_size())
-    dataset = open_training_data({**options["dataset"], "cache": "none"}, device)
+    LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
+    data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
+    dataset = open_training_data(replace(data, cache="none"))
     parts = build(options, dataset_spec(dataset), weights=False)
     distributed.print0(json.dumps({**options, **parts.options}, indent=2))
     distributed.print0(f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "

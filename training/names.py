@@ -51,4 +51,9 @@ SAMPLERS = {
 
 AUGMENTS = {
     "edm": "training.augment:edm_augment",
+    "pipe": "training.augment:AugmentPipe",
+}
+
+OPTIMIZERS = {
+    "adam": "training.optimizer:Adam",
 }

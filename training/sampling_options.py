@@ -20,7 +20,7 @@ from training.guidance import AutoGuidance, ClassifierFreeGuidance, Guidance
 from training.loop import set_precision
 from training.names import SAMPLERS
 from training.preconds import Denoiser
-from training.run import PRECISIONS
+from training.settings import PRECISIONS
 from training.snapshot import Snapshot, load_snapshot
 
 SAMPLER_OPTIONS = {

@@ -1,0 +1,161 @@
+"""train.py as users call it: run folders, presets, dry runs, bad input."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import scripts
+from training.presets import PRESETS
+
+SHORT = [*scripts.TINY, "--duration=0.00032", "--batch=32", "--tick=0.16", "--snap=1", "--dump=1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A labelled data set of 16x16 RGB images, 3 classes."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    rng = np.random.default_rng(0)
+    for index in range(48):
+        path = folder / "abc"[index % 3] / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    archive = folder.parent / "pictures.zip"
+    scripts.run("dataset_tool.py", f"--source={folder}", f"--dest={archive}")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished run's folder."""
+    outdir = tmp_path_factory.mktemp("runs")
+    scripts.run("train.py", *SHORT, "--cond=1", f"--data={data}", f"--outdir={outdir}", "--desc=first", folder=outdir)
+    return outdir / "00000-pictures-cond-ddpmpp-edm-gpus1-batch32-fp32-first"
+
+
+def test_the_run_folder(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"log.txt", "stats.jsonl", "training_options.json", "training-state-000000.pt"} <= names
+    assert {"network-snapshot-000000.pkl", "samples-000000.png"} <= names
+    with Image.open(finished / "samples-000000.png") as grid:
+        assert grid.size == (32, 32)
+    lines = [json.loads(line) for line in (finished / "stats.jsonl").read_text().splitlines()]
+    assert [round(line["Progress/kimg"]["mean"], 3) for line in lines] == [0.16, 0.32]
+    assert all(line["Loss/loss"]["num"] == 160 and line["Loss/loss"]["mean"] > 0 for line in lines)
+    assert {"Timing/sec_per_kimg", "Resources/peak_gpu_mem_gb", "timestamp"} <= lines[0].keys()
+    options = json.loads((finished / "training_options.json").read_text())
+    assert options["network"]["model_channels"] == 16 and options["loss"]["P_mean"] == -1.2
+    log = (finished / "log.txt").read_text()
+    assert "tick 2" in log and "img/s" in log and "left" in log
+
+
+def test_a_snapshot_is_a_denoiser_to_plain_pickle(finished):
+    with open(finished / "network-snapshot-000000.pkl", "rb") as file:
+        denoiser = pickle.load(file)["ema"]
+    out = denoiser(torch.randn(2, 3, 16, 16), torch.ones(2), {"labels": torch.eye(3)[:2]})
+    assert out.x0.shape == (2, 3, 16, 16) and out.x0.isfinite().all()
+
+
+def test_transfer_starts_from_the_weights(finished, data, tmp_path):
+    snapshot = finished / "network-snapshot-000000.pkl"
+    done = scripts.run(
+        "train.py",
+        *SHORT,
+        "--cond=1",
+        f"--data={data}",
+        f"--outdir={tmp_path}",
+        f"--transfer={snapshot}",
+        "--lr=1e-9",
+        "--nosubdir",
+        folder=tmp_path,
+    )
+    assert "transferred" in done.stdout
+    with open(snapshot, "rb") as one, open(tmp_path / "network-snapshot-000000.pkl", "rb") as other:
+        before, after = (pickle.load(file)["ema"].state_dict() for file in (one, other))
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_are_valid(preset, data, tmp_path, monkeypatch, capsys):
+    """In this process: eight interpreters would take a minute."""
+    options = dry_run(monkeypatch, capsys, f"--preset={preset}", f"--data={data}", "--cres=1,2")
+    flags = PRESETS[preset]
+    assert options["loop"]["batch_size"] == flags.get("batch", 512)
+    assert options["network"]["name"] == flags["arch"]
+    assert options["optimizer"]["lr"] == flags.get("lr", 1e-3)
+
+
+def test_flags_win_over_the_preset(data, monkeypatch, capsys):
+    options = dry_run(monkeypatch, capsys, "--preset=ffhq-64", "--batch=8", f"--data={data}", "--cres=1,2")
+    assert options["loop"]["batch_size"] == 8 and options["optimizer"]["lr"] == 2e-4
+
+
+def dry_run(monkeypatch, capsys, *args) -> dict:
+    import runpy
+    import sys
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "-n", "--device=cpu", *args])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(scripts.ROOT / "train.py"), run_name="__main__")
+    captured = capsys.readouterr()
+    if stop.value.code:
+        raise AssertionError(captured.err)
+    assert "nothing written" in captured.out
+    return json.JSONDecoder().raw_decode(captured.out[captured.out.index("{") :])[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data=nowhere.zip"], "nowhere.zip"),
+        (["--cond=1", "--data=UNLABELLED"], "label"),
+        (["--batch=10", "--batch-gpu=4", "--data=DATA"], "the nearest that do: 2 or 5"),
+        (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean 'ddpmpp'?)"),
+        (["--set=network.blocks=1", "--data=DATA"], "no option 'blocks'"),
+        (["--set=optimizer.lrr=1", "--data=DATA"], "lrr"),
+        (["--set=loop.tick=1", "--data=DATA"], "tick"),
+        (["--cres=1,2,3,4,5,6", "--data=DATA"], "use fewer levels"),
+        (["--transfer=DATA", "--data=DATA"], "pictures.zip"),
+        (["--resume=nowhere", "--data=DATA"], "nowhere"),
+        (["--loss=nowhere.py:Loss", "--data=DATA"], "nowhere.py: no such file"),
+        (["--precison=fp32", "--data=DATA"], "--precision"),
+        (["--device=tpu9", "--data=DATA"], "--device"),
+        ([], "--data is missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(args, message, data, tmp_path, monkeypatch, capsys):
+    import runpy
+    import sys
+
+    bare = tmp_path / "bare" / "0.png"
+    bare.parent.mkdir()
+    Image.new("RGB", (16, 16)).save(bare)
+    named = [one.replace("UNLABELLED", str(bare.parent)).replace("DATA", str(data)) for one in args]
+    outdir = tmp_path / "out"
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["train.py", *SHORT[:-4], f"--outdir={outdir}", *named])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(scripts.ROOT / "train.py"), run_name="__main__")
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
+    assert "Traceback" not in "\n".join(lines)
+    assert not outdir.exists() or not list(outdir.iterdir())
+
+
+def test_divergence_names_the_first_bad_parameter(data, tmp_path):
+    done = scripts.run(
+        "train.py",
+        *SHORT,
+        f"--data={data}",
+        f"--outdir={tmp_path}",
+        "--lr=1e30",
+        "--set=optimizer.lr_rampup_kimg=0",
+        folder=tmp_path,
+        code=2,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "is not finite" in last
