@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dnnlib import cli
 from torch_utils.distributed import choose_device
+from torch_utils.precision import set_precision
 from training.build import make_denoiser
 from training.losses.dsm import EDMLoss
 from training.types import Batch, NetSpec, Step
@@ -65,8 +66,7 @@ def ceilings(device: torch.device, dtype: torch.dtype, batch: int) -> dict[str, 
 
 def measure(arch: str, precision: str, device: torch.device, batch: int, compiled: bool, repeats: int) -> dict:
     """One row of the table."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.benchmark = True
+    set_precision(precision)
     spec = NetSpec(resolution=(32, 32), image_channels=3, label_dim=10, augment_dim=9)
     denoiser = make_denoiser({"name": arch}, {"name": "edm"}, spec, precision).to(device).train()
     images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnnlib.errors import UserError
 from torch_utils import distributed
+from torch_utils.precision import set_precision
 from training.generation import generate
 from training.grid import save_grid
 from training.objective import require_finite_loss
@@ -123,14 +124,6 @@ def gradient_sync(objective, last: bool):
     if last or not isinstance(objective, DistributedDataParallel):
         return nullcontext()
     return objective.no_sync()
-
-
-def set_precision(precision: str, bench: bool) -> None:
-    """TensorFloat-32 only where it is asked for: torch would use it in convolutions by default."""
-    fast = precision != "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = fast
-    torch.backends.cudnn.allow_tf32 = fast
-    torch.backends.cudnn.benchmark = bench
 
 
 class _Stop:

@@ -14,10 +14,10 @@ from dnnlib import cli
 from dnnlib.config import set_by_path
 from dnnlib.errors import UserError
 from dnnlib.files import fetch, sha256
+from torch_utils.precision import set_precision
 from training.build import make, make_encoder, resolved
 from training.generation import Samples, check_class, generate
 from training.guidance import AutoGuidance, ClassifierFreeGuidance, Guidance
-from training.loop import set_precision
 from training.names import SAMPLERS
 from training.preconds import Denoiser
 from training.settings import PRECISIONS
