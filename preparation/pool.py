@@ -20,7 +20,7 @@ from dnnlib.errors import UserError
 from preparation.images import normalise
 from preparation.sources import Source
 from preparation.transforms import Size, apply
-from preparation.writer import encode_png
+from preparation.writer import png_parts
 
 _PROBE = 0.1  # seconds of work after which the whole is estimated
 _WORTHWHILE = 1.0  # seconds of estimated work for which other processes are started
@@ -39,19 +39,19 @@ class Recipe:
     transform: str | None = None
     resolution: Size | None = None
 
-    def make(self, index: int) -> tuple[Size, bytes] | None:
-        """Size and PNG file of one picture; None when it is too small for the transform."""
+    def make(self, index: int) -> tuple[Size, list[bytes | memoryview]] | None:
+        """Size and PNG file, in parts, of one picture; None when it is too small for the transform."""
         name = self.source.picture_name(index)
         picture = normalise(self.source.picture(index), self.channels, self.background, name)
         picture = apply(self.transform, picture, self.resolution)
-        return None if picture is None else (picture.size, encode_png(picture))
+        return None if picture is None else (picture.size, png_parts(picture))
 
 
 Made = tuple[int, tuple[Size, bytes | memoryview] | None]
 
 
 def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None) -> Iterator[Made]:
-    """Yield (index, what `Recipe.make` gives) in the order of `indices`, however many `workers` there are.
+    """Yield (index, (size, PNG) or None) in the order of `indices`, however many `workers` there are.
 
     The work begins in this process; others are started only when it proves long. The PNG may lie in shared memory and
     is valid until the next one is asked for. Raises what `make` raises.
@@ -64,7 +64,7 @@ def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None)
             if left / speed >= _WORTHWHILE:
                 ahead = min(int(speed * _START_UP), left // 2)
                 break
-        made = recipe.make(index)
+        made = _joined(recipe.make(index))
         largest = max(largest, len(made[1]) if made else 0)
         done += 1
         yield index, made
@@ -99,7 +99,7 @@ def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: i
             for slot in range(slots):
                 fill(slot)
             for index in indices[:ahead]:
-                yield index, recipe.make(index)
+                yield index, _joined(recipe.make(index))
             while pending:
                 slot, part, future = pending.popleft()
                 yield from zip(part, _unpack(future.result(), shared[slot * slot_bytes :]), strict=True)
@@ -152,10 +152,17 @@ def _make_chunk(indices: Sequence[int], slot: int) -> list[tuple[Size, int | byt
     results: list[tuple[Size, int | bytes] | None] = []
     for index in indices:
         made = recipe.make(index)
-        if made is not None and offset + len(made[1]) <= end:
-            size, data = made
-            shared[offset : offset + len(data)] = data
-            offset += len(data)
-            made = size, len(data)
-        results.append(made)
+        if made is not None and offset + sum(map(len, made[1])) <= end:
+            size, parts = made
+            first = offset
+            for part in parts:
+                shared[offset : offset + len(part)] = part
+                offset += len(part)
+            results.append((size, offset - first))
+        else:
+            results.append(_joined(made))
     return results
+
+
+def _joined(made: tuple[Size, list[bytes | memoryview]] | None) -> tuple[Size, bytes] | None:
+    return None if made is None else (made[0], b"".join(made[1]))

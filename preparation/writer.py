@@ -3,6 +3,7 @@
 Read next: `verify.py`.
 """
 
+import functools
 import os
 import shutil
 import struct
@@ -29,17 +30,41 @@ def archive_name(index: int) -> str:
 
 def encode_png(picture: Image.Image) -> bytes:
     """An uncompressed PNG of a picture in mode L or RGB: fast to write and to read, and of one length for one size."""
+    return b"".join(png_parts(picture))
+
+
+def png_parts(picture: Image.Image) -> list[bytes | memoryview]:
+    """`encode_png` in pieces, which are copied only once, to where they are wanted.
+
+    Large buffers cost more than the pixels in them: each new one is mapped page by page.
+    """
     pixels = np.asarray(picture)
     height, width = pixels.shape[:2]
-    rows = np.zeros((height, 1 + pixels[0].size), dtype=np.uint8)  # every row begins with its filter: 0, none
+    rows = np.empty((height, 1 + pixels[0].size), dtype=np.uint8)
+    rows[:, 0] = 0  # every row begins with its filter: none
     rows[:, 1:] = pixels.reshape(height, -1)
     head = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
-    body = zlib.compress(rows.data, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    body = _stored(memoryview(rows.reshape(-1)))
+    return [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", [head]), *_chunk(b"IDAT", body), *_chunk(b"IEND", [])]
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+def _chunk(kind: bytes, parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Length, kind, data, checksum."""
+    yield struct.pack(">I", sum(map(len, parts)))
+    yield kind
+    yield from parts
+    yield struct.pack(
+        ">I", functools.reduce(lambda checksum, part: zlib.crc32(part, checksum), parts, zlib.crc32(kind))
+    )
+
+
+def _stored(data: memoryview) -> list[bytes | memoryview]:
+    """A zlib stream (RFC 1950) of stored blocks: per block whether it is the last, its length, and that inverted."""
+    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    for start in range(0, len(data), 65535):
+        block = data[start : start + 65535]
+        parts += struct.pack("<BHH", start + 65535 >= len(data), len(block), len(block) ^ 65535), block
+    return [*parts, struct.pack(">I", zlib.adler32(data))]
 
 
 @contextmanager
