@@ -113,6 +113,15 @@ def test_every_image_may_have_its_own_levels(name):
         assert torch.allclose(together[i : i + 1], alone, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_level_visited_twice_makes_no_step(name):
+    sampler = construct(lookup(SAMPLERS, name, "sampler"), {})
+    x, z = torch.randn(2, 1, 4, 4).double() * 5, torch.zeros(2, 1, 4, 4).double()
+    levels = rho_levels(9, 0.1, 5.0)
+    ends = [sampler(BoundDenoiser(GAUSSIAN), x, each, lambda x: z) for each in (levels, levels[[0, 0, *range(1, 9)]])]
+    assert torch.allclose(*ends, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
 def test_levels_fall_from_one_end_of_the_range_to_the_other(name):
     low, high = SIGMA_RANGES[name]

@@ -3,6 +3,7 @@
 Read next: `../generation.py`, which calls the samplers.
 """
 
+import torch
 from torch import Tensor
 
 from training.samplers.base import Denoise, Noise, Sampler, state_and_steps
@@ -24,15 +25,15 @@ class DPMpp2MSampler(Sampler):
         x, sigmas, is_zero = state_and_steps(x, sigmas)
         previous_x0 = previous_h = None
         for i in range(len(sigmas) - 1):
-            sigma, sigma_next = sigmas[i], sigmas[i + 1]
-            x0 = denoise(x, sigma)
+            x0 = denoise(x, sigmas[i])
             if is_zero[i + 1]:
                 return x0
-            h = (sigma / sigma_next).log()
-            # Equal neighbours (levels rounded to the same one) make no step and carry no slope.
-            moved = previous_h is not None and bool((previous_h > 0).all())
-            target = x0 + (x0 - previous_x0) * h / (2 * previous_h) if moved else x0
-            ratio = sigma_next / sigma
+            ratio = sigmas[i + 1] / sigmas[i]
+            h = -ratio.log()
+            target = x0
+            if i > 0:
+                # Levels rounded to the same one make no step, and carry no slope to the next.
+                target = x0 + torch.where(previous_h > 0, h / (2 * previous_h), 0.0) * (x0 - previous_x0)
             x = ratio * x + (1 - ratio) * target
             previous_x0, previous_h = x0, h
         return x
