@@ -25,7 +25,8 @@ from preparation.writer import png_parts
 _PROBE = 0.1  # seconds of work after which the whole is estimated
 _WORTHWHILE = 1.0  # seconds of estimated work for which other processes are started
 _START_UP = 0.5  # seconds until these deliver; meanwhile this process goes on
-_SLOT_BYTES = 1 << 22  # pictures travel together, to spare messages
+_SLOT_BYTES = 1 << 22  # pictures travel together, to spare messages,
+_MOST_TOGETHER = 64  # but not so many that one worker has all of the last ones
 _SLOTS_PER_WORKER = 3
 
 
@@ -82,7 +83,7 @@ def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: i
 
     Uncompressed pictures are large: they come back through the slots of a shared file, not through the pool's pipe.
     """
-    chunk = max(1, min(_SLOT_BYTES // largest, (len(indices) - ahead) // (2 * workers)))
+    chunk = max(1, min(_SLOT_BYTES // largest, _MOST_TOGETHER, (len(indices) - ahead) // (2 * workers)))
     slot_bytes, slots = chunk * largest, _SLOTS_PER_WORKER * workers
     chunks = (indices[start : start + chunk] for start in range(ahead, len(indices), chunk))
     pending: deque = deque()
