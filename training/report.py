@@ -100,7 +100,7 @@ class Report:
 
     def _print(self, values: dict, statistics: dict) -> None:
         run = self.run
-        left = (run.loop.total_nimg - run.nimg) / max(values["Timing/images_per_sec"], 1e-9)
+        left = max(run.loop.total_nimg - run.nimg, 0) / max(values["Timing/images_per_sec"], 1e-9)
         losses = [
             f"{name.removeprefix('Loss/')} {value['mean']:.4f}"
             for name, value in statistics.items()
