@@ -10,11 +10,15 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dnnlib.errors import UserError
+from dnnlib.plugins import Interface, installed
 
 
 def resolve(name: str) -> Any:
@@ -25,48 +29,85 @@ def resolve(name: str) -> Any:
     module_name, separator, attribute = name.rpartition(":")
     if not separator or not module_name or not attribute:
         raise UserError(f"{name!r} is not of the form module:Name or file.py:Name")
-    module = _import_file(module_name) if module_name.endswith(".py") else _import_module(module_name, name)
+    module = import_code(module_name)
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         raise UserError(f"{name!r}: {module_name} has no {attribute!r}{_hint(attribute, dir(module))}") from error
 
 
-def _import_module(module_name: str, name: str):
-    try:
-        return importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{name!r}: cannot import {module_name}: {error}; is it on PYTHONPATH?") from error
+def import_code(name: str) -> ModuleType:
+    """The module `package.module` or `path/to/file.py`; a file's is called `elucid_plugin_file`.
 
-
-def _import_file(file_name: str):
-    path = Path(file_name).resolve()
-    key = f"elucid_plugin_{path.stem}"
+    Raises UserError with the place where importing it failed.
+    """
+    if not name.endswith(".py"):
+        with _failures(name, "; is it on PYTHONPATH?"):
+            return importlib.import_module(name)
+    path = Path(name).resolve()
+    key = plugin_name(path)
     if key in sys.modules and getattr(sys.modules[key], "__file__", None) == str(path):
         return sys.modules[key]
     if not path.is_file():
-        raise UserError(f"{file_name}: no such file; check the path of the plug-in")
+        raise UserError(f"{name}: no such file; check the path of the plug-in")
     spec = importlib.util.spec_from_file_location(key, path)
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(key)
     sys.modules[key] = module
     try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError) as error:
-        del sys.modules[key]
-        raise UserError(f"{file_name}: cannot import it: {type(error).__name__}: {error}") from error
+        with _failures(name):
+            spec.loader.exec_module(module)
+    except UserError:
+        sys.modules.pop(key)
+        if before is not None:
+            sys.modules[key] = before
+        raise
     return module
 
 
-def lookup(table: Mapping[str, str], name: str, kind: str) -> Any:
-    """Resolve a short name through a table of names, or a `module:Name` as it is.
+def plugin_name(path: str | Path) -> str:
+    """What the module of a file is called."""
+    return f"elucid_plugin_{Path(path).stem}"
 
-    Raises UserError that lists the known names.
+
+@contextmanager
+def _failures(name: str, advice: str = ""):
+    """Whatever goes wrong in code from outside while it is imported, as one line that says where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # foreign code may raise anything
+        frames = [one for one in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in one.filename]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise UserError(f"{name}: cannot import it: {type(error).__name__}: {reason}{place}") from error
+
+
+def lookup(table: Mapping[str, str], name: str, kind: str, interface: Interface | None = None) -> Any:
+    """The object of a short name (in the table, or added by an installed package), or of a `module:Name`.
+
+    What is not in the table must have the interface. Raises UserError that lists the known names.
     """
     if name in table:
         return resolve(table[name])
-    if ":" in name:
-        return resolve(name)
-    raise UserError(f"unknown {kind} {name!r}{_hint(name, table)}; known: {', '.join(sorted(table))}, or module:Name")
+    target = resolve(name) if ":" in name else _resolve_installed(table, name, kind)
+    if interface is not None:
+        interface.require(target, name)
+    return target
+
+
+def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
+    added = installed(kind)
+    if name not in added:
+        known = sorted({*table, *added})
+        raise UserError(f"unknown {kind} {name!r}{_hint(name, known)}; known: {', '.join(known)}, or module:Name")
+    if len(added[name]) > 1:
+        raise UserError(f"{kind} {name!r} means {' or '.join(added[name])}; two packages add it: write out which")
+    try:
+        return resolve(added[name][0])
+    except UserError as error:
+        raise UserError(f"{kind} {name!r}, which an installed package adds: {error}") from error
 
 
 def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) -> Any:

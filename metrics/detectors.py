@@ -13,11 +13,14 @@ from torch import Tensor
 
 from dnnlib.config import lookup
 from dnnlib.errors import UserError
+from dnnlib.plugins import Interface
 
 DETECTORS = {
     "inception": "metrics.inception:InceptionDetector",
     "random": "metrics.random_features:RandomDetector",
 }
+INTERFACE = Interface("detector", methods={"__call__": ("images",)}, arguments=("device", "weights"))
+ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
 
 
 class Detector(ABC):
@@ -44,8 +47,15 @@ class Detector(ABC):
 
 
 def make_detector(name: str, device: torch.device, weights: Path | None = None) -> Detector:
-    """The detector of a short name, or of `module:Name` from outside, on the device."""
-    return lookup(DETECTORS, name, "detector")(device=device, weights=weights)
+    """The detector of a short name, or of `module:Name` from outside, on the device.
+
+    Raises UserError naming what a detector from outside lacks.
+    """
+    detector = lookup(DETECTORS, name, "detector", INTERFACE)(device=device, weights=weights)
+    for attribute, kind in ATTRIBUTES.items():
+        if not isinstance(getattr(detector, attribute, None), kind):
+            raise UserError(f"detector {name}: {type(detector).__name__} must have {attribute}, a {kind.__name__}")
+    return detector
 
 
 def as_rgb(images: Tensor) -> Tensor:

@@ -12,12 +12,10 @@ import torch
 from dnnlib.config import bind, construct, lookup
 from dnnlib.errors import UserError
 from training import names
+from training.interfaces import INTERFACES, PARTS, SPEC_ARGUMENTS
 from training.losses.base import Loss
 from training.preconds import Denoiser
 from training.types import NetSpec
-
-SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim")
-"""What a network's constructor takes from the spec; everything else is the user's option."""
 
 
 @dataclass
@@ -41,7 +39,7 @@ def split(component: dict, kind: str) -> tuple[str, dict]:
 def make(component: dict, table: dict[str, str], kind: str, **parts):
     """The object that a component describes, built through its table of names."""
     name, options = split(component, kind)
-    return construct(lookup(table, name, kind), options, f"{kind} {name}", **parts)
+    return construct(lookup(table, name, kind, INTERFACES[kind]), options, f"{kind} {name}", **parts)
 
 
 def resolved(component: dict, made) -> dict:
@@ -57,7 +55,7 @@ def make_encoder(component: dict):
 def make_network(component: dict, spec: NetSpec):
     """A network for the spec; options a name stands for are defaults that `component` may override."""
     name, options = split(component, "network")
-    target = lookup(names.NETWORKS, name, "network")
+    target = lookup(names.NETWORKS, name, "network", INTERFACES["network"])
     height, width = spec.resolution
     given = {
         "img_resolution": height if height == width else [height, width],
@@ -77,11 +75,11 @@ def make_denoiser(
 ) -> Denoiser:
     """A denoiser with new weights, or without any, to check options. The preconditioner may `adapt` the spec."""
     name, options = split(precond, "precond")
-    target = lookup(names.PRECONDS, name, "preconditioner")
+    target = lookup(names.PRECONDS, name, "preconditioner", INTERFACES["preconditioner"])
     if hasattr(target, "adapt"):
         spec = target.adapt(spec)
     # Before the network: a misspelt option of the preconditioner should not cost building 280 M parameters.
-    bind(target, options, f"preconditioner {name}", ("model", "spec", "precision"))
+    bind(target, options, f"preconditioner {name}", PARTS)
     with nullcontext() if weights else torch.device("meta"):
         model = make_network(network, spec)
     return construct(target, {**options, "precision": precision}, f"preconditioner {name}", model=model, spec=spec)
@@ -118,7 +116,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
 def make_loss(component: dict) -> Loss:
     """The loss that a component describes; a loss that wraps another one has it as its component `base`."""
     name, options = split(component, "loss")
-    target = lookup(names.LOSSES, name, "loss")
+    target = lookup(names.LOSSES, name, "loss", INTERFACES["loss"])
     parts = {}
     if "base" in inspect.signature(target).parameters:
         base = options.pop("base", None)
@@ -127,10 +125,7 @@ def make_loss(component: dict) -> Loss:
         parts["base"] = make_loss(base)
     elif "base" in options:
         raise UserError(f"the loss {name} wraps no other; write --loss={name}")
-    loss = construct(target, options, f"loss {name}", **parts)
-    if not isinstance(loss, Loss):
-        raise UserError(f"loss {name}: {type(loss).__name__} is no training.losses.base.Loss; make it a subclass")
-    return loss
+    return construct(target, options, f"loss {name}", **parts)
 
 
 def resolved_loss(component: dict, loss: Loss) -> dict:

@@ -72,6 +72,10 @@ class Denoiser(nn.Module):
             seen = torch.cat([seen, cond["coords"].to(seen.dtype)], dim=1)
         out = self.model(seen.to(self.compute_dtype), c_noise.reshape(-1).expand(x.shape[0]), cond).to(torch.float32)
         channels = x.shape[1]
+        wanted = (x.shape[0], self.spec.out_channels, *x.shape[2:])
+        if out.shape != wanted:
+            name = type(self.model).__name__
+            raise UserError(f"network {name} returned {list(out.shape)} where {list(wanted)} is wanted")
         var = out[:, channels:] if self.spec.learned_variance else None
         return Prediction(c_skip * x + c_out * out[:, :channels], var)
 

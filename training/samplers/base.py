@@ -4,6 +4,7 @@ A sampler has two calls. `sampler.sigmas(denoise)` chooses the noise levels, `sa
 them. Everything that changes what is denoised (labels, guidance, coordinates) is inside `denoise`. Read next: `edm.py`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class BoundDenoiser:
         return self.denoiser.round_sigma(sigma)
 
 
-class Sampler:
+class Sampler(ABC):
     """Base: num_steps levels from sigma_max to sigma_min on EDM's grid, then 0.
 
     `sigma_min` and `sigma_max` default to 0.002 and 80 (`discretization` names the row of `SIGMA_RANGES`); the
@@ -81,9 +82,9 @@ class Sampler:
         levels = denoise.round_sigma(self.levels(*self.sigma_range(denoise)))
         return torch.cat([levels, levels.new_zeros(1)])
 
+    @abstractmethod
     def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
         """From x [B,C,H,W] at sigmas[0] to the sample at sigmas[-1]; sigmas fall, [N+1] or [N+1,B] (float64 state)."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(denoise, x, sigmas, noise)")
 
 
 def state_dtype(device: torch.device) -> torch.dtype:
