@@ -13,7 +13,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt "pytest>=8,<10" "ruff>=0.8,<1" "import-linter>=2.1,<3"
+	$(BIN)/python -m pip install --quiet -r requirements.txt "pytest>=8,<10" "ruff>=0.8,<1" "import-linter>=2.1,<3" "diffusers>=0.30,<1"
 	touch $@
 
 lint: setup

@@ -2,6 +2,7 @@
 
     python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
     python dataset_tool.py verify --source=photos.zip
+    python dataset_tool.py encode --source=photos.zip --dest=photos-latents.zip
 
 Read next: `preparation/convert.py`.
 """
@@ -10,7 +11,7 @@ import signal
 
 import click
 
-from dnnlib import cli
+from dnnlib import cli, npy
 from preparation.convert import convert
 from preparation.transforms import TRANSFORMS
 from preparation.verify import verify
@@ -50,6 +51,28 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 def verify_command(source: str, workers: int | None) -> None:
     """Check every image and label; print size, channels, classes, and each channel's mean and standard deviation."""
     for line in verify(source, workers).lines():
+        click.echo(line)
+
+
+@main.command("encode", context_settings={"show_default": True})
+@click.option("--source", metavar="PATH", required=True, help="Data set of images: .zip or folder, as made above.")
+@click.option("--dest", metavar="PATH", required=True, help="The .zip or new folder to write.")
+@click.option("--model", metavar="NAME|PATH", help="diffusers AutoencoderKL: hub name, folder or file.  "
+              "[default: stabilityai/sd-vae-ft-ema]")  # fmt: skip
+@click.option("--scale", type=click.FloatRange(min=0, min_open=True), help="Factor of the latents.  "
+              "[default: the VAE's, 0.18215 for Stable Diffusion's]")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=8, help="Images per pass.")
+@click.option("--dtype", type=click.Choice(npy.DTYPES), default=npy.DTYPES[0], help="Type of the stored numbers.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Decoding threads; default: one per core.")
+def encode_command(source: str, dest: str, **options) -> None:
+    """Store the latents of a data set once, for train.py --train_on_latents=1.
+
+    Stored are each image's mean and standard deviation; training samples them anew at every use.
+    """
+    from preparation.encode import encode  # here, because it brings torch, which the other commands do without
+
+    for line in encode(source, dest, **options).lines():
         click.echo(line)
 
 

@@ -26,7 +26,7 @@ def main(model_path, output_path, steps, device):
     """Draw 64 images from a snapshot."""
     device = choose_device(device)
     snapshot = load_snapshot(model_path, device)  # weights, and how images are encoded: data, no code is run
-    encoder = make_encoder(snapshot.encoder)
+    encoder = make_encoder(snapshot.encoder, device)
     sampler = EDMSampler(num_steps=steps)
     batches = generate(snapshot.ema, encoder, seeds=range(64), device=device, sampler=sampler)
     save_grid(torch.cat([batch.images for batch in batches]), output_path, columns=8)

@@ -11,12 +11,11 @@ from dnnlib.config import bind
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from training import presets
-from training.build import build
 from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
 from training.loop import train
 from training.options import explicit, options_from
 from training.report import Log
-from training.run import Run, dataset_spec, open_training_data, write_options
+from training.run import Run, build_for, open_training_data, write_options
 from training.settings import PRECISIONS, DataOptions, LoopOptions
 from training.snapshot import load_snapshot, transfer
 
@@ -38,6 +37,8 @@ def use_preset(ctx, param, value):
 @click.option("--preset", type=click.Choice(sorted(presets.PRESETS)), callback=use_preset, is_eager=True,
               help="Recipe whose flags are the defaults.")
 @click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
+@click.option("--train_on_latents", "--train-on-latents", type=bool, default=False,
+              help="Train on a VAE's latents, encoded at every step, or stored by dataset_tool.py encode.")
 @click.option("--arch", default="ddpmpp", metavar="NAME", help="Network: ddpmpp, ncsnpp, adm or module:Name.")
 @click.option("--precond", default="edm", metavar="NAME",
               help="Preconditioner and its loss: vp, ve, iddpm, edm; cdm, pedm: edm with that loss.")
@@ -162,7 +163,7 @@ def check(options: dict) -> None:
     LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
     dataset = open_training_data(replace(data, cache="none"))
-    parts = build(options, dataset_spec(dataset), weights=False)
+    parts = build_for(options, dataset, weights=False)
     distributed.print0(json.dumps({**options, **parts.options}, indent=2))
     distributed.print0(f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "
                        f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written")
@@ -175,7 +176,13 @@ def introduce(run: Run, folder, log: Log) -> None:
     labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
     log(f"folder    {folder}")
     height, width = data.resolution
-    log(f"data      {data.path}: {len(data)} images, {height}x{width}, {data.channels} channels, {labels}")
+    what = "images" if data.encoder is None else "stored latents"
+    log(f"data      {data.path}: {len(data)} {what}, {height}x{width}, {data.channels} channels, {labels}")
+    if run.denoiser.spec.latent:
+        channels, height, width = run.denoiser.spec.sample_shape
+        log(f"latents   {height}x{width}, {channels} channels, of {json.dumps(run.options['encoder'])}")
+        if run.batches.augment is not None:
+            log("warning: augmentation moves the latents, not the images they are of; --augment=0 is usual here")
     kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
     log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
     processes = distributed.world_size()

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from dnnlib.errors import UserError
 from dnnlib.pictures import DECODE_ERRORS
 from preparation.pool import available_cores
-from training.dataset import ImageDataset, open_dataset
+from training.dataset import ImageDataset, encoder_line, open_dataset
 
 
 @dataclass
 class Verdict:
-    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255."""
+    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents)."""
 
     dataset: ImageDataset
     mean: np.ndarray
@@ -31,9 +31,14 @@ class Verdict:
         """The verdict in words."""
         dataset, labels = self.dataset, self.dataset.labels
         height, width = dataset.resolution
-        yield f"images: {len(dataset)}"
+        latents, what = dataset.encoder, "latents" if dataset.encoder else "images"
+        yield f"{what}: {len(dataset)}"
         yield f"size: {width}x{height}"
-        yield f"channels: {dataset.channels} ({'gray' if dataset.channels == 1 else 'RGB'})"
+        if latents:
+            yield f"channels: {len(self.mean)} (mean and standard deviation of each, {dataset.dtype})"
+            yield encoder_line(latents)
+        else:
+            yield f"channels: {dataset.channels} ({'gray' if dataset.channels == 1 else 'RGB'})"
         if labels is None:
             yield "classes: none, the images have no labels"
         elif not labels.are_classes:
@@ -46,26 +51,26 @@ class Verdict:
                 f"  {i} {name}: {count}".replace(" :", ":")
                 for i, (name, count) in enumerate(zip(names, counts, strict=True))
             )
-        yield f"mean: {' '.join(f'{x:.3f}' for x in self.mean)} (per channel, 0 to 255)"
-        yield f"std: {' '.join(f'{x:.3f}' for x in self.std)}"
+        scale, unit = (latents["scale"], "times the factor") if latents else (1, "0 to 255")
+        yield f"mean: {' '.join(f'{x * scale:.3f}' for x in self.mean)} (per channel, {unit})"
+        yield f"std: {' '.join(f'{x * scale:.3f}' for x in self.std)}"
         if labels is not None and len(labels.missing):
             first = ", ".join(dataset.image_name(i) for i in labels.missing[:3])
             yield f"warning: {len(labels.missing)} images have no label (first: {first}); --cond=1 will refuse them"
-        if height % 8 or width % 8:
+        if not latents and (height % 8 or width % 8):
             yield "warning: networks need sides divisible by 8; convert it with dataset_tool.py --resolution=WxH"
         yield "every image and label is sound"
 
 
 def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict:
     """Decode every image and check every label. Raises UserError that counts and names the bad ones."""
-    dataset = open_dataset(path, check=False)
-    total, squares, bad = np.zeros(dataset.channels), np.zeros(dataset.channels), []
+    dataset = open_dataset(path, check=False, latents=True)
+    sums = _picture_sums if dataset.encoder is None else _latent_sums
+    total, squares, bad = 0, 0, []
 
     def check(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
         try:
-            _require_intact(dataset, index)
-            pixels = dataset.image(index).reshape(dataset.channels, -1).astype(np.int64)
-            return pixels.sum(1), (pixels**2).sum(1)
+            return sums(dataset, index)
         except UserError as error:
             return error
 
@@ -83,6 +88,21 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
     pixels = len(dataset) * np.prod(dataset.resolution)
     mean = total / pixels
     return Verdict(dataset, mean, np.sqrt(np.maximum(squares / pixels - mean**2, 0)))
+
+
+def _picture_sums(dataset: ImageDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and sums of squares of each channel's pixels."""
+    _require_intact(dataset, index)
+    pixels = dataset.image(index).reshape(dataset.channels, -1).astype(np.int64)
+    return pixels.sum(1), (pixels**2).sum(1)
+
+
+def _latent_sums(dataset: ImageDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of samples of the posterior, by expectation."""
+    mean, std = np.split(dataset.image(index).reshape(dataset.channels, -1).astype(np.float64), 2)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+        raise UserError(f"{dataset.image_name(index)} has values that are not finite or below 0; encode again")
+    return mean.sum(1), (mean**2 + std**2).sum(1)
 
 
 def _require_intact(dataset: ImageDataset, index: int) -> None:

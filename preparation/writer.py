@@ -23,9 +23,9 @@ from dnnlib.files import atomic_write
 Write = Callable[[str, bytes | memoryview], None]
 
 
-def archive_name(index: int) -> str:
+def archive_name(index: int, suffix: str = ".png") -> str:
     """Name of a picture in the data set: `00012/img00012345.png`."""
-    return f"{index:08d}"[:5] + f"/img{index:08d}.png"
+    return f"{index:08d}"[:5] + f"/img{index:08d}{suffix}"
 
 
 def encode_png(picture: Image.Image) -> bytes:

@@ -40,8 +40,9 @@ class Order:
 class BatchStream:
     """Batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
-    `dataset` gives `image(i)` u8 [C,H,W] and `label(i)` f32 [D], and may hold all images as `array` [N,C,H,W].
-    `keep_on_device` copies that array to the device once. The next batch is loaded while this one is trained on.
+    `dataset` gives `image(i)` [C,H,W] as the encoder takes it and `label(i)` f32 [D], and may hold all images as
+    `array` [N,C,H,W]. `keep_on_device` copies that array to the device once. The next batch is loaded while this one
+    is trained on.
     """
 
     def __init__(
@@ -99,19 +100,17 @@ class BatchStream:
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
         raw, labels, flips = (part.to(self.device, non_blocking=True) for part in (raw, labels, flips))
+        mirrored = flips[:, None, None, None]
+        if self.xflip:  # before encoding: the latents of a mirrored image are not its latents mirrored
+            raw = torch.where(mirrored, raw.flip(3), raw)
         batch = Batch(self.encoder.encode(raw))
         if self.spec.label_dim:
             if self.label_dropout:
                 labels = labels * (torch.rand(len(labels), 1, device=self.device) >= self.label_dropout)
             batch.cond["labels"] = labels
         if self.spec.coord_channels:
-            grid = coordinate_grid(*batch.images.shape[2:], device=self.device)
-            batch.cond["coords"] = grid.expand(len(labels), -1, -1, -1)
-        if self.xflip:
-            chosen = flips[:, None, None, None]
-            batch.images = torch.where(chosen, batch.images.flip(3), batch.images)
-            if "coords" in batch.cond:
-                batch.cond["coords"] = torch.where(chosen, batch.cond["coords"].flip(3), batch.cond["coords"])
+            grid = coordinate_grid(*batch.images.shape[2:], device=self.device).expand(len(labels), -1, -1, -1)
+            batch.cond["coords"] = torch.where(mirrored, grid.flip(3), grid) if self.xflip else grid
         return batch if self.augment is None else self.augment(batch)
 
     def close(self) -> None:

@@ -43,13 +43,16 @@ def make(component: dict, table: dict[str, str], kind: str, **parts):
 
 
 def resolved(component: dict, made) -> dict:
-    """The component with every default filled in."""
-    return {"name": component["name"], **made.recipe["options"]}
+    """The component with every default filled in, and with what the object itself `found` out about its options."""
+    return {"name": component["name"], **made.recipe["options"], **getattr(made, "found", {})}
 
 
-def make_encoder(component: dict):
-    """The encoder of a snapshot or a run, e.g. {"name": "rgb"}."""
-    return make(component, names.ENCODERS, "encoder")
+def make_encoder(component: dict, device: torch.device | str | None = None):
+    """The encoder of a snapshot or a run, e.g. {"name": "rgb"}, on the device; without one, no weights are loaded."""
+    encoder = make(component, names.ENCODERS, "encoder")
+    if device is not None and hasattr(encoder, "to"):
+        encoder.to(device)
+    return encoder
 
 
 def make_network(component: dict, spec: NetSpec):
@@ -90,7 +93,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
 
     Raises UserError for unknown names and options, and for a loss that refuses the denoiser.
     """
-    encoder = make_encoder(options["encoder"])
+    encoder = make_encoder(options["encoder"], "cpu" if weights else None)
     augment = make(options["augment"], names.AUGMENTS, "augment") if options["augment"] else None
     loss = make_loss(options["loss"])
     spec = encoder.adapt(dataset_spec)

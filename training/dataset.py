@@ -1,51 +1,84 @@
-"""Data sets on disk: a StyleGAN-format zip or folder gives (uint8 image, label), optionally decoded once and for all.
+"""Data sets on disk: a StyleGAN-format zip or folder gives (uint8 image, label), or (stored latents, label).
 
 Read next: `encoders.py`.
 """
 
-import copy
 import hashlib
+import json
 import os
-import shutil
-import sys
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dnnlib import files
+from dnnlib import npy
 from dnnlib.archives import FileSet, open_files
 from dnnlib.errors import UserError
 from dnnlib.pictures import header, is_picture, load_picture
 from training.labels import Labels, from_json
 
 _CHANNELS = {"L": 1, "RGB": 3}
+_NPY_HEADER = 128  # bytes
 
 
 def open_dataset(
-    path: str | os.PathLike, *, use_labels: bool = False, max_size: int | None = None, seed: int = 0, check: bool = True
+    path: str | os.PathLike,
+    *,
+    use_labels: bool = False,
+    max_size: int | None = None,
+    seed: int = 0,
+    check: bool = True,
+    latents: bool = False,
 ) -> "ImageDataset":
     """Open a zip or folder of images, with or without `dataset.json`; a folder inside a zip is `images.zip/train`.
 
     `max_size` keeps a random subset fixed by `seed`. `check` reads the header of every image, so that one of another
-    size or mode is found now and not in the middle of training. Raises UserError.
+    size or mode is found now and not in the middle of training. `latents` admits stored latents. Raises UserError.
     """
-    dataset = ImageDataset(open_files(path), use_labels, max_size, seed)
+    source = open_files(path)
+    encoder = stored_by(source)
+    if encoder is not None and not latents:
+        raise UserError(f"{source.path} holds latents, not images; give the images that they were made of")
+    kind = ImageDataset if encoder is None else LatentDataset
+    dataset = kind(source, use_labels, max_size, seed)
+    dataset.encoder = encoder
     if check:
         dataset.check_headers()
     return dataset
 
 
+def stored_by(source: FileSet) -> dict | None:
+    """The encoder that a data set's latents were made with, as its `dataset.json` says; None where it holds images.
+
+    {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
+    """
+    where = source.find("dataset.json")
+    text = b"" if where is None else source.read(where)
+    if b'"encoder"' not in text:  # spares reading a large one twice
+        return None
+    try:
+        encoder = json.loads(text)["encoder"]
+    except (ValueError, KeyError, TypeError):
+        return None  # the labels' reader says what is wrong
+    kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
+    if not isinstance(encoder, dict) or not all(isinstance(encoder.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f'{source.path}/dataset.json: "encoder" is damaged; encode the images again')
+    return {key: encoder[key] for key in kinds}
+
+
+def encoder_line(encoder: dict) -> str:
+    """With what latents were made, in words."""
+    return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
+
+
 class ImageDataset:
     """Images in the order of their sorted names. Safe to read from threads, to pickle, and to use after a fork."""
+
+    encoder: dict | None = None  # with what the stored latents were made
 
     def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
         self._files = source
         self.path, self.name, self.use_labels = source.path, source.name, use_labels
-        where = np.array([i for i, name in enumerate(source.names) if is_picture(name)], dtype=np.int64)
+        where = np.array([i for i, name in enumerate(source.names) if self._is_item(name)], dtype=np.int64)
         if not len(where):
             raise UserError(f"{self.path} holds no images; give a zip or folder made by dataset_tool.py")
         names = [source.names[i] for i in where]
@@ -57,10 +90,7 @@ class ImageDataset:
         self._where = where[kept]
         self._labels = None if labels is None else labels.select(kept)
         self._subset = "all" if len(kept) == len(where) else f"{max_size}:{seed}"
-        (width, height), mode = self._header(0)
-        if mode not in _CHANNELS:
-            self._refuse_mode(0, mode)
-        self.resolution, self.channels = (height, width), _CHANNELS[mode]
+        self.resolution, self.channels, self.dtype = self._measure()
         if use_labels:
             self._require_labels()
 
@@ -121,6 +151,17 @@ class ImageDataset:
         for index in tqdm(range(len(self)), desc="checking images", unit="img", delay=2, leave=False):
             self._require_same(index, *self._header(index))
 
+    @staticmethod
+    def _is_item(name: str) -> bool:
+        return is_picture(name)
+
+    def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
+        """(height, width), channels and type of the first image, which all must have."""
+        (width, height), mode = self._header(0)
+        if mode not in _CHANNELS:
+            self._refuse_mode(0, mode)
+        return (height, width), _CHANNELS[mode], np.dtype(np.uint8)
+
     def _header(self, index: int) -> tuple[tuple[int, int], str]:
         position = self._where[index]
         name = self._files.names[position]
@@ -171,6 +212,38 @@ class ImageDataset:
             )
 
 
+class LatentDataset(ImageDataset):
+    """Stored latents: float16 or float32 [2C, h, w] per image, its posterior's mean, then its standard deviation."""
+
+    def image(self, index: int) -> np.ndarray:
+        """The moments [2C, h, w]. Raises UserError naming the file when it is damaged or of another size."""
+        moments = npy.from_npy(self.encoded(index), self._files.label_of(self._where[index]))
+        if moments.shape != (self.channels, *self.resolution) or moments.dtype != self.dtype:
+            self._refuse(index)
+        return moments
+
+    def check_headers(self) -> None:
+        """Compare every header, which is the same for the same shape and type, with the first one."""
+        first = self._files.read(self._where[0], _NPY_HEADER)
+        for index in tqdm(range(len(self)), desc="checking latents", unit="img", delay=2, leave=False):
+            if self._files.read(self._where[index], _NPY_HEADER) != first:
+                self._refuse(index)
+
+    @staticmethod
+    def _is_item(name: str) -> bool:
+        return name.endswith(npy.SUFFIX)
+
+    def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
+        first = npy.from_npy(self.encoded(0), self._files.label_of(self._where[0]))
+        return first.shape[1:], len(first), first.dtype
+
+    def _refuse(self, index: int) -> None:
+        raise UserError(
+            f"{self.path} has latents of several kinds: {self.image_name(index)} differs from {self.image_name(0)} in "
+            "size or type; encode the images again"
+        )
+
+
 def subset(total: int, max_size: int | None, seed: int) -> np.ndarray:
     """Sorted positions of a random subset of at most `max_size` out of `total`, fixed by `seed`."""
     if max_size is None or max_size >= total:
@@ -178,95 +251,3 @@ def subset(total: int, max_size: int | None, seed: int) -> np.ndarray:
     if max_size < 1:
         raise UserError(f"max_size is {max_size}; keep at least one image")
     return np.sort(np.random.RandomState(seed % (1 << 32)).permutation(total)[:max_size])
-
-
-class CachedDataset(ImageDataset):
-    """A data set whose decoded images lie in one file; `array` maps it, read-only, uint8 [N, C, H, W].
-
-    All processes of a machine share the same memory.
-    """
-
-    def __init__(self, dataset: ImageDataset, file: Path):
-        self.__dict__.update(copy.copy(dataset.__dict__))
-        self.cache_file = file
-        self.array = np.load(file, mmap_mode="r", allow_pickle=False)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.array(self.array[index])
-
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key != "array"}  # the file, not its content
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self.array = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
-
-
-def cached(
-    dataset: ImageDataset, folder: str | os.PathLike | None = None, progress: bool = True, workers: int | None = None
-) -> ImageDataset:
-    """Decode all images once into a file that all processes map; the first process builds it, others wait.
-
-    The file is named by the data set's fingerprint. Where it would take more than half of the free disk, or cannot be
-    written, the data set is returned as it is, with a warning.
-    """
-    folder = files.cache_folder() / "datasets" if folder is None else Path(folder)
-    file = folder / f"{dataset.name}-{dataset.fingerprint}.npy"
-    shape = (len(dataset), dataset.channels, *dataset.resolution)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(file.with_suffix(".lock")):
-            if not _whole(file, shape):
-                size, free = int(np.prod(shape)), shutil.disk_usage(folder).free
-                if size > free / 2:
-                    raise OSError(f"it needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
-                _build(dataset, file, shape, progress, workers)
-        if progress:
-            print(f"images cached in {file} ({file.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
-        return CachedDataset(dataset, file)
-    except OSError as error:
-        warnings.warn(f"images are not cached in {folder}: {error}; set ELUCID_CACHE to a roomier folder", stacklevel=2)
-        return dataset
-
-
-def _whole(file: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        return False
-    return array.shape == shape and array.dtype == np.uint8
-
-
-def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: bool, workers: int | None) -> None:
-    temporary = file.with_suffix(".tmp.npy")  # one builder at a time holds the lock: no other name is needed
-    try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error while writing
-            with open(temporary, "rb+") as handle:
-                os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
-
-        def decode(index: int) -> None:
-            array[index] = dataset.image(index)
-
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            bar = tqdm(total=len(dataset), desc="decoding images", unit="img", disable=not progress, delay=1)
-            with bar:
-                for _ in pool.map(decode, range(len(dataset))):
-                    bar.update()
-        array.flush()
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path):
-    """Let one process at a time in, where the system can; elsewhere two may do the same work, with the same result."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

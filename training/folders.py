@@ -11,6 +11,8 @@ RESUMABLE = {
     "dataset.path",
     "dataset.cache",
     "dataset.workers",
+    "encoder.model",  # another path; the hash of the weights, which is in the state, stays
+    "encoder.batch_size",
     "loop.batch_gpu",
     "loop.duration_mimg",
     "loop.compile",

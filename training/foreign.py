@@ -40,6 +40,7 @@ PRECONDS = {
 INTERFACE = {"img_resolution", "img_channels", "out_channels", "label_dim", "use_fp16", "model_type"}
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 NETWORK_ARGUMENTS = ("img_resolution", "in_channels", "out_channels")
+LATENT_CHANNELS = 4  # Patch Diffusion's, of Stable Diffusion's autoencoder
 MOST_MODULES, DEEPEST = 100_000, 32  # the largest published one has some 1500, 5 deep
 
 
@@ -64,10 +65,9 @@ def read_foreign(content: dict) -> dict[str, Any]:
         "label_dim": spec.label_dim,
         "class_names": None,
     }
-    # Four channels are Patch Diffusion's latents, of Stable Diffusion's autoencoder.
     return {
         "emas": {"ema": denoiser},
-        "encoder": {"name": "vae" if spec.image_channels == 4 else "rgb"},
+        "encoder": {"name": "vae" if spec.latent else "rgb"},
         "dataset": dataset,
     }
 
@@ -99,6 +99,7 @@ def read_denoiser(record: Record) -> Denoiser:
         augment_dim=options.get("augment_dim", 0),
         coord_channels=coord_channels,
         learned_variance=learned_variance,
+        latent=image_channels == LATENT_CHANNELS,
     )
     precond_options = {name: value for name, value in outer.items() if name in own}
     precond_options["precision"] = "fp16" if outer.get("use_fp16") else "fp32"

@@ -88,7 +88,7 @@ def _sample(denoiser, encoder, sampler, sigmas: Tensor, device, class_idx: int |
     x = latents.to(state_dtype(device)) * sigmas[0].item()
     x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like)
     images = encoder.decode(x)
-    return Samples(list(seeds), images[:, :1] if spec.image_channels == 1 else images, labels)
+    return Samples(list(seeds), images[:, :1] if spec.image_channels == 1 and not spec.latent else images, labels)
 
 
 def _padded(make: Callable[[list[int]], Samples], size: int, seeds: Sequence[int]) -> Samples:

@@ -40,6 +40,7 @@ LOSSES = {
 
 ENCODERS = {
     "rgb": "training.encoders:RGB",
+    "vae": "training.vae:VAE",
 }
 
 SAMPLERS = {

@@ -8,6 +8,7 @@ import secrets
 from dnnlib.config import parse_chain, set_by_path
 from dnnlib.errors import UserError
 from torch_utils import distributed
+from training.names import PRECONDS
 
 FLAGS = {
     "data": "dataset.path",
@@ -16,6 +17,7 @@ FLAGS = {
     "cache": "dataset.cache",
     "workers": "dataset.workers",
     "label_dropout": "dataset.label_dropout",
+    "train_on_latents": "encoder.name",
     "arch": "network.name",
     "cbase": "network.model_channels",
     "cres": "network.channel_mult",
@@ -52,10 +54,14 @@ PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 
 CACHES = {"0": "none", "1": "disk", "gpu": "gpu"}
 
+ENCODER_OF = {False: "rgb", True: "vae"}
+"""What --train_on_latents says."""
+
 
 def options_from(flags: dict) -> dict:
     """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
-    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["precond"]))
+    own_loss = flags["precond"] if flags["precond"] in PRECONDS else "edm"
+    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], own_loss))
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
     if flags["fp16"]:
@@ -63,9 +69,10 @@ def options_from(flags: dict) -> dict:
             raise UserError(f"--fp16=1 and --precision={precision} contradict each other; give one of them")
         precision = "fp16"
     values = {**flags, "precond": precond, "seed": seed, "precision": precision, "cache": CACHES[flags["cache"]]}
+    values["train_on_latents"] = ENCODER_OF[flags["train_on_latents"]]
     options: dict = {
         "dataset": {},
-        "encoder": {"name": "rgb"},
+        "encoder": {},
         "augment": {"name": "edm"} if flags["augment"] else None,
         "network": {},
         "precond": {},

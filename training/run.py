@@ -7,27 +7,39 @@ from pathlib import Path
 import torch
 
 from dnnlib.config import bind, construct
+from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from torch_utils import distributed
 from torch_utils.checkpoint import save_state
 from torch_utils.rng import random_state, seed_everything, set_random_state
 from torch_utils.stats import Statistics
 from training.batches import BatchStream
-from training.build import build, make, resolved
-from training.dataset import cached, open_dataset
+from training.build import Parts, build, make, resolved
+from training.cache import cached
+from training.dataset import open_dataset
 from training.ema import EMA
 from training.names import OPTIMIZERS
 from training.objective import Objective
 from training.settings import DataOptions, LoopOptions
 from training.snapshot import Snapshot, save_snapshot
 from training.types import NetSpec, Step
+from training.vae import stored_encoder
 
 
 def open_training_data(options: DataOptions):
     """The data set of a run, cached as its options say; one process per machine fills the cache, the others wait."""
     dataset = open_dataset(
-        options.path, use_labels=options.use_labels, max_size=options.max_size, seed=options.subset_seed
+        options.path,
+        use_labels=options.use_labels,
+        max_size=options.max_size,
+        seed=options.subset_seed,
+        latents=True,
     )
+    if dataset.encoder is not None and options.xflip:
+        raise UserError(
+            f"--xflip=1: {options.path} holds latents, and mirrored latents are not those of the mirrored image; "
+            "train without it, or on the images themselves"
+        )
     if dataset.has_labels and not options.use_labels:
         distributed.print0("warning: the data set has labels but --cond is off: they are not used")
     if options.cache == "none":
@@ -39,8 +51,19 @@ def open_training_data(options: DataOptions):
 
 
 def dataset_spec(dataset) -> NetSpec:
-    """What the data set alone asks of a network."""
-    return NetSpec(resolution=dataset.resolution, image_channels=dataset.channels, label_dim=dataset.label_dim)
+    """What the data set alone asks of a network; for stored latents, before the encoder has seen them."""
+    return NetSpec(
+        resolution=dataset.resolution,
+        image_channels=dataset.channels,
+        label_dim=dataset.label_dim,
+        latent=dataset.encoder is not None,
+    )
+
+
+def build_for(options: dict, dataset, precision: str = "fp32", weights: bool = True) -> Parts:
+    """`build` for a data set; latents that it stores say themselves which encoder they need."""
+    options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
+    return build(options, dataset_spec(dataset), precision, weights)
 
 
 class Run:
@@ -53,8 +76,10 @@ class Run:
         self.micro, self.rounds = self.loop.micro_batch(distributed.world_size())
         seed_everything(self.loop.seed)  # the same initial weights on all processes
         dataset = open_training_data(data)
-        parts = build(options, dataset_spec(dataset), self.loop.precision)
+        parts = build_for(options, dataset, self.loop.precision)
         self.dataset, self.encoder, self.loss = dataset, parts.encoder, parts.loss
+        if hasattr(self.encoder, "to"):
+            self.encoder.to(device)
         self.denoiser = parts.denoiser.to(device).train()
         self.objective = Objective(self.denoiser, self.loss.to(device))
         self.ema = construct(EMA, options["ema"], "ema", denoiser=self.denoiser)

@@ -67,6 +67,8 @@ _FLAGS = [
                  help="Noise levels with guidance.  [default: all]"),
     click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
     click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
+    click.option("--on_latents", "--on-latents", type=bool,
+                 help="Whether the model makes latents; the snapshot knows, and another answer is an error."),
                  help="Any option of the sampler that has no flag; may be repeated."),
     click.option("--precision", type=click.Choice(PRECISIONS),
                  help="Arithmetic of the network.  [default: as trained]"),
@@ -101,7 +103,7 @@ class Prepared:
 
 def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepared:
     """Load a snapshot and do what the flags say. Raises UserError for options or a class that it does not have."""
-    component = sampler_component(flags)
+    component = chosen_options(flags)["sampler"]
     sampler = make(component, SAMPLERS, "sampler")
     snapshot = load_snapshot(network, device, flags["ema"])
     denoiser = snapshot.ema
@@ -110,6 +112,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     guided = with_guidance(denoiser, flags, device)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
+    encoder = prepare_encoder(snapshot, flags, device)
         "network": sha256(fetch(network)),
         "ema": flags["ema"] or next(iter(snapshot.emas)),
         "sampler": resolved(component, sampler),
@@ -117,8 +120,8 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
         "precision": denoiser.precision,
         "device": device.type,
         "guidance": [flags["cfg"], flags["guidance_interval"], flags["guide"] and sha256(fetch(flags["guide"]))],
+        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", {})},
     }
-    encoder = make_encoder(snapshot.encoder)
     return Prepared(snapshot, guided, encoder, sampler, device, flags["class_idx"], description)
 
 
@@ -137,12 +140,30 @@ def with_guidance(denoiser: Denoiser, flags: dict[str, Any], device: torch.devic
     return AutoGuidance(denoiser, guide, scale, interval)
 
 
-def sampler_component(flags: dict[str, Any]) -> dict:
-    """The sampler as {"name": ..., option: value}, from its flags."""
+def prepare_encoder(snapshot: Snapshot, flags: dict[str, Any], device: torch.device):
+    """The snapshot's encoder on the device, with what --set changes, e.g. where a VAE lies on this machine.
+
+    Raises UserError if --on_latents contradicts the snapshot, or the encoder does not fit its network.
+    """
+    spec = snapshot.ema.spec
+    if flags["on_latents"] not in (None, spec.latent):
+        makes, value = ("latents", 1) if spec.latent else ("images", 0)
+        raise UserError(f"--on_latents={1 - value}, but the snapshot's model makes {makes}; leave --on_latents out")
+    changes = chosen_options(flags)["encoder"]
+    if "name" in changes:
+        raise UserError("--set encoder.name: the model was trained with the snapshot's own encoder; leave it out")
+    encoder = make_encoder({**snapshot.encoder, **changes}, device)
+    if hasattr(encoder, "check"):
+        encoder.check(spec)
+    return encoder
+
+
+def chosen_options(flags: dict[str, Any]) -> dict[str, dict]:
+    """The sampler as {"name": ..., option: value}, from its flags, and changes of the snapshot's encoder."""
     chosen = [flag for flag in ABLATION_FLAGS if flags[flag] is not None]
     name = flags["sampler"] or ("ablation" if chosen else "edm")
     given = {option: flags[flag] for flag, option in SAMPLER_OPTIONS.items() if flags[flag] is not None}
-    options = {"sampler": {"name": name, **given}}
+    options = {"sampler": {"name": name, **given}, "encoder": {}}
     for assignment in flags["assignments"]:
         set_by_path(options, assignment)
-    return options["sampler"]
+    return options

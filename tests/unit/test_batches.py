@@ -84,6 +84,22 @@ def test_xflip_doubles_the_data_and_moves_the_coordinates():
     assert ((coords[:, 0, 0, -1] > coords[:, 0, 0, 0]) == brightens).all()
 
 
+class Sums(RGB):
+    """An encoder that does not commute with mirroring: each pixel becomes the sum of those to its left."""
+
+    def encode(self, raw):
+        return raw.to(torch.float32).cumsum(3)
+
+
+def test_images_are_mirrored_before_they_are_encoded():
+    batch = BatchStream(Numbers(), Sums(), None, SPEC, torch.device("cpu"), xflip=True).take(20)
+    images = torch.from_numpy(Numbers().images).float()
+    for image, number in zip(batch.images, batch.cond["labels"].argmax(1), strict=True):
+        plain, mirrored = images[number].cumsum(2), images[number].flip(2).cumsum(2)
+        assert torch.equal(image, plain) or torch.equal(image, mirrored)
+    assert len(batch.images.flatten(1).unique(dim=0)) == 20
+
+
 def test_label_dropout():
     torch.manual_seed(0)
     many = torch.cat([stream(label_dropout=0.3).take(10).cond["labels"] for _ in range(100)])

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from dnnlib.errors import UserError
-from training.dataset import CachedDataset, cached, open_dataset
+from training.cache import CachedDataset, cached
+from training.dataset import open_dataset
 
 rng = np.random.default_rng(0)
 
