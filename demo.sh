@@ -14,7 +14,7 @@ step dataset_tool.py --source=builtin:digits-train --dest="$out/digits.zip"
 step dataset_tool.py --source=builtin:digits-test --dest="$out/digits-test.zip"
 step train.py --preset=demo --data="$out/digits.zip" --outdir="$out/run" --nosubdir
 snapshot=$(ls "$out"/run/network-snapshot-*.pkl | tail -n 1)
-step generate.py --network="$snapshot" --outdir="$out/samples" --seeds="$seeds" --batch=100 --labels --grid="$out/samples.png"
+step generate.py --network="$snapshot" --outdir="$out/samples" --seeds="$seeds" --steps=12 --cfg=1.5 --labels --grid="$out/samples.png"
 step fid.py ref --data="$out/digits.zip" --dest="$out/digits-random.npz" --detector=random
 step fid.py calc --images="$out/samples" --ref="$out/digits-random.npz" --num="$(find "$out/samples" -name '*.png' | wc -l)" | tee "$out/frechet.txt"
 step fid.py svc --data="$out/digits.zip" --test="$out/digits-test.zip" --images="$out/samples" | tee "$out/agreement.txt"
