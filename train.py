@@ -36,9 +36,9 @@ def use_preset(ctx, param, value):
 @click.option("--data", metavar="ZIP|DIR", help="Data set, as dataset_tool.py writes it.")
 @click.option("--preset", type=click.Choice(sorted(presets.PRESETS)), callback=use_preset, is_eager=True,
               help="Recipe whose flags are the defaults.")
-@click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
 @click.option("--train_on_latents", "--train-on-latents", type=bool, default=False,
               help="Train on a VAE's latents, encoded at every step, or stored by dataset_tool.py encode.")
+@click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
 @click.option("--arch", default="ddpmpp", metavar="NAME", help="Network: ddpmpp, ncsnpp, adm or module:Name.")
 @click.option("--precond", default="edm", metavar="NAME",
               help="Preconditioner and its loss: vp, ve, iddpm, edm; cdm, pedm: edm with that loss.")

@@ -66,10 +66,10 @@ _FLAGS = [
     click.option("--guidance_interval", "--guidance-interval", type=cli.NumberList(float), metavar="LO,HI",
                  help="Noise levels with guidance.  [default: all]"),
     click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
-    click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
     click.option("--on_latents", "--on-latents", type=bool,
                  help="Whether the model makes latents; the snapshot knows, and another answer is an error."),
-                 help="Any option of the sampler that has no flag; may be repeated."),
+    click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
+                 help="Any option of the sampler or of the snapshot's encoder that has no flag; may be repeated."),
     click.option("--precision", type=click.Choice(PRECISIONS),
                  help="Arithmetic of the network.  [default: as trained]"),
 ]
@@ -108,19 +108,19 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     snapshot = load_snapshot(network, device, flags["ema"])
     denoiser = snapshot.ema
     check_class(denoiser.spec.label_dim, flags["class_idx"])
+    encoder = prepare_encoder(snapshot, flags, device)
     denoiser.precision = flags["precision"] or denoiser.precision
     guided = with_guidance(denoiser, flags, device)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
-    encoder = prepare_encoder(snapshot, flags, device)
         "network": sha256(fetch(network)),
         "ema": flags["ema"] or next(iter(snapshot.emas)),
         "sampler": resolved(component, sampler),
+        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", {})},
         "class": flags["class_idx"],
         "precision": denoiser.precision,
         "device": device.type,
         "guidance": [flags["cfg"], flags["guidance_interval"], flags["guide"] and sha256(fetch(flags["guide"]))],
-        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", {})},
     }
     return Prepared(snapshot, guided, encoder, sampler, device, flags["class_idx"], description)
 
