@@ -53,7 +53,7 @@ def read_model(model: str) -> nn.Module:
             found, report = _cached_first(load, str(source), low_cpu_mem_usage=False, output_loading_info=True)
             if report["missing_keys"]:
                 raise ValueError(f"it lacks the weights {report['missing_keys'][0]}")
-    return found.to(torch.float32).eval().requires_grad_(False)
+    return nn.Module.float(found).eval().requires_grad_(False)  # not its own `float`, which warns
 
 
 def weights_hash(model: nn.Module) -> str:

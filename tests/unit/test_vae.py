@@ -53,10 +53,10 @@ def test_samples_have_the_posterior_of_diffusers_times_the_factor(folder, vae):
     with torch.no_grad():
         posterior = read_model(str(folder)).encode(raw / 127.5 - 1).latent_dist
     torch.manual_seed(0)
-    samples = torch.cat([vae.encode(raw.expand(250, -1, -1, -1)) for _ in range(8)])
+    samples = torch.cat([vae.encode(raw.expand(100, -1, -1, -1)) for _ in range(8)])
     deviations = (samples.mean(0) / 0.18215 - posterior.mean[0]) / posterior.std[0] * len(samples) ** 0.5
     assert deviations.abs().max() < 5 and 0.9 < deviations.std() < 1.1
-    torch.testing.assert_close(samples.std(0) / 0.18215, posterior.std[0], rtol=0.1, atol=0)
+    torch.testing.assert_close(samples.std(0) / 0.18215, posterior.std[0], rtol=0.15, atol=0)
 
 
 def test_stored_moments_are_sampled_as_images_are(vae):
