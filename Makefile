@@ -13,7 +13,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt "pytest>=8,<10" "ruff>=0.8,<1" "import-linter>=2.1,<3" "diffusers>=0.30,<1"
+	$(BIN)/python -m pip install --quiet -r requirements.txt "pytest>=8,<10" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "diffusers>=0.30,<1"
 	touch $@
 
 lint: setup
@@ -21,7 +21,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=15
 
 demo: setup
 	rm -rf $(OUT)
