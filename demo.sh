@@ -6,7 +6,7 @@ out=${1:-demo}
 seeds=${2:-0-499}
 
 step() {
-  printf '\n\033[1m$ python'; printf ' %s' "$@"; printf '\033[0m\n'
+  printf "\n$ python"; printf " %s" "$@"; printf "\n"
   python "$@"
 }
 
