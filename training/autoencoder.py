@@ -130,6 +130,7 @@ def _failures(model: str):
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+        what = "the file" if Path(model).expanduser().exists() else "the name and the network"
         raise UserError(
-            f"VAE {model} cannot be loaded ({reason}); check it, or give a folder or file by --set encoder.model=PATH"
+            f"VAE {model} cannot be loaded ({reason}); check {what}, or give another by --set encoder.model=PATH"
         ) from error

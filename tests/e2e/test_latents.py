@@ -15,11 +15,13 @@ from PIL import Image
 
 from dnnlib.errors import UserError
 from dnnlib.npy import to_npy
-from tests import scripts
+from tests import published, scripts
 from tests.vaes import save_pictures, save_tiny_vae
+from training.build import make_denoiser
 from training.cache import cached
 from training.dataset import open_dataset
 from training.snapshot import load_snapshot
+from training.types import NetSpec
 from training.vae import VAE
 
 pytest.importorskip("diffusers")
@@ -115,6 +117,20 @@ def test_samples_are_decoded_pictures(finished, place, tmp_path):
     call("fid.py", "ref", f"--data={place / 'pictures.zip'}", f"--dest={tmp_path / 'r.npz'}", "--detector=random")
     last = call("fid.py", "calc", snapshot, f"--ref={tmp_path / 'r.npz'}", "--seeds=0-5", *sampling).splitlines()[-1]
     assert np.isfinite(float(last))
+
+
+def test_a_published_model_of_four_channels_makes_latents(place, tmp_path):
+    options = {"model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    denoiser = make_denoiser({"name": "ddpmpp", **options}, {"name": "edm"}, NetSpec((8, 8), 4))
+    outer = {"img_resolution": 8, "img_channels": 4, "label_dim": 0, "model_type": "SongUNet", **options}
+    content = published.checkpoint({}, "EDMPrecond", "SongUNet", outer, {}, denoiser.model.state_dict())
+    (tmp_path / "edm.pkl").write_bytes(published.dumps(content))
+    snapshot = load_snapshot(tmp_path / "edm.pkl")
+    assert snapshot.ema.spec.latent and snapshot.encoder == {"name": "vae"}
+    network = [f"--network={tmp_path / 'edm.pkl'}", f"--set=encoder.model={place / 'vae'}"]
+    call("generate.py", *network, f"--outdir={tmp_path / 'out'}", "--seeds=0", "--steps=2", "--device=cpu")
+    with Image.open(tmp_path / "out" / "000000.png") as picture:
+        assert (picture.size, picture.mode) == ((16, 16), "RGB")
 
 
 def test_a_run_resumes_where_its_vae_has_moved(finished, place, tmp_path):
