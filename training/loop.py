@@ -4,6 +4,7 @@ Read next: `generation.py`, where a trained denoiser makes images.
 """
 
 import signal
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def train(run: Run, folder: Path, log: Log) -> bool:
         run.denoiser.model.compile()
     objective = run.objective
     if distributed.world_size() > 1:
-        objective = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # CPU kernels give gradients of 1x1 convolutions in another, equivalent stride order; copying them is cheap.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     report = Report(run, folder, log)
     with stop_signals() as stop:
         try:
