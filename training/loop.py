@@ -25,6 +25,8 @@ from training.types import Step
 def train(run: Run, folder: Path, log: Log) -> bool:
     """Train until `run.loop.total_nimg`, saving into `folder`; False if a signal stopped it early (state saved)."""
     set_precision(run.loop.precision, run.loop.bench)
+    if run.loop.precision == "fp16" and run.device.type != "cuda":
+        log("warning: fp16 is for CUDA; this run computes in float32 (--precision=bf16 works on every device)")
     if run.loop.compile:
         run.denoiser.model.compile()
     objective = run.objective
