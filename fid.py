@@ -24,7 +24,7 @@ from dnnlib.errors import UserError
 from metrics.detectors import make_detector
 from metrics.frechet import frechet_distance
 from metrics.images import feature_statistics, read_batches
-from metrics.reference import load_reference, require_same_detector, save_reference
+from metrics.reference import Reference, load_reference, require_same_detector, save_reference
 from metrics.svc import PixelClassifier, interval
 from torch_utils import distributed
 from training.dataset import ImageDataset, open_dataset
@@ -86,7 +86,7 @@ def calc(**flags) -> None:
     distributed.init(device)
     reference = load_reference(flags["ref"])
     source = from_network(flags, device) if flags["network"] else from_files(flags)
-    detector = make_detector(flags["detector"] or reference.detector, device, flags["detector_weights"])
+    detector = make_detector(flags["detector"] or own_detector(reference), device, flags["detector_weights"])
     require_same_detector(reference, detector)
     warn_of_few(source.num, detector.dim)
     statistics = feature_statistics(detector, source.batches, source.num)
@@ -148,6 +148,16 @@ def svc(data, test, images, as_json) -> None:
         result |= {"test": judge_by(judge, test, *judged[test]), "test_images": len(judged[test][0])}
     result |= {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
     print(json.dumps(result) if as_json else f"{result['value']:.2f}")
+
+
+def own_detector(reference: Reference) -> str:
+    """The name of the reference's detector. A reference is data: it does not choose code from outside to be run."""
+    if ":" in reference.detector:
+        raise UserError(
+            f"{reference.path} was made with {reference.detector}, which is not of this program; "
+            f"if you trust it, give --detector={reference.detector}"
+        )
+    return reference.detector
 
 
 @dataclass

@@ -14,6 +14,7 @@ from training import presets
 from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
 from training.loop import train
 from training.options import explicit, options_from
+from training.rebuild import trust
 from training.report import Log
 from training.run import Run, build_for, open_training_data, write_options
 from training.settings import PRECISIONS, DataOptions, LoopOptions
@@ -59,7 +60,7 @@ def use_preset(ctx, param, value):
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, help="Learning rate.")
 @click.option("--ema", type=cli.NumberList(float), default="0.5", metavar="MIMG",
               help="Half-life of the weight average; a list keeps several.")
-@click.option("--dropout", type=click.FloatRange(0, 1), default=0.13, help="Dropout probability.")
+@click.option("--dropout", type=click.FloatRange(0, 1), help="Dropout probability.  [default: the network's, 0.13]")
 @click.option("--augment", type=click.FloatRange(0, 1), default=0.12, help="Augmentation probability; 0 is off.")
 @click.option("--label_dropout", "--label-dropout", type=click.FloatRange(0, 1), default=0.0,
               help="Share of labels dropped, for classifier-free guidance.")
@@ -134,7 +135,11 @@ def start(flags: dict, given: set[str], device) -> None:
     if flags["dry_run"]:
         check(options)
         return
-    source = load_snapshot(flags["transfer"]) if flags["transfer"] else None
+    source = None
+    if flags["transfer"]:
+        named = (options[part]["name"] for part in ("network", "precond"))
+        trust(name.rpartition(":")[0] for name in named if ":" in name)  # so the snapshot may name it too
+        source = load_snapshot(flags["transfer"])
     run = Run(options, device)
     moved = transfer(source, run.denoiser) if source is not None else None
     if folder is None:

@@ -10,16 +10,17 @@ NETWORKS = {
 }
 
 NETWORK_OPTIONS = {
-    "ddpmpp": {"model_channels": 128, "channel_mult": [2, 2, 2], "resample_filter": [1, 1]},
+    "ddpmpp": {"model_channels": 128, "channel_mult": [2, 2, 2], "dropout": 0.13, "resample_filter": [1, 1]},
     "ncsnpp": {
         "model_channels": 128,
         "channel_mult": [2, 2, 2],
+        "dropout": 0.13,
         "resample_filter": [1, 3, 3, 1],
         "embedding_type": "fourier",
         "channel_mult_noise": 2,
         "encoder_type": "residual",
     },
-    "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4]},
+    "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
 }
 
 PRECONDS = {

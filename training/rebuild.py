@@ -8,7 +8,8 @@ import importlib
 import math
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dnnlib.config import construct, resolve
+from dnnlib.config import construct, import_code, plugin_name, resolve
 from dnnlib.errors import UserError
+from dnnlib.plugins import installed
 from training.preconds import Denoiser
 from training.types import NetSpec
 
@@ -83,33 +85,59 @@ def rebuild_tensor(record: dict) -> Tensor:
 
 
 def admitted(name: str, base: type) -> type:
-    """The class `module:Name`, if snapshots may name it.
-
-    That is a subclass of `base` from this program, from a module this process has imported already, or from one in
-    the environment variable ELUCID_PLUGINS. Raises UserError otherwise, importing nothing.
-    """
-    module, _, attribute = name.rpartition(":")
-    if module.startswith("training."):
-        try:
-            target = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
-            raise UserError(f"the snapshot names {name!r}, which this program lacks; update it") from error
-    elif module in sys.modules:
-        target = getattr(sys.modules[module], attribute, None)
-    else:
-        target = resolve(f"{trusted(module, name)}:{attribute}")
+    """The class `module:Name`, if it is a subclass of `base` and snapshots may name it. Raises UserError otherwise."""
+    target = admit(name)
     if not isinstance(target, type) or not issubclass(target, base):
         raise UserError(f"the snapshot names {name!r}, which is no {base.__name__}; refused")
     return target
 
 
+def admit(name: str) -> Any:
+    """What `module:Name` is, if snapshots may name it: a stranger's file must not choose what code is run.
+
+    That is anything of this program, of a module that this process has imported already (`trust`), of one in the
+    environment variable ELUCID_PLUGINS, or a class that an installed package registers by an entry point. Raises
+    UserError otherwise, importing nothing.
+    """
+    module, _, attribute = name.rpartition(":")
+    if module.startswith("training."):
+        try:
+            return getattr(importlib.import_module(module), attribute, None)
+        except ImportError as error:
+            raise UserError(f"the snapshot names {name!r}, which this program lacks; update it") from error
+    if module in sys.modules:
+        return getattr(sys.modules[module], attribute, None)
+    return registered(name) or resolve(f"{trusted(module, name)}:{attribute}")
+
+
+def trust(plugins: Iterable[str]) -> None:
+    """Import modules (`my_pkg.nets`) and files (`nets.py`), whose classes snapshots may name from then on."""
+    for name in plugins:
+        import_code(name)
+
+
+def registered(name: str) -> type | None:
+    """The class `module:Name`, if an installed package registers it, under this or another path."""
+    package = name.partition(":")[0].partition(".")[0]
+    for kind in ("network", "preconditioner", "encoder"):
+        for place in chain.from_iterable(installed(kind).values()):
+            if place.partition(":")[0].partition(".")[0] == package:
+                target = resolve(place)
+                if f"{target.__module__}:{target.__qualname__}" == name:
+                    return target
+    return None
+
+
 def trusted(module: str, name: str) -> str:
     """The entry of ELUCID_PLUGINS that is this module. Raises UserError if there is none."""
     for entry in filter(None, os.environ.get(PLUGINS, "").split(",")):
-        if entry == module or (entry.endswith(".py") and module == f"elucid_plugin_{Path(entry).stem}"):
+        if entry == module or (entry.endswith(".py") and module == plugin_name(entry)):
             return entry
+    prefix = plugin_name("")
+    where = f"path/{module.removeprefix(prefix)}.py" if module.startswith(prefix) else module
     raise UserError(
-        f"the snapshot names {name!r}, which is not of this program; if you trust it, set {PLUGINS}={module}"
+        f"the snapshot names {name!r}, which is not of this program; if you trust it, "
+        f"give --plugins={where} or set {PLUGINS}={where}"
     )
 
 

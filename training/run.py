@@ -18,7 +18,7 @@ from training.build import Parts, build, make, resolved
 from training.cache import cached
 from training.dataset import open_dataset
 from training.ema import EMA
-from training.names import OPTIMIZERS
+from training.names import ENCODERS, OPTIMIZERS
 from training.objective import Objective
 from training.settings import DataOptions, LoopOptions
 from training.snapshot import Snapshot, save_snapshot
@@ -175,7 +175,8 @@ class Run:
         data = self.dataset
         return Snapshot(
             emas=dict(self.ema.averages),
-            encoder=self.options["encoder"],
+            # By its class: a plug-in's path or short name need not mean the same on another machine.
+            encoder={**self.options["encoder"], "name": kept_name(self.options["encoder"]["name"], self.encoder)},
             dataset={
                 "name": data.name,
                 "resolution": list(data.resolution),
@@ -194,6 +195,11 @@ class Run:
             save_snapshot(path, self.snapshot())
         distributed.barrier()
         return path
+
+
+def kept_name(name: str, made) -> str:
+    """How a snapshot calls a component: by its short name, or by `module:Name` if it is from outside."""
+    return name if name in ENCODERS else made.recipe["class"]
 
 
 def write_options(folder: Path, options: dict) -> None:

@@ -20,6 +20,7 @@ from training.generation import Samples, check_class, generate
 from training.guidance import AutoGuidance, ClassifierFreeGuidance, Guidance
 from training.names import SAMPLERS
 from training.preconds import Denoiser
+from training.rebuild import trust
 from training.settings import PRECISIONS
 from training.snapshot import Snapshot, load_snapshot
 
@@ -70,6 +71,8 @@ _FLAGS = [
                  help="Whether the model makes latents; the snapshot knows, and another answer is an error."),
     click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
                  help="Any option of the sampler or of the snapshot's encoder that has no flag; may be repeated."),
+    click.option("--plugins", metavar="LIST",
+                 help="Code of yours that the snapshot names: modules or files, e.g. my_net.py,my_pkg.nets."),
     click.option("--precision", type=click.Choice(PRECISIONS),
                  help="Arithmetic of the network.  [default: as trained]"),
 ]
@@ -105,6 +108,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     """Load a snapshot and do what the flags say. Raises UserError for options or a class that it does not have."""
     component = chosen_options(flags)["sampler"]
     sampler = make(component, SAMPLERS, "sampler")
+    trust(filter(None, (flags["plugins"] or "").split(",")))
     snapshot = load_snapshot(network, device, flags["ema"])
     denoiser = snapshot.ema
     check_class(denoiser.spec.label_dim, flags["class_idx"])

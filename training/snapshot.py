@@ -17,9 +17,10 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, fetch
 from dnnlib.unpickle import Record, read_pickle, recorder
 from training.foreign import FOREIGN_NAMES, is_foreign, read_foreign
+from training.interfaces import INTERFACES
 from training.names import ENCODERS
 from training.preconds import Denoiser
-from training.rebuild import describe_denoiser, rebuild_denoiser, trusted
+from training.rebuild import admit, describe_denoiser, rebuild_denoiser
 
 FORMAT, VERSION = "elucid-snapshot", 1
 REBUILD = f"{rebuild_denoiser.__module__}.{rebuild_denoiser.__qualname__}"
@@ -141,11 +142,10 @@ def chosen(emas: dict[str, Any], name: str) -> Any:
 
 
 def check_encoder(component: dict[str, Any]) -> None:
-    """Raise UserError unless the encoder is this program's or from a module in ELUCID_PLUGINS."""
-    name = component.get("name")
-    module = str(name).rpartition(":")[0]
-    if name not in ENCODERS and module != "training.encoders":
-        trusted(module, str(name))
+    """Raise UserError unless the encoder is this program's or of a plug-in that is trusted (`rebuild.admit`)."""
+    name = str(component.get("name"))
+    if name not in ENCODERS:
+        INTERFACES["encoder"].require(admit(name), name)
 
 
 def transfer(snapshot: Snapshot, denoiser: Denoiser) -> str:

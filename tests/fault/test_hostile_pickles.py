@@ -190,7 +190,9 @@ def test_own_form_is_checked(tmp_path):
     record = record_of()
     refused(own_snapshot(record, version=2), tmp_path, "snapshot format 2; this program reads 1")
     refused(
-        own_snapshot(record, encoder={"name": "subprocess:Popen", "args": ["true"]}), tmp_path, "not of this program"
+        own_snapshot(record, encoder={"name": "subprocess:Popen", "args": ["true"]}),
+        tmp_path,
+        "Popen must define adapt",
     )
     refused(own_snapshot(record, emas={}), tmp_path, "'emas' is missing")
     refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is no denoiser")
