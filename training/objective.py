@@ -23,7 +23,7 @@ class Objective(nn.Module):
         name = type(self.loss).__name__
         if not isinstance(out, LossOutput):
             raise UserError(f"loss {name} returned {type(out).__name__}; return training.types.LossOutput(loss[B])")
-        if out.loss.ndim != 1:
+        if out.loss.shape != (len(batch),):
             shape = tuple(out.loss.shape)
             raise UserError(f"loss {name} returned shape {shape}; one number per image is wanted: sum over C, H and W")
         if not out.loss.requires_grad:

@@ -3,17 +3,20 @@
 Read next: `generation.py`.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 import torch
+from torch import nn
 
 from dnnlib import cli
 from dnnlib.config import set_by_path
 from dnnlib.errors import UserError
 from dnnlib.files import fetch, sha256
+from torch_utils import distributed
 from torch_utils.precision import set_precision
 from training.build import make, make_encoder, resolved
 from training.generation import Samples, check_class, generate
@@ -23,6 +26,8 @@ from training.preconds import Denoiser
 from training.rebuild import trust
 from training.settings import PRECISIONS
 from training.snapshot import Snapshot, load_snapshot
+from training.types import NetSpec
+from training.window import CoordinateWindow, windowed
 
 SAMPLER_OPTIONS = {
     "steps": "num_steps",
@@ -40,6 +45,7 @@ SAMPLER_OPTIONS = {
 }
 """Which of the sampler's options each flag sets; a flag that is not given leaves the sampler's default."""
 ABLATION_FLAGS = ("solver", "disc", "schedule", "scaling")
+WINDOW_FLAGS = ("x_start", "y_start", "image_size")
 
 _ABOVE_ZERO, _NOT_NEGATIVE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
 
@@ -69,6 +75,15 @@ _FLAGS = [
     click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
     click.option("--on_latents", "--on-latents", type=bool,
                  help="Whether the model makes latents; the snapshot knows, and another answer is an error."),
+    click.option("--resolution", type=click.IntRange(min=1), metavar="INT",
+                 help="Side of the model's images; the snapshot knows, and another answer is an error."),
+    click.option("--x_start", type=int, metavar="INT",
+                 help="First column to draw, of a model trained on patches (of latents: in their pixels)."),
+    click.option("--y_start", type=int, metavar="INT", help="First row to draw, likewise."),
+    click.option("--image_size", type=click.IntRange(min=1), metavar="INT",
+                 help="Rows and columns to draw, likewise; may be fewer or more than were trained."),
+    click.option("--embed_fq", hidden=True),
+    click.option("--mask_pos", type=bool, hidden=True),
     click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
                  help="Any option of the sampler or of the snapshot's encoder that has no flag; may be repeated."),
     click.option("--plugins", metavar="LIST",
@@ -91,7 +106,7 @@ class Prepared:
     """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like."""
 
     snapshot: Snapshot
-    denoiser: Denoiser | Guidance
+    denoiser: Denoiser | CoordinateWindow | Guidance
     encoder: object
     sampler: object
     device: torch.device
@@ -114,7 +129,9 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     check_class(denoiser.spec.label_dim, flags["class_idx"])
     encoder = prepare_encoder(snapshot, flags, device)
     denoiser.precision = flags["precision"] or denoiser.precision
-    guided = with_guidance(denoiser, flags, device)
+    check_patch_flags(denoiser.spec, getattr(encoder, "factor", 1), flags)
+    window = windowed(denoiser, *(flags[flag] for flag in WINDOW_FLAGS))
+    guided = with_guidance(window, flags, device)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
         "network": sha256(fetch(network)),
@@ -122,6 +139,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
         "sampler": resolved(component, sampler),
         "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", {})},
         "class": flags["class_idx"],
+        "window": None if window is denoiser else [*window.start, *window.spec.resolution],
         "precision": denoiser.precision,
         "device": device.type,
         "guidance": [flags["cfg"], flags["guidance_interval"], flags["guide"] and sha256(fetch(flags["guide"]))],
@@ -129,7 +147,23 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     return Prepared(snapshot, guided, encoder, sampler, device, flags["class_idx"], description)
 
 
-def with_guidance(denoiser: Denoiser, flags: dict[str, Any], device: torch.device) -> Denoiser | Guidance:
+def check_patch_flags(spec: NetSpec, factor: int, flags: dict[str, Any]) -> None:
+    """The flags of Patch Diffusion that ask for nothing here. Raises UserError where one asks for something else.
+
+    `factor` is how many times larger decoded images are than what the network makes; either size will do.
+    """
+    side = flags["resolution"]
+    if side is not None and (side, side) not in (spec.resolution, tuple(size * factor for size in spec.resolution)):
+        height, width = spec.resolution
+        raise UserError(f"--resolution={side}, but the model makes {width}x{height}; leave --resolution out")
+    if flags["mask_pos"]:
+        raise UserError("--mask_pos: a model that was trained with coordinates is always told them; leave it out")
+    for flag in ("embed_fq", "mask_pos"):
+        if flags[flag] is not None:
+            distributed.print0(f"note: --{flag} is accepted for old commands and has no effect", file=sys.stderr)
+
+
+def with_guidance(denoiser: Denoiser | CoordinateWindow, flags: dict[str, Any], device: torch.device) -> nn.Module:
     """The denoiser, guided if --cfg is given. Raises UserError for a guide that does not fit."""
     scale, interval = flags["cfg"], flags["guidance_interval"]
     if scale is None:
@@ -141,6 +175,8 @@ def with_guidance(denoiser: Denoiser, flags: dict[str, Any], device: torch.devic
         return ClassifierFreeGuidance(denoiser, scale, interval)
     guide = load_snapshot(flags["guide"], device).ema
     guide.precision = flags["precision"] or guide.precision
+    if guide.spec.coord_channels:
+        guide = windowed(guide, *(flags[flag] for flag in WINDOW_FLAGS))
     return AutoGuidance(denoiser, guide, scale, interval)
 
 

@@ -20,6 +20,7 @@ def snapshots(tmp_path_factory):
         "digits": save_random_snapshot(folder / "digits.pkl", channels=1, classes=5),
         "other": save_random_snapshot(folder / "other.pkl", channels=1, classes=5, seed=9),
         "rgb": save_random_snapshot(folder / "rgb.pkl", channels=3, names=("0.1", "0.5")),
+        "patch": save_random_snapshot(folder / "patch.pkl", channels=1, classes=5, coord_channels=2),
     }
 
 
@@ -151,6 +152,27 @@ def test_guidance(generate, snapshots):
     assert generate("digits", "one by one", "--seeds=1", "--steps=4", "--cfg=2").items() <= images["--cfg=2"].items()
 
 
+def test_windows_of_a_model_that_knows_coordinates(generate, snapshots, tmp_path):
+    flags = ["--seeds=0", "--steps=3"]
+    whole = generate("patch", "whole", *flags)
+    assert generate("patch", "same", *flags, "--x_start=0", "--image_size=8", "--resolution=8") == whole
+    generate("patch", "part", *flags, "--x_start=2", "--y_start=4", "--image_size=4")
+    generate("patch", "large", *flags, "--x_start=-4", "--image_size=16")
+    assert pixels(tmp_path / "part/000000.png").shape == (4, 4)
+    assert pixels(tmp_path / "large/000000.png").shape == (16, 16)
+    assert generate("patch", "right", *flags, "--x_start=4") != generate("patch", "below", *flags, "--y_start=4")
+    guided = [*flags, "--image_size=4", "--cfg=2"]
+    generate("patch", "guided", *guided, f"--guide={snapshots['patch']}")
+    assert generate("patch", "cfg", *guided) != generate("patch", "plain", *flags, "--image_size=4")
+
+
+def test_flags_of_old_commands_are_noted(script, snapshots, tmp_path):
+    old = ["--embed_fq=0", "--mask_pos=False", "--on_latents=0", "--resolution=8"]
+    out = [f"--network={snapshots['rgb']}", f"--outdir={tmp_path}", "--seeds=0", "--steps=1", "--device=cpu"]
+    code, _, err = script("generate.py", *out, *old)
+    assert code == 0 and "--embed_fq is accepted for old commands and has no effect" in err
+
+
 def test_a_sampler_from_outside(generate, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from training.samplers.base import Sampler\n"
@@ -196,6 +218,12 @@ def test_subdirs_and_grid(generate, tmp_path):
         ("digits", ["--cfg=2", "--guidance_interval=3,1"], "--guidance_interval"),
         ("digits", ["--cfg=2", "--guidance_interval=3"], "--guidance_interval"),
         ("rgb", ["--cfg=2", "--guide=DIGITS"], "--guide"),
+        ("rgb", ["--image_size=4"], "without coordinates"),
+        ("rgb", ["--y_start=1"], "without coordinates"),
+        ("patch", ["--image_size=5"], "multiple of 2"),
+        ("patch", ["--resolution=64"], "8x8"),
+        ("patch", ["--mask_pos=1"], "--mask_pos"),
+        ("patch", ["--image_size=4", "--cfg=2", "--guide=DIGITS"], "--guide"),
         ("nothing", [], "nothing.pkl"),
         ("picture", [], "picture.pkl"),
     ],
