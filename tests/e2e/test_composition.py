@@ -1,0 +1,106 @@
+"""Every legal combination of preconditioner, loss, data and network trains and samples; the others are refused."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from dnnlib.config import parse_chain
+from dnnlib.errors import UserError
+from preparation.encode import encode
+from tests.vaes import save_pictures, save_tiny_vae
+from training.build import build
+from training.generation import generate
+from training.loop import train_step
+from training.options import find
+from training.run import Run
+from training.samplers.edm import EDMSampler
+from training.types import NetSpec
+
+CPU = torch.device("cpu")
+NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16}  # channels
+LOSSES = ("{}", "cdm({})", "patch({})", "patch(cdm({}))")
+COMBINATIONS = list(product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), NETWORKS))
+STEPS, BATCH = 10, 2
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Data sets of 16x16 pictures and of the 8x8 latents of these."""
+    pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("composition")
+    pictures = save_pictures(folder / "pictures.zip", count=6)
+    vae = save_tiny_vae(folder / "vae")
+    encode(str(pictures), folder / "latents.zip", model=str(vae), device="cpu", progress=False)
+    return {"pixels": pictures, "latents": folder / "latents.zip"}
+
+
+def options_of(precond: str, loss: str, network: str, **network_options) -> dict:
+    small = {"model_channels": NETWORKS[network], "channel_mult": [1, 2], "channel_mult_emb": 2, "num_blocks": 1}
+    chain = parse_chain(loss)
+    if (consistency := find(chain, "cdm")) is not None:
+        consistency["martingale_steps"] = 3
+    return {
+        "encoder": {"name": "rgb"},
+        "augment": {"name": "edm", "p": 0.5},
+        "network": {"name": network, "attn_resolutions": [4], **small, **network_options},
+        "precond": {"name": precond},
+        "loss": chain,
+    }
+
+
+def run_of(path, data: str, parts: dict) -> Run:
+    loop = {"batch_size": BATCH, "duration_mimg": 1e-3, "seed": 1, "bench": False}
+    if data == "latents":
+        parts = {**parts, "encoder": {"name": "vae"}, "augment": None}
+    optimizer = {"name": "adam", "lr": 1e-3, "lr_rampup_kimg": 0.01}
+    dataset = {"path": str(path), "use_labels": True, "cache": "none"}
+    return Run({**parts, "dataset": dataset, "optimizer": optimizer, "ema": {}, "loop": loop}, CPU)
+
+
+@pytest.mark.parametrize(("precond", "loss", "data", "network"), COMBINATIONS)
+def test_trains_ten_steps_and_samples(precond, loss, data, network, places):
+    run = run_of(places[data], data, options_of(precond, loss.format(precond), network))
+    spec = run.denoiser.spec
+    assert (spec.latent, spec.coord_channels) == (data == "latents", 2 if "patch" in loss else 0)
+    before = {name: value.clone() for name, value in run.denoiser.named_parameters()}
+    seen = [train_step(run, run.objective) for _ in range(STEPS)]
+    run.batches.close()
+    assert run.nimg == sum(seen) and (set(seen) > {BATCH} if "patch" in loss else set(seen) == {BATCH})
+    assert {"Loss/loss", *(["Loss/consistency"] if "cdm" in loss else [])} <= run.stats.collect().keys()
+    still = {name for name, value in run.denoiser.named_parameters() if torch.equal(value, before[name])}
+    assert not still, f"these were not trained: {sorted(still)}"
+    averaged = next(iter(run.ema.averages.values()))
+    samples = next(generate(averaged, run.encoder, [0, 1], sampler=EDMSampler(num_steps=2), batch_size=2))
+    assert samples.images.shape == (2, 3, 16, 16) and samples.images.dtype == torch.uint8
+    assert not torch.equal(samples.images[0], samples.images[1])
+
+
+@pytest.mark.parametrize(
+    ("precond", "loss", "changes", "message"),
+    [
+        ("edm", "cdm(patch(edm))", {}, r"cdm wraps edm, vp, ve or iddpm, not PatchLoss; write e.g. patch\(cdm"),
+        ("edm", "cdm(cdm(edm))", {}, "cdm wraps .*, not ConsistencyLoss"),
+        ("edm", "patch(patch(edm))", {}, "write patch once"),
+        ("edm", "patch(cdm(patch(edm)))", {}, "not PatchLoss"),
+        ("edm", "patch", {}, "the loss patch wraps another one; write for example --loss=patch"),
+        ("edm", "cdm", {}, "the loss cdm wraps another one"),
+        ("edm", "edm(vp)", {}, "the loss edm wraps no other"),
+        ("edm", "iddpm", {}, "--loss=iddpm needs discrete noise levels, EDMPrecond has none"),
+        ("vp", "patch(iddpm)", {}, "--loss=iddpm needs discrete noise levels, VPPrecond"),
+        ("edm", "patch(edm)", {"channel_mult": [1, 1, 1, 1]}, "patches of 4x4 do not divide by 8, .*--cres"),
+        ("edm", "patch(nothing(edm))", {}, "unknown loss 'nothing'"),
+    ],
+)
+def test_illegal_chains_are_refused_by_name_when_built(precond, loss, changes, message):
+    spec = NetSpec(resolution=(16, 16), image_channels=3)
+    with pytest.raises(UserError, match=message) as refusal:
+        build(options_of(precond, loss, "ddpmpp", **changes), spec, weights=False)
+    assert "\n" not in str(refusal.value)
+
+
+def test_sizes_without_a_chance_are_not_held_against_a_network():
+    """Four levels halve 16x16 three times: patches of 4x4 do not, but real_p = 1 never cuts any."""
+    options = options_of("edm", "patch(edm)", "ddpmpp", channel_mult=[1, 1, 1, 1])
+    options["loss"]["real_p"] = 1.0
+    build(options, NetSpec(resolution=(16, 16), image_channels=3), weights=False)
