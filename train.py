@@ -106,6 +106,9 @@ def main(ctx, **flags):
     distributed.init(device)
     try:
         given = {name for name in flags if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        if "assignments" in given and flags["preset"]:  # beside the preset's own, not instead of them
+            own = presets.PRESETS[flags["preset"]].get("assignments", ())
+            flags["assignments"] = (*own, *flags["assignments"])
         start(flags, given, device)
     finally:
         distributed.shutdown()

@@ -93,6 +93,13 @@ def test_flags_win_over_the_preset(data, monkeypatch, capsys):
     assert options["loop"]["batch_size"] == 8 and options["optimizer"]["lr"] == 2e-4
 
 
+def test_set_is_laid_over_what_the_preset_sets(data, monkeypatch, capsys):
+    flags = ["--set=optimizer.lr_rampdown=0.25", "--set=loss.P_mean=-1", f"--data={data}"]
+    options = dry_run(monkeypatch, capsys, "--preset=demo", *flags)
+    assert (options["optimizer"]["lr_rampdown"], options["loss"]["P_mean"]) == (0.25, -1)
+    assert options["network"]["num_blocks"] == 1 and options["optimizer"]["lr_rampup_kimg"] == 2
+
+
 def dry_run(monkeypatch, capsys, *args) -> dict:
     import runpy
     import sys
