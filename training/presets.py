@@ -1,9 +1,23 @@
 """Recipes: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
 
-Published recipes are of Karras et al. 2022. Read next: `build.py`.
+Published recipes are of Karras et al. 2022, cdm-* of Daras et al. 2023, patch-* of Wang et al. 2023.
+Read next: `build.py`.
 """
 
 _AFHQ_SIZE = {"batch": 256, "cres": "1,2,2,2", "lr": 2e-4}
+_LATENT_PATCHES = {
+    "arch": "adm",
+    "precond": "pedm",
+    "train_on_latents": True,
+    "batch_gpu": 32,
+    "lr": 1e-4,
+    "ema": "50",
+    "dropout": 0.10,
+    "augment": 0.0,
+    "fp16": True,
+    "ls": 100,
+    "real_p": 0.5,
+}
 
 PRESETS = {
     "demo": {
@@ -48,4 +62,26 @@ PRESETS = {
         "ls": 100,
         "tick": 200,
     },
+    "cdm-cifar10-cond": {"cond": True, "arch": "ddpmpp", "precond": "cdm"},
+    "cdm-cifar10-uncond": {"cond": False, "arch": "ddpmpp", "precond": "cdm"},
+    "cdm-afhqv2-64": {
+        "cond": False,
+        "arch": "ddpmpp",
+        "precond": "cdm",
+        **_AFHQ_SIZE,
+        "batch": 128,
+        "dropout": 0.25,
+        "augment": 0.15,
+    },
+    "patch-celeba-64": {
+        "cond": False,
+        "arch": "ddpmpp",
+        "precond": "pedm",
+        **_AFHQ_SIZE,
+        "dropout": 0.05,
+        "augment": 0.0,
+        "real_p": 0.5,
+    },
+    "patch-lsun-256": {"cond": False, **_LATENT_PATCHES, "duration": 200, "batch": 1024},
+    "patch-imagenet-256": {"cond": True, **_LATENT_PATCHES, "duration": 2500, "batch": 4096, "tick": 200},
 }
