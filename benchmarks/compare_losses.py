@@ -1,0 +1,78 @@
+"""The same small network trained with DSM, consistency and patches, several seeds each, and what they reach.
+
+    python benchmarks/compare_losses.py --train=CIFAR/train --test=CIFAR/test --out=OUT [--kimg=20] [--seeds=0-2]
+
+Runs are told apart by folder, so that a second call goes on where the first was stopped. Read next:
+`compare_scores.py`, which scores and draws them.
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib import cli  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+LOSSES = {"edm": ["--precond=edm"], "cdm": ["--precond=cdm"], "patch": ["--precond=pedm", "--real_p=0.5"]}
+NETWORK = ["--arch=ddpmpp", "--cbase=24", "--cres=1,2,2", "--set=network.num_blocks=1"]
+NETWORK += ["--set=network.attn_resolutions=[8]", "--set=loop.grid_images=16"]
+RECIPE = ["--cond=1", "--batch=16", "--lr=2e-3", "--ema=0.001", "--dropout=0", "--augment=0", "--xflip=1"]
+RECIPE += ["--set=optimizer.lr_rampup_kimg=1", "--set=optimizer.lr_rampdown=0.3", "--device=cpu"]
+
+
+def call(script: str, *flags: str, log: Path | None = None) -> None:
+    """Run one of the project's scripts on one thread: several such runs side by side do not wait for each other."""
+    command = [sys.executable, str(ROOT / script), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if log is None:
+        subprocess.run(command, env=environment, check=True)
+        return
+    with open(log, "a", encoding="utf-8") as file:
+        subprocess.run(command, env=environment, check=True, stdout=file, stderr=subprocess.STDOUT)
+
+
+def prepare(train: str, test: str, out: Path) -> None:
+    """Both data sets, 32x32."""
+    for name, source in (("train", train), ("test", test)):
+        if not (out / f"{name}.zip").exists():
+            call("dataset_tool.py", f"--source={source}", f"--dest={out / name}.zip", "--resolution=32x32")
+
+
+def train_one(name: str, seed: int, kimg: float, out: Path) -> None:
+    """One run; does nothing when it is complete, and goes on when it was stopped."""
+    folder = out / f"{name}-{seed}"
+    folder.mkdir(exist_ok=True)
+    if (folder / "done").exists():
+        return
+    ticks = [f"--duration={kimg / 1000}", f"--tick={kimg / 20}", "--snap=5", "--dump=5", f"--seed={seed}"]
+    data = ["--nosubdir", f"--outdir={folder / 'run'}", f"--data={out / 'train.zip'}", "--resume=auto"]
+    call("train.py", *data, *NETWORK, *RECIPE, *LOSSES[name], *ticks, log=folder / "output.txt")
+    (folder / "done").touch()
+    print(f"{name}, seed {seed}: trained", flush=True)
+
+
+@click.command()
+@click.option("--train", required=True, help="Images to train on: any --source of dataset_tool.py.")
+@click.option("--test", required=True, help="Images kept apart.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--kimg", type=float, default=20, show_default=True, help="Thousand images that each run sees.")
+@click.option("--seeds", type=cli.IntRange(), default="0-2", show_default=True)
+@click.option("--parallel", type=click.IntRange(1), default=2, show_default=True, help="Runs side by side.")
+def main(train: str, test: str, out: Path, kimg: float, seeds: list[int], parallel: int) -> None:
+    """Train all runs, long ones first."""
+    out.mkdir(parents=True, exist_ok=True)
+    prepare(train, test, out)
+    with ThreadPoolExecutor(parallel) as pool:
+        jobs = [pool.submit(train_one, name, seed, kimg, out) for seed in seeds for name in ("cdm", "edm", "patch")]
+        for job in jobs:
+            job.result()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,156 @@
+"""What a training step costs with each loss, beside what the number of network passes says it should.
+
+    python benchmarks/losses.py [--repeats=5] [--device=cuda]
+
+Unit: one forward pass of the network for one image; a backward pass counts 2. DSM is 3. CDM adds two paths of 5 steps
+(10, or 8 when the first step reuses DSM's prediction) and a pass with gradient at their ends (6). A patch of 1/d of the
+side costs 1/d^2, and d times as many are taken. Read next: `training/losses/consistency.py`.
+"""
+
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib import cli  # noqa: E402
+from torch_utils.distributed import choose_device  # noqa: E402
+from training.build import make_denoiser, make_loss  # noqa: E402
+from training.objective import Objective  # noqa: E402
+from training.types import Batch, NetSpec, Step  # noqa: E402
+
+NETWORK = {"name": "ddpmpp", "model_channels": 32, "num_blocks": 2}
+REAL_P = 0.5
+
+
+@dataclass
+class Case:
+    """A loss, its cost in units per image of full size, and at most how much dearer it may measure."""
+
+    name: str
+    loss: dict
+    units: float
+    bound: float | None = None
+
+
+def consistency(fraction: float, reuse: bool) -> Case:
+    units = 3 + fraction * ((8 if reuse else 10) + 6)
+    loss = {"name": "cdm", "base": {"name": "edm"}, "consistency_fraction": fraction, "reuse_start": reuse}
+    bound = 1.15 if fraction == 1 else None
+    return Case(f"cdm, fraction {fraction:g}, {'first step reused' if reuse else 'all steps'}", loss, units, bound)
+
+
+CASES = [
+    Case("edm", {"name": "edm"}, 3.0),
+    consistency(1.0, reuse=False),
+    consistency(1.0, reuse=True),
+    consistency(0.1, reuse=True),
+]
+
+
+class Timer:
+    """Seconds of one training step with a loss: objective, backward, Adam."""
+
+    def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool):
+        made = make_loss(loss)
+        spec = made.adapt(NetSpec((side, side), 3))
+        self.denoiser = make_denoiser(NETWORK, {"name": "edm"}, spec).to(device).train()
+        if compiled:
+            self.denoiser.model.compile()
+        self.objective = Objective(self.denoiser, made)
+        self.optimizer = torch.optim.Adam(self.objective.parameters(), lr=1e-5)
+        self.batch, self.side, self.device = batch, side, device
+
+    def multiplier(self, step: Step) -> int:
+        return self.objective.loss.image_multiplier(step)
+
+    def __call__(self, step: Step) -> float:
+        count = self.batch * self.multiplier(step)
+        images = torch.rand(count, 3, self.side, self.side, device=self.device) * 2 - 1
+        self._wait()
+        start = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        (self.objective(Batch(images), step).loss.sum() / count).backward()
+        self.optimizer.step()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def shortest(timers: list[tuple[Timer, Step]], repeats: int) -> list[float]:
+    """Each timer's shortest step after one that warms up; by turns, so that a busy machine is unfair to none."""
+    rounds = [[timer(step) for timer, step in timers] for _ in range(repeats + 1)]
+    return [min(times) for times in zip(*rounds[1:], strict=True)]
+
+
+def consistency_rows(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> list[dict]:
+    """Cost of each case relative to DSM, measured and by the model."""
+    timers = [Timer(case.loss, side, batch, device, compiled) for case in CASES]
+    times = shortest([(timer, Step(0, 1)) for timer in timers], repeats)
+    return [
+        {
+            "loss": case.name,
+            "images_s": batch / seconds,
+            "units": case.units,
+            "cost_over_edm": seconds / times[0],
+            "model_over_edm": case.units / CASES[0].units,
+            "measured_over_model": seconds / times[0] / (case.units / CASES[0].units),
+            "bound": case.bound,
+        }
+        for case, seconds in zip(CASES, times, strict=True)
+    ]
+
+
+def patch_row(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> dict:
+    """Images/s of patch training, each size weighted by its probability, over those of full-size training."""
+    timer = Timer({"name": "patch", "base": {"name": "edm"}, "real_p": REAL_P}, side, batch, device, compiled)
+    steps = {timer.multiplier(step): step for step in (Step(nimg, 10**6) for nimg in range(100))}
+    loss = timer.objective.loss
+    times = dict(zip(steps, shortest([(timer, step) for step in steps.values()], repeats), strict=True))
+    chances = dict(zip(loss.divisors, loss.probabilities(), strict=True))
+    images = sum(chance * batch * divisor for divisor, chance in chances.items())
+    seconds = sum(chance * times[divisor] for divisor, chance in chances.items())
+    ideal = images / batch / sum(chance / divisor for divisor, chance in chances.items())
+    return {
+        "loss": f"patch, real_p {REAL_P:g}, {side} px",
+        "images_s": images / seconds,
+        "full_size_images_s": batch / times[1],
+        "speed_over_full_size": images / seconds / (batch / times[1]),
+        "ideal": ideal,
+    }
+
+
+@click.command()
+@click.option("--device", "device_name")
+@click.option("--batch", type=click.IntRange(1), help="Images per step.  [default: 20 on a CPU, 256 on a GPU]")
+@click.option("--side", type=click.IntRange(32), default=32, show_default=True, help="Side of CDM's images.")
+@click.option("--patch-side", type=click.IntRange(32), default=64, show_default=True, help="Side of full-size images.")
+@click.option("--compile", "compiled", type=bool, default=False, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, writable=True), help="Write the rows here too.")
+def main(device_name, batch, side, patch_side, compiled, repeats, json_path):
+    """Print one row per loss."""
+    device = choose_device(device_name)
+    batch = batch or (256 if device.type == "cuda" else 20)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    print(f"{name}; torch {torch.__version__}; {threads} threads; batch {batch}; compile {compiled}", flush=True)
+    rows = consistency_rows(side, batch, device, compiled, repeats)
+    rows.append(patch_row(patch_side, max(batch // 4, 1), device, compiled, repeats))
+    for row in rows:
+        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    if json_path:
+        Path(json_path).write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)
