@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 import torch
-from tqdm import tqdm
 
 from dnnlib import cli
 from dnnlib.errors import UserError
+from dnnlib.progress import progress_bar
 from torch_utils import distributed
 from training.grid import save_grid
 from training.sample_folder import SampleFolder, digest
@@ -63,7 +63,7 @@ def run(flags: dict, device: torch.device) -> None:
     mine = [seed for part in distributed.rank_share(missing, share) for seed in part]
 
     samples = prepared.generate(mine, flags["batch"])
-    bar = tqdm(total=len(mine), desc="sampling", unit="img", disable=not distributed.is_main() or not mine)
+    bar = progress_bar(total=len(mine), desc="sampling", disable=not distributed.is_main() or not mine)
     with bar, folder.writing() as write, closing(samples):
         for part in samples:
             write(part)

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UserError
+from dnnlib.progress import progress_bar
 from metrics.detectors import Detector
 from metrics.statistics import FeatureStatistics
 from torch_utils import distributed
@@ -60,7 +60,7 @@ def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int
         raise UserError(f"a covariance needs at least two images, not {total}")
     statistics = FeatureStatistics(detector.dim, detector.device)
     hidden = not distributed.is_main()
-    with tqdm(total=total, desc=f"{detector.name} features", unit="img", disable=hidden, delay=1) as bar:
+    with progress_bar(total=total, desc=f"{detector.name} features", disable=hidden, delay=1) as bar:
         for batch in batches:
             statistics.update(detector(batch))
             # The other processes go at the same pace, near enough for a progress bar.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ImageColor
-from tqdm import tqdm
 
 from dnnlib.errors import UserError
+from dnnlib.progress import progress_bar
 from preparation.images import GRAY, RGB
 from preparation.pool import Recipe, make_all
 from preparation.sources import Source, open_source
@@ -98,7 +98,7 @@ def _checked(
 ) -> Iterator[tuple[int, bytes | memoryview]]:
     """The PNGs with their numbers, after making sure that all have one size; `report` learns what happened."""
     made = make_all(recipe, chosen, workers)
-    bar = tqdm(made, total=len(chosen), desc="preparing", unit="img", disable=not progress, delay=0.5)
+    bar = progress_bar(made, total=len(chosen), desc="preparing", disable=not progress, delay=0.5)
     for number, (index, result) in enumerate(bar):
         name = recipe.source.picture_name(index)
         if result is None:
@@ -131,7 +131,7 @@ def _choose(source: Source, max_images: int | None, unlabelled: str) -> list[int
 
 def _common_channels(source: Source, chosen: Sequence[int], progress: bool) -> int:
     """Gray if all pictures are; the first one in colour decides, so only gray sources are looked through."""
-    bar = tqdm(chosen, desc="looking for colour", unit="img", disable=not progress, delay=1, leave=False)
+    bar = progress_bar(chosen, desc="looking for colour", disable=not progress, delay=1, leave=False)
     return GRAY if all(source.is_gray(index) for index in bar) else RGB
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dnnlib import npy
 from dnnlib.errors import UserError
+from dnnlib.progress import progress_bar
 from preparation.pool import available_cores
 from preparation.writer import archive_name, open_destination
 from torch_utils.distributed import choose_device
@@ -67,7 +67,7 @@ def encode(
     with open_destination(destination) as write:
         batches = _batches(dataset, batch, workers or available_cores())
         made = (moments for images in batches for moments in vae.numpy_moments(images))
-        bar = tqdm(made, total=len(dataset), desc="encoding", unit="img", disable=not progress, delay=0.5)
+        bar = progress_bar(made, total=len(dataset), desc="encoding", disable=not progress, delay=0.5)
         for index, moments in enumerate(bar):
             write(archive_name(index, npy.SUFFIX), npy.to_npy(_rounded(moments, dtype, dataset.image_name(index))))
         write("dataset.json", _description(dataset, about))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dnnlib.errors import UserError
 from dnnlib.pictures import DECODE_ERRORS
+from dnnlib.progress import progress_bar
 from preparation.pool import available_cores
 from training.dataset import ImageDataset, encoder_line, open_dataset
 
@@ -76,7 +76,7 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
 
     with ThreadPoolExecutor(workers or available_cores()) as pool:
         results = pool.map(check, range(len(dataset)))
-        for result in tqdm(results, total=len(dataset), desc="verifying", unit="img", disable=not progress, delay=0.5):
+        for result in progress_bar(results, total=len(dataset), desc="verifying", disable=not progress, delay=0.5):
             if isinstance(result, UserError):
                 bad.append(str(result))
             else:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dnnlib import files
+from dnnlib.progress import progress_bar
 from training.dataset import ImageDataset
 
 
@@ -85,7 +85,7 @@ def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: 
             array[index] = dataset.image(index)
 
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            bar = tqdm(total=len(dataset), desc="decoding images", unit="img", disable=not progress, delay=1)
+            bar = progress_bar(total=len(dataset), desc="decoding images", disable=not progress, delay=1)
             with bar:
                 for _ in pool.map(decode, range(len(dataset))):
                     bar.update()

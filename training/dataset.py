@@ -8,12 +8,12 @@ import json
 import os
 
 import numpy as np
-from tqdm import tqdm
 
 from dnnlib import npy
 from dnnlib.archives import FileSet, open_files
 from dnnlib.errors import UserError
 from dnnlib.pictures import header, is_picture, load_picture
+from dnnlib.progress import progress_bar
 from training.labels import Labels, from_json
 
 _CHANNELS = {"L": 1, "RGB": 3}
@@ -148,7 +148,7 @@ class ImageDataset:
 
     def check_headers(self) -> None:
         """Read every header; raises UserError naming the first image of another size or mode."""
-        for index in tqdm(range(len(self)), desc="checking images", unit="img", delay=2, leave=False):
+        for index in progress_bar(range(len(self)), desc="checking images", delay=2, leave=False):
             self._require_same(index, *self._header(index))
 
     @staticmethod
@@ -225,7 +225,7 @@ class LatentDataset(ImageDataset):
     def check_headers(self) -> None:
         """Compare every header, which is the same for the same shape and type, with the first one."""
         first = self._files.read(self._where[0], _NPY_HEADER)
-        for index in tqdm(range(len(self)), desc="checking latents", unit="img", delay=2, leave=False):
+        for index in progress_bar(range(len(self)), desc="checking latents", delay=2, leave=False):
             if self._files.read(self._where[index], _NPY_HEADER) != first:
                 self._refuse(index)
 

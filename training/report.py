@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.files import atomic_write
+from dnnlib.progress import progress_bar
 from torch_utils import distributed
 
 
@@ -48,16 +49,12 @@ class Report:
         self.run, self.folder, self.log = run, folder, log
         self.started = self.tick_started = time.time()
         self.maintenance = 0.0
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=run.loop.total_nimg,
             initial=run.nimg,
-            unit="img",
             unit_scale=True,
             desc="training",
             disable=not distributed.is_main(),
-            mininterval=0.5 if terminal else 20,
-            dynamic_ncols=terminal,
         )
         if folder is not None and distributed.is_main():
             _cut_stats(folder / "stats.jsonl", run.nimg)
