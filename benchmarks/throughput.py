@@ -4,9 +4,13 @@ The ceiling is what this machine reaches here and now on a plain 3x3 convolution
 plain matrix product; shares are therefore ratios within one run. `python -m benchmarks.throughput --help`.
 """
 
+import gc
 import json
 import platform
+import re
+import sys
 import time
+from pathlib import Path
 
 import click
 import torch
@@ -66,6 +70,7 @@ def ceilings(device: torch.device, dtype: torch.dtype, batch: int) -> dict[str, 
 
 def measure(arch: str, precision: str, device: torch.device, batch: int, compiled: bool, repeats: int) -> dict:
     """One row of the table."""
+    gc.collect()  # the row before, so that its memory is not counted
     set_precision(precision)
     spec = NetSpec(resolution=(32, 32), image_channels=3, label_dim=10, augment_dim=9)
     denoiser = make_denoiser({"name": arch}, {"name": "edm"}, spec, precision).to(device).train()
@@ -78,8 +83,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     if compiled:
         denoiser.model.compile()
     loss, optimizer = EDMLoss(), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
 
     def train():
         optimizer.zero_grad(set_to_none=True)
@@ -93,7 +97,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     train_seconds = seconds(train, device, repeats)
     denoiser.eval()
     sample_seconds = seconds(sample, device, repeats)
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    peak = peak_memory(device)
     ceiling = ceilings(device, denoiser.compute_dtype, batch)
     return {
         "arch": arch,
@@ -106,8 +110,26 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
         "forward_share": flops / sample_seconds / ceiling["forward"],
         "conv_ceiling_gflops": ceiling["training"] / 1e9,
         "matmul_ceiling_gflops": ceiling["matmul"] / 1e9,
-        "peak_gib": peak,
+        "peak_gib": peak / 2**30,
     }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of what ran before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most bytes held since the reset: by tensors on a GPU, by the process on a CPU; NaN where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform != "linux":
+        return float("nan")
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def cpu_has_bf16() -> bool:
