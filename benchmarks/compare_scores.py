@@ -110,6 +110,8 @@ def draw_curves(out: Path, scores: dict[tuple[str, float], list[dict]], path: Pa
             kimg, loss, _ = loss_curve(run, name)
             axes[0].plot(kimg, loss, color=colour, alpha=0.7, label=None if index else name)
         counts = [kimg for other, kimg in scores if other == name]
+        if not counts:
+            continue
         distances = np.array([[one["frechet"] for one in scores[name, kimg]] for kimg in counts])
         axes[1].plot(counts, distances.mean(1), color=colour, label=name)
         axes[1].plot(np.repeat(counts, distances.shape[1]), distances.ravel(), ".", color=colour)
