@@ -81,6 +81,8 @@ def fetch(name: str | os.PathLike, what: str = "file") -> Path:
     """
     if not is_url(name):
         path = Path(name)
+        if path.is_dir():
+            raise UserError(f"{what} {name} is a folder; give the file in it")
         if not path.is_file():
             raise UserError(f"{what} not found: {name}; check the path")
         return path

@@ -24,6 +24,14 @@ from training.rebuild import admit, describe_denoiser, rebuild_denoiser
 
 FORMAT, VERSION = "elucid-snapshot", 1
 REBUILD = f"{rebuild_denoiser.__module__}.{rebuild_denoiser.__qualname__}"
+OTHER_KINDS = {
+    b"PK": "a zip or torch archive",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x1f\x8b": "a gzip file",
+    b"version https://git-lfs": "a pointer of Git LFS, the file itself not yet fetched",
+}
+"""What is given for a snapshot by mistake, by its first bytes."""
 
 
 @dataclass
@@ -110,8 +118,15 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
         raise UserError(f"{path} is empty; get the file again")
-    if data.startswith(b"PK"):
-        raise UserError(f"{path} is a zip or torch archive, not a snapshot; give a network-snapshot-NNNNNN.pkl")
+    kind = next((kind for start, kind in OTHER_KINDS.items() if data.startswith(start)), None)
+    # The oldest pickles have no first byte of their own, but all of them end in a full stop.
+    if kind is None and not data.startswith(b"\x80") and not data.rstrip().endswith(b"."):
+        kind = "no pickle"
+    if kind is not None:
+        raise UserError(
+            f"{path} is {kind}, so it is no snapshot; give a network-snapshot-NNNNNN.pkl of train.py, or a published "
+            "checkpoint of EDM, CDM or Patch Diffusion"
+        )
     return data
 
 

@@ -116,7 +116,9 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"N.", "no snapshot of this program"),
         (b".", "damaged"),
         (b"", "is empty"),
-        (b"<html>404 Not Found</html>", "damaged, cut short or no pickle"),
+        (b"<html>404 Not Found</html>", "is no pickle, so it is no snapshot; give"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(60) + b".", "is a PNG picture, so it is no snapshot; give"),
+        (b"\x80\x04}\x8c\x03em", "damaged, cut short"),
         (b"PK\x03\x04" + bytes(60), "zip or torch archive"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.", "damaged"),  # a text longer than memory
         (pickle.dumps({"model_state": {}}), "no snapshot of this program"),

@@ -30,6 +30,11 @@ def test_fetch_of_a_missing_path():
         files.fetch("nowhere.pkl", "snapshot")
 
 
+def test_fetch_of_a_folder(tmp_path):
+    with pytest.raises(UserError, match="snapshot .* is a folder; give the file in it"):
+        files.fetch(tmp_path, "snapshot")
+
+
 def test_fetch_of_an_unreachable_url(tmp_path, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="cannot download snapshot http://127.0.0.1:9/x.pkl.*give its path"):
