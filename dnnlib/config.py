@@ -7,7 +7,6 @@ Read next: `training/build.py`.
 import difflib
 import importlib
 import importlib.util
-import inspect
 import json
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.plugins import Interface, installed
+from dnnlib.values import described, fits, signature
 
 
 def resolve(name: str) -> Any:
@@ -78,10 +78,14 @@ def _failures(name: str, advice: str = ""):
     except UserError:
         raise
     except Exception as error:  # foreign code may raise anything
-        frames = [one for one in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in one.filename]
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(f"{name}: cannot import it: {type(error).__name__}: {reason}{place}") from error
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename == __file__ or "importlib" in filename
 
 
 def lookup(table: Mapping[str, str], name: str, kind: str, interface: Interface | None = None) -> Any:
@@ -125,17 +129,23 @@ def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) 
 def bind(
     target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()
 ) -> dict[str, Any]:
-    """Options with the defaults of the signature filled in; UserError for an unknown or a missing one."""
+    """Options with the defaults of the signature filled in.
+
+    Raises UserError for one that is unknown, missing, or not of the annotated type.
+    """
     what = what or getattr(target, "__name__", str(target))
     parameters = {
         name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
+        for name, parameter in signature(target).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in parts
     }
-    for name in options:
+    for name, value in options.items():
         if name not in parameters:
             known = ", ".join(parameters) or "none"
             raise UserError(f"{what} has no option {name!r}{_hint(name, parameters)}; its options: {known}")
+        wanted = parameters[name].annotation
+        if not fits(value, wanted):
+            raise UserError(f"{what}: {name}={value!r} must be {described(wanted)}")
     bound = {}
     for name, parameter in parameters.items():
         if name in options:

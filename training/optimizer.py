@@ -12,7 +12,7 @@ class Adam(torch.optim.Adam):
         self,
         params,
         lr: float = 1e-3,
-        betas=(0.9, 0.999),
+        betas: list[float] = (0.9, 0.999),
         eps: float = 1e-8,
         lr_rampup_kimg: float = 10000,
         lr_rampdown: float = 0,

@@ -86,7 +86,16 @@ class VPPrecond(Denoiser):
     sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1); sigma from sigma(epsilon_t) to sigma(1).
     """
 
-    def __init__(self, model, spec, precision="fp32", beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5):
+    def __init__(
+        self,
+        model,
+        spec,
+        precision="fp32",
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        M: int = 1000,
+        epsilon_t: float = 1e-5,
+    ):
         super().__init__(model, spec, precision)
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
         self.sigma_min = float(self.sigma(torch.tensor(epsilon_t)))
@@ -106,7 +115,7 @@ class VPPrecond(Denoiser):
 class VEPrecond(Denoiser):
     """Variance exploding (Song et al. 2021): c_skip 1, c_out sigma, c_in 1, c_noise ln(sigma / 2)."""
 
-    def __init__(self, model, spec, precision="fp32", sigma_min=0.02, sigma_max=100.0):
+    def __init__(self, model, spec, precision="fp32", sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__(model, spec, precision)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
 
@@ -123,7 +132,7 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
     The network has 2C outputs, the second half for the variance.
     """
 
-    def __init__(self, model, spec, precision="fp32", C_1=0.001, C_2=0.008, M=1000):
+    def __init__(self, model, spec, precision="fp32", C_1: float = 0.001, C_2: float = 0.008, M: int = 1000):
         super().__init__(model, spec, precision)
         self.C_1, self.C_2, self.M = C_1, C_2, M
         self.register_buffer("u", iddpm_levels(M, C_1, C_2), persistent=False)
@@ -161,7 +170,15 @@ class EDMPrecond(Denoiser):
     """EDM (Karras et al. 2022): with s = sigma_data, c_skip = s^2/(sigma^2+s^2), c_out = sigma s/sqrt(sigma^2+s^2),
     c_in = 1/sqrt(sigma^2+s^2), c_noise = ln(sigma)/4. Any sigma > 0."""
 
-    def __init__(self, model, spec, precision="fp32", sigma_data=0.5, sigma_min=0.0, sigma_max=math.inf):
+    def __init__(
+        self,
+        model,
+        spec,
+        precision="fp32",
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
+    ):
         super().__init__(model, spec, precision)
         if sigma_data <= 0:
             raise UserError(f"sigma_data={sigma_data} must be positive; EDM uses 0.5")

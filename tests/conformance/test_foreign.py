@@ -126,7 +126,7 @@ def cycle(content):
         (unknown_option, "no option 'frobnicate'"),
         (other_width, "larger network than it has weights for"),
         (cycle, "without end"),
-        (lambda c: c["ema"].state["_init_kwargs"].update(channel_mult="abc"), "damaged"),
+        (lambda c: c["ema"].state["_init_kwargs"].update(channel_mult="abc"), "channel_mult='abc' must be a list"),
         (lambda c: c["ema"].state["_init_kwargs"].update(model_channels=32), "have the shape"),
     ],
 )

@@ -27,6 +27,50 @@ def test_missing_option_fails_by_name():
         config.construct(Thing, {})
 
 
+class Typed:
+    def __init__(
+        self,
+        depth: int = 1,
+        weight: "float | None" = 2.0,
+        on: bool = False,
+        mode: str = "a",
+        sides: list[int] = (1, 2),
+        size: int | list[int] = 8,
+        other=None,
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "good",
+    [{"depth": 3}, {"weight": 1}, {"weight": None}, {"weight": float("inf")}, {"on": True}, {"on": 1}, {"mode": "b"},
+     {"sides": [4]}, {"sides": (4, 5)}, {"size": 4}, {"size": [4, 5]}, {"other": "anything"}],
+)  # fmt: skip
+def test_values_of_the_annotated_type_are_taken(good):
+    assert config.bind(Typed, good).items() >= good.items()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"depth": "abc"}, "Typed: depth='abc' must be a whole number"),
+        ({"depth": 2.5}, "depth=2.5 must be a whole number"),
+        ({"depth": True}, "depth=True must be a whole number"),
+        ({"depth": None}, "depth=None must be a whole number"),
+        ({"weight": "abc"}, "weight='abc' must be a number or null"),
+        ({"on": "yes"}, "on='yes' must be true or false"),
+        ({"on": 2}, "on=2 must be true or false"),
+        ({"mode": 3}, "mode=3 must be a text"),
+        ({"sides": 4}, "sides=4 must be a list of whole numbers"),
+        ({"sides": [4, "x"]}, "must be a list of whole numbers"),
+        ({"size": 0.5}, "size=0.5 must be a whole number or a list of whole numbers"),
+    ],
+)
+def test_a_value_of_another_type_fails_by_name(bad, message):
+    with pytest.raises(UserError, match=message):
+        config.bind(Typed, bad)
+
+
 def test_unknown_name_lists_the_known():
     with pytest.raises(UserError, match=r"unknown loss 'emd' \(did you mean 'edm'\?\); known: edm, vp"):
         config.lookup({"edm": "a:B", "vp": "a:C"}, "emd", "loss")
@@ -46,6 +90,8 @@ def test_a_file_is_a_module(tmp_path):
     path2.write_text("import no_such_thing_at_all\n")
     with pytest.raises(UserError, match="broken.py: cannot import it: ModuleNotFoundError"):
         config.resolve(f"{path2}:Mine")
+    with pytest.raises(UserError, match=r"no_such_module_anywhere'; is it on PYTHONPATH\?$"):
+        config.resolve("no_such_module_anywhere:Mine")
 
 
 def test_set_by_path():
