@@ -7,8 +7,6 @@
 Read next: `preparation/convert.py`.
 """
 
-import signal
-
 import click
 
 from dnnlib import cli, npy
@@ -77,5 +75,4 @@ def encode_command(source: str, dest: str, **options) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the unfinished file is removed
     cli.run(main)

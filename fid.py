@@ -27,6 +27,7 @@ from metrics.images import feature_statistics, read_batches
 from metrics.reference import Reference, load_reference, require_same_detector, save_reference
 from metrics.svc import PixelClassifier, interval
 from torch_utils import distributed
+from torch_utils.peers import Peers
 from training.dataset import ImageDataset, open_dataset
 from training.sample_folder import read_note
 from training.sampling_options import prepare, sampling_options
@@ -276,4 +277,4 @@ def warn(text: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, peers=Peers())

@@ -13,6 +13,7 @@ from dnnlib import cli
 from dnnlib.errors import UserError
 from dnnlib.progress import progress_bar
 from torch_utils import distributed
+from torch_utils.peers import Peers
 from training.grid import save_grid
 from training.sample_folder import SampleFolder, digest
 from training.sampling_options import prepare, sampling_options
@@ -96,4 +97,4 @@ def finish(flags: dict, folder: SampleFolder, seeds: list[int], classes: dict, c
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, peers=Peers())

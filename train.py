@@ -10,6 +10,7 @@ from dnnlib import cli
 from dnnlib.config import bind
 from dnnlib.errors import UserError
 from torch_utils import distributed
+from torch_utils.peers import Peers
 from training import presets
 from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
 from training.loop import train
@@ -199,4 +200,4 @@ def introduce(run: Run, folder, log: Log) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, peers=Peers())

@@ -3,27 +3,70 @@
 Read next: `config.py`.
 """
 
+import os
 import re
+import signal
 import sys
+import threading
 
 import click
 
 from dnnlib.errors import UserError
 
 
-def run(command: click.Command, args: list[str] | None = None) -> None:
-    """Run a click command; bad input ends in one line on stderr and exit code 2, Ctrl-C in code 130."""
+class Alone:
+    """One process. What `run` asks about others; `torch_utils/peers.py` knows those of torchrun."""
+
+    is_main = True
+
+    def first_to_fail(self) -> bool:
+        """True in the one process that is to print its error."""
+        return True
+
+    def failed(self, patience: float = 0) -> bool:
+        """Whether another process has failed, or does within `patience` seconds: then it explains what happened."""
+        return False
+
+
+def run(command: click.Command, args: list[str] | None = None, peers: Alone | None = None) -> None:
+    """Run a click command; bad input ends in one line on stderr and exit code 2, Ctrl-C and SIGTERM in code 130."""
+    peers = peers or Alone()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
     try:
         code = command.main(args=args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        message, code = str(error), 2
+        fail(str(error), peers)
     except click.ClickException as error:
-        message, code = error.format_message(), 2
+        fail(error.format_message(), peers)
     except click.exceptions.Abort:
-        message, code = "interrupted", 130
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+        if peers.failed():
+            leave(2)  # torchrun ends the others
+        if peers.is_main:
+            click.echo("error: interrupted", err=True)
+        leave(130)
+    except RuntimeError:
+        if not peers.failed(patience=2):
+            raise
+        leave(2)  # a connection broke
+
+
+def fail(message: str, peers: Alone) -> None:
+    """Print an error line, in one of the processes that come here with it, and exit with code 2."""
+    if peers.first_to_fail():
+        start = "" if peers.is_main else "\n"  # where the main process's progress bar may stand
+        click.echo(f"{start}error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def leave(code: int) -> None:
+    """Exit without waiting for threads, whose results nobody wants any more."""
+    if all(thread is threading.main_thread() or thread.daemon for thread in threading.enumerate()):
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class IntRange(click.ParamType):

@@ -43,8 +43,8 @@ def init(device: torch.device) -> None:
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
+    """Leave the process group, if there is one; not on the way out of an error, where the others may never come."""
+    if dist.is_initialized() and sys.exc_info()[0] is None:
         dist.destroy_process_group()
 
 

@@ -111,7 +111,7 @@ def _side_by_side(function: Callable, items: list) -> Iterator:
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    running = deque()
+    running, finished = deque(), False
     try:
         for item in items:
             running.append(pool.submit(function, item))
@@ -119,8 +119,10 @@ def _side_by_side(function: Callable, items: list) -> Iterator:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+        finished = True
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Whoever stops early, by Ctrl-C above all, does not wait for blocks that nobody will see.
+        pool.shutdown(wait=finished, cancel_futures=True)
         torch.set_num_threads(threads)
 
 

@@ -80,20 +80,27 @@ class SampleFolder:
 
     @contextmanager
     def writing(self, workers: int = 4) -> Iterator[Callable[[Samples], None]]:
-        """A function that takes samples and returns at once; on leaving, all of them are on disk."""
+        """A function that takes samples and returns at once; on leaving, all of them are on disk.
+
+        After an error only those images are finished that are being written.
+        """
         waiting: deque[Future] = deque()
-        with ThreadPoolExecutor(workers) as pool:
+        pool = ThreadPoolExecutor(workers)
+        try:
 
             def write(samples: Samples) -> None:
                 classes = [None] * len(samples.seeds) if samples.labels is None else samples.labels.tolist()
                 for seed, image, class_idx in zip(samples.seeds, samples.images.cpu(), classes, strict=True):
                     waiting.append(pool.submit(self._write, seed, image, class_idx))
-                while len(waiting) > 1024:  # images in memory, should sampling be faster than the disk
+                # Failures are raised soon; at most 1024 images wait in memory, should sampling be faster than the disk.
+                while waiting and (waiting[0].done() or len(waiting) > 1024):
                     waiting.popleft().result()
 
             yield write
             while waiting:
                 waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _write(self, seed: int, image: Tensor, class_idx: int | None) -> None:
         note = json.dumps({"class": class_idx, "by": self.made_by})
