@@ -110,6 +110,9 @@ def test_a_loss_that_is_not_finite_is_named():
     [
         ({"martingale_steps": 1}, "martingale_steps=1"),
         ({"epsilon_min": 1.0}, "epsilon_min=1.0"),
+        ({"sigma_floor": 0.0}, "sigma_floor=0.0 must be above 0"),
+        ({"rho": -7}, "rho=-7 must be above 0"),
+        ({"martingale_lambda": -1.0}, "martingale_lambda=-1.0 must not be negative"),
         ({"consistency_fraction": 0}, "consistency_fraction=0"),
         ({"path_mode": "test"}, "path_mode='test'"),
     ],

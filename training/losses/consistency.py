@@ -48,6 +48,11 @@ class ConsistencyLoss(Loss):
             raise UserError(f"martingale_steps={martingale_steps}: a path has at least 2 levels; published: 6")
         if not 0 <= epsilon_min <= epsilon_max:
             raise UserError(f"epsilon_min={epsilon_min}, epsilon_max={epsilon_max}: need 0 <= min <= max")
+        for name, value in (("sigma_floor", sigma_floor), ("rho", rho)):
+            if not value > 0:
+                raise UserError(f"{name}={value} must be above 0; published: sigma_floor 0.002, rho 7")
+        if not martingale_lambda >= 0:
+            raise UserError(f"martingale_lambda={martingale_lambda} must not be negative; published: 10")
         if not 0 < consistency_fraction <= 1:
             raise UserError(f"consistency_fraction={consistency_fraction} must be above 0 and at most 1")
         if path_mode not in ("train", "eval"):
