@@ -9,6 +9,7 @@ import click
 import torch
 
 from dnnlib import cli
+from dnnlib.files import require_writable
 from torch_utils.distributed import choose_device
 from training.build import make_encoder
 from training.generation import generate
@@ -24,6 +25,7 @@ from training.snapshot import load_snapshot
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 def main(model_path, output_path, steps, device):
     """Draw 64 images from a snapshot."""
+    require_writable(output_path)
     device = choose_device(device)
     snapshot = load_snapshot(model_path, device)  # weights, and how images are encoded: data, no code is run
     encoder = make_encoder(snapshot.encoder, device)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.errors import UserError
+from dnnlib.files import require_writable
 from metrics.detectors import make_detector
 from metrics.frechet import frechet_distance
 from metrics.images import feature_statistics, read_batches
@@ -54,7 +55,7 @@ def shared_options(command):
     return command
 
 
-@click.group(context_settings={"show_default": True, "max_content_width": 120})
+@click.group(no_args_is_help=False, context_settings={"show_default": True, "max_content_width": 120})
 @click.pass_context
 def main(context: click.Context) -> None:
     """Score generated images. Results go to stdout, the number alone on its last line; notes go to stderr."""
@@ -119,6 +120,7 @@ def ref(data, dest, detector, detector_weights, batch, workers, device) -> None:
     """Statistics of a data set, to compare images with."""
     if not dest.endswith(".npz"):
         raise UserError(f"--dest={dest} must end in .npz")
+    require_writable(dest)
     device = distributed.choose_device(device)
     distributed.init(device)
     dataset = open_dataset(data)

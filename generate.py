@@ -11,6 +11,7 @@ import torch
 
 from dnnlib import cli
 from dnnlib.errors import UserError
+from dnnlib.files import require_writable
 from dnnlib.progress import progress_bar
 from torch_utils import distributed
 from torch_utils.peers import Peers
@@ -86,6 +87,7 @@ def check_grid(grid: str | None, outdir: str) -> None:
         raise UserError(f"--grid={grid} must end in .png")
     if Path(outdir).resolve() in Path(grid).resolve().parents:
         raise UserError(f"--grid={grid} lies inside --outdir, where it would count as a sample; write it elsewhere")
+    require_writable(grid)
 
 
 def finish(flags: dict, folder: SampleFolder, seeds: list[int], classes: dict, class_names: list[str] | None) -> None:

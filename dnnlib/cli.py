@@ -13,6 +13,8 @@ import click
 
 from dnnlib.errors import UserError
 
+_MOST_NUMBERS = 100_000_000  # more in one list are a slip, and would fill the memory
+
 
 class Alone:
     """One process. What `run` asks about others; `torch_utils/peers.py` knows those of torchrun."""
@@ -85,6 +87,8 @@ class IntRange(click.ParamType):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part!r} runs backwards", param, ctx)
+            if len(numbers) + last - first >= _MOST_NUMBERS:
+                self.fail(f"{value!r} are more than {_MOST_NUMBERS} numbers", param, ctx)
             numbers.extend(range(first, last + 1))
         return numbers
 

@@ -10,7 +10,7 @@ import shutil
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,20 +27,56 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
     for many small files that can be made again, and the promise does not cover power cuts.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with parent_folders(path):
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     if durable:
         _sync_folder(path.parent)
+
+
+@contextmanager
+def parent_folders(path: Path) -> Iterator[None]:
+    """Make the folders that `path` lies in; after an error those that are new and empty are removed again."""
+    new = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def write_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """`atomic_write` of a file that the user asked for; raises UserError naming it when that fails."""
+    try:
+        with atomic_write(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Raise UserError, before long work, if no file can be written there. Nothing is left or changed."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    with suppress(_NotNow), write_output(path):
+        raise _NotNow
+
+
+class _NotNow(Exception):
+    pass
 
 
 def _sync_folder(folder: Path) -> None:

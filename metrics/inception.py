@@ -85,7 +85,9 @@ def load_network(path: Path) -> InceptionV3:
     """Inception-v3 with the weights of a state dict; UserError if the file is none or has other names or shapes."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except pickle.UnpicklingError as error:  # torch's message advises to run the code inside
+        raise UserError(f"{path}: cannot be read as weights alone; give {WEIGHTS_FILE}") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as weights ({reason}); give {WEIGHTS_FILE}") from error
     if not isinstance(state, dict):

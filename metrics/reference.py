@@ -51,13 +51,15 @@ def save_reference(path: Path, statistics: FeatureStatistics, detector: Detector
         "detector_sha256": np.array(detector.sha256),
         "resize": np.array(detector.resize),
     }
-    with files.atomic_write(path) as file:
+    with files.write_output(path) as file:
         np.savez(file, **arrays)
 
 
 def load_reference(name: str) -> Reference:
     """Read a reference from a path or URL; raises UserError naming the file when it is none or damaged."""
     path = files.fetch(name, "reference")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{name}: not a readable npz file; make it anew with fid.py ref")
     arrays = _read_arrays(path, name)
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, parent_folders
 
 Write = Callable[[str, bytes | memoryview], None]
 
@@ -100,17 +100,17 @@ def _zip(path: Path) -> Iterator[Write]:
 def _folder(path: Path) -> Iterator[Write]:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"--dest={path} exists and is not an empty folder; remove it or give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    with parent_folders(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
 
-    def write(name: str, data: bytes | memoryview) -> None:
-        file = temporary / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        def write(name: str, data: bytes | memoryview) -> None:
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
 
-    try:
-        yield write
-        temporary.chmod(path.stat().st_mode if path.is_dir() else 0o755)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield write
+            temporary.chmod(path.stat().st_mode if path.is_dir() else 0o755)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

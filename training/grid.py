@@ -9,7 +9,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from dnnlib.files import atomic_write
+from dnnlib.files import write_output
 
 
 def picture(image: np.ndarray) -> Image.Image:
@@ -38,7 +38,7 @@ def tile(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
-    """Write u8[N,C,H,W] as one PNG, row by row."""
+    """Write u8[N,C,H,W] as one PNG, row by row; UserError where it cannot be written."""
     data = png(tile(images, columns))
-    with atomic_write(path) as file:
+    with write_output(path) as file:
         file.write(data)

@@ -33,6 +33,7 @@ def test_values(capsys):
     [
         (["--seeds=1,x"], "not a list like"),
         (["--seeds=5-1"], "runs backwards"),
+        (["--seeds=0-9999999999"], "more than 100000000 numbers"),
         (["--size=0x4"], "not a size like 32x32"),
         (["--sede=1"], "No such option"),
         (["--fail"], "this and that"),

@@ -19,6 +19,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["value"]
 
 
+def test_a_failed_write_leaves_no_new_folders(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(RuntimeError), files.atomic_write(tmp_path / "old/new/newer/value"):
+        raise RuntimeError("killed")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["old"]
+
+
+def test_outputs_that_cannot_be_written_are_named_before_and_after(tmp_path):
+    files.require_writable(tmp_path / "new/value")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_bytes(b"old")
+    files.require_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    for path in (tmp_path, tmp_path / "file/value"):
+        with pytest.raises(UserError, match=str(path)):
+            files.require_writable(path)
+    with pytest.raises(UserError, match="file/value cannot be written"), files.write_output(tmp_path / "file/value"):
+        pass
+
+
 def test_sha256(tmp_path):
     path = tmp_path / "value"
     path.write_bytes(b"abc" * 1000000)
