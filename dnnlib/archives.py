@@ -72,7 +72,7 @@ class FolderFiles(FileSet):
         self.name = path.resolve().name
         self.names = []
         for folder, subfolders, files in os.walk(path, followlinks=True, onerror=_raise):
-            subfolders[:] = [name for name in subfolders if not _hidden(name)]
+            subfolders[:] = [name for name in subfolders if not _hidden(name) and not _leads_back(folder, name)]
             prefix = Path(folder).relative_to(path).as_posix()
             prefix = "" if prefix == "." else prefix + "/"
             self.names.extend(prefix + name for name in files if not _hidden(name))
@@ -83,7 +83,7 @@ class FolderFiles(FileSet):
             with open(os.path.join(self.path, self.names[index]), "rb") as file:
                 return file.read(-1 if limit is None else limit)
         except OSError as error:
-            raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}") from error
+            raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}; restore or remove it") from error
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(os.path.abspath(self.path).encode())
@@ -184,6 +184,12 @@ def _top_level(path: Path) -> str:
 def _hidden(name: str) -> bool:
     """Litter of file managers and everything hidden: `.DS_Store`, `._photo.jpg`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a subfolder is a link to a folder that it lies in, which would be walked without end."""
+    path, place = Path(folder, name), Path(folder).resolve()
+    return path.is_symlink() and path.resolve() in (place, *place.parents)
 
 
 def _raise(error: OSError) -> None:

@@ -3,12 +3,14 @@
 Read next: `writer.py`.
 """
 
+import contextlib
 import mmap
 import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -142,8 +144,17 @@ _worker: tuple[Recipe, mmap.mmap, int]
 def _start_worker(recipe: Recipe, shared_file: str, slot_bytes: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, args=(shared_file,), daemon=True).start()
     with open(shared_file, "r+b") as file:
         _worker = recipe, mmap.mmap(file.fileno(), 0), slot_bytes
+
+
+def _end_with_parent(shared_file: str) -> None:
+    """A parent that is killed can neither stop its workers, who would wait for ever, nor clean up."""
+    multiprocessing.parent_process().join()
+    with contextlib.suppress(OSError):
+        os.unlink(shared_file)
+    os._exit(1)
 
 
 def _make_chunk(indices: Sequence[int], slot: int) -> list[tuple[Size, int | bytes] | None]:

@@ -64,21 +64,24 @@ class FileSource(EncodedSource):
         self._where = [i for i, name in enumerate(files.names) if is_picture(name)]
         if not self._where:
             raise UserError(f"{files.path} holds no pictures; check the path")
-        names = [files.names[i] for i in self._where]
-        description = files.find("dataset.json")
+        inside = folder_of_all([files.names[i] for i in self._where], files)
+        names = [files.names[i].removeprefix(inside) for i in self._where]
+        description = files.find(f"{inside}dataset.json")
         if description is None:
             self.labels = labels_from_folders(names)
         else:
-            self.labels = from_json(files.read(description), names, f"{files.path}/dataset.json")
-        self.notes = tuple(self._notes(files, description is not None))
+            self.labels = from_json(files.read(description), names, f"{files.path}/{inside}dataset.json")
+        self.notes = tuple(self._notes(files, inside, description is not None))
 
-    def _notes(self, files: FileSet, described: bool):
+    def _notes(self, files: FileSet, inside: str, described: bool):
+        if inside:
+            yield f"all pictures lie in {inside}, so labels are looked for there"
         if ignored := len(files) - len(self) - described:
             yield f"{ignored} files that are no pictures were ignored"
         tops = [] if described or self.labels is None else self.labels.class_names or []
         if tops and all(name.lower() in _SPLITS for name in tops):
             part = max(tops, key=lambda name: name.lower().startswith("train"))
-            yield f"the classes are {', '.join(tops)}; for one part alone give --source={files.path}/{part}"
+            yield f"the classes are {', '.join(tops)}; for one part alone give --source={files.path}/{inside}{part}"
 
     def __len__(self) -> int:
         return len(self._where)
@@ -162,6 +165,23 @@ def open_source(source: str) -> Source:
             f"cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, or builtin:digits"
         )
     return FileSource(open_files(path))
+
+
+def folder_of_all(names: list[str], files: FileSet) -> str:
+    """Where a data set begins, `pets/` for a zip of the folder `pets`: it holds all pictures, and is no class itself.
+
+    That is so where every picture lies in a subfolder of it, or where it has a dataset.json.
+    """
+    inside = ""
+    while files.find(f"{inside}dataset.json") is None:
+        top = names[0].removeprefix(inside).split("/")[0]
+        deeper = f"{inside}{top}/"
+        if not all(name.startswith(deeper) for name in names):
+            break
+        if not all("/" in name[len(deeper) :] for name in names) and files.find(f"{deeper}dataset.json") is None:
+            break
+        inside = deeper
+    return inside
 
 
 def labels_from_folders(names: list[str]) -> Labels | None:

@@ -83,7 +83,8 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
                 total, squares = total + result[0], squares + result[1]
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(dataset)} images are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}"
+            f"{len(bad)} of {len(dataset)} images are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}; "
+            "replace or remove them, or make the data set again with dataset_tool.py"
         )
     pixels = len(dataset) * np.prod(dataset.resolution)
     mean = total / pixels

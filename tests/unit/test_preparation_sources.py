@@ -69,6 +69,30 @@ def test_a_folder_inside_a_zip_is_a_source(tmp_path):
         open_source(f"{tmp_path}/set.zip/valid")
 
 
+@pytest.mark.parametrize("make", [make_zip, make_folder])
+@pytest.mark.parametrize("outer", ["pets/", "downloads/pets/"])
+def test_folders_that_hold_everything_are_no_classes(make, outer, tmp_path):
+    """As when one packs a folder instead of what is in it."""
+    files = {"ant/a.png": png(), "bee/b.png": png(), "bee/old/c.png": png()}
+    source = open_source(str(make(tmp_path / "set.zip", {outer + name: data for name, data in files.items()})))
+    assert source.labels.class_names == ["ant", "bee"] and source.labels.values.tolist() == [0, 1, 1]
+    assert any(outer in note for note in source.notes)
+
+    described = {"x.png": png(), "dataset.json": b'{"labels": [["x.png", 3]]}'}
+    source = open_source(str(make(tmp_path / "other.zip", {outer + name: data for name, data in described.items()})))
+    assert source.labels.values.tolist() == [3]
+
+    one_class = make(tmp_path / "third.zip", {"ant/a.png": png(), "ant/old/b.png": png()})
+    assert open_source(str(one_class)).labels.class_names == ["ant"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    make_folder(tmp_path / "set", {"ant/a.png": png(), "bee/b.png": png()})
+    (tmp_path / "set/bee/loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set/cat").symlink_to(tmp_path / "set/ant")  # a link elsewhere is
+    assert open_source(str(tmp_path / "set")).labels.values.tolist() == [0, 1, 2]
+
+
 def test_numbered_folders_are_no_classes(tmp_path):
     make_zip(tmp_path / "set.zip", {"00000/img00000000.png": png(), "00001/img00001000.png": png()})
     assert open_source(str(tmp_path / "set.zip")).labels is None
