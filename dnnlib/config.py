@@ -8,6 +8,7 @@ import difflib
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.plugins import Interface, installed
-from dnnlib.values import described, fits, signature
+from dnnlib.values import described, fits, is_data, signature
 
 
 def resolve(name: str) -> Any:
@@ -42,7 +43,7 @@ def import_code(name: str) -> ModuleType:
     Raises UserError with the place where importing it failed.
     """
     if not name.endswith(".py"):
-        with _failures(name, "; is it on PYTHONPATH?"):
+        with _failures(f"{name}: cannot import it", "; is it on PYTHONPATH?"):
             return importlib.import_module(name)
     path = Path(name).resolve()
     key = plugin_name(path)
@@ -55,7 +56,7 @@ def import_code(name: str) -> ModuleType:
     before = sys.modules.get(key)
     sys.modules[key] = module
     try:
-        with _failures(name):
+        with _failures(f"{name}: cannot import it"):
             spec.loader.exec_module(module)
     except UserError:
         sys.modules.pop(key)
@@ -71,8 +72,8 @@ def plugin_name(path: str | Path) -> str:
 
 
 @contextmanager
-def _failures(name: str, advice: str = ""):
-    """Whatever goes wrong in code from outside while it is imported, as one line that says where."""
+def _failures(what: str, advice: str = ""):
+    """Whatever goes wrong in code that may be from outside, as one line that says where."""
     try:
         yield
     except UserError:
@@ -81,11 +82,12 @@ def _failures(name: str, advice: str = ""):
         frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise UserError(f"{name}: cannot import it: {type(error).__name__}: {reason}{place}") from error
+        raise UserError(f"{what}: {type(error).__name__}: {reason}{place}") from error
 
 
 def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or "importlib" in filename
+    """Whether a place in this file would tell nobody what to mend."""
+    return filename == __file__ or "importlib" in filename or f"{os.sep}torch{os.sep}" in filename
 
 
 def lookup(table: Mapping[str, str], name: str, kind: str, interface: Interface | None = None) -> Any:
@@ -118,10 +120,11 @@ def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) 
     """Call a class with options (data) and parts (objects), and keep the recipe of the former on the result.
 
     The object's `recipe` is {"class": "module:Name", "options": {...}} with defaults filled in.
-    Raises UserError naming an option that the signature lacks.
+    Raises UserError naming an option that the signature lacks, or saying where the constructor failed.
     """
     bound = bind(target, options, what, parts)
-    result = target(**bound, **parts)
+    with _failures(f"{what or target.__name__} cannot be made with these options"):
+        result = target(**bound, **parts)
     result.recipe = {"class": f"{target.__module__}:{target.__qualname__}", "options": bound}
     return result
 
@@ -150,8 +153,11 @@ def bind(
     for name, parameter in parameters.items():
         if name in options:
             bound[name] = options[name]
-        elif parameter.default is not parameter.empty:
+        elif is_data(parameter.default):
             bound[name] = parameter.default
+        elif parameter.default is not parameter.empty:
+            kind = type(parameter.default).__name__
+            raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, texts, lists or null")
         else:
             raise UserError(f"{what} needs the option {name!r}; give it with --set")
     return bound

@@ -28,6 +28,15 @@ def fits(value: Any, wanted: Any) -> bool:
     return isinstance(value, wanted) if wanted in (str, type(None)) else True
 
 
+def is_data(value: Any) -> bool:
+    """Whether a value can be written as JSON: states and snapshots keep all options."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_data(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(is_data(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def described(wanted: Any) -> str:
     """The annotated type in words, e.g. `a list of numbers or a number`."""
     if get_origin(wanted) in (Union, types.UnionType):

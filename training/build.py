@@ -99,7 +99,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     spec = encoder.adapt(dataset_spec)
     if augment is not None:
         spec = augment.adapt(spec)
-    spec = loss.adapt(spec)
+    spec = adapted(spec, loss)
     denoiser = make_denoiser(options["network"], options["precond"], spec, precision, weights)
     loss.check(denoiser)
     network = {
@@ -114,6 +114,17 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
         "loss": resolved_loss(options["loss"], loss),
     }
     return Parts(encoder, augment, loss, denoiser, components)
+
+
+def adapted(spec: NetSpec, loss: Loss) -> NetSpec:
+    """What the loss asks of the network. Raises UserError if it asks for images of another kind than there are."""
+    asked, name = loss.adapt(spec), type(loss).__name__
+    if not isinstance(asked, NetSpec):
+        raise UserError(f"loss {name}: adapt returned {type(asked).__name__}; return spec, or spec.replace(...)")
+    for option in ("resolution", "image_channels", "label_dim", "augment_dim", "latent"):
+        if getattr(asked, option) != getattr(spec, option):
+            raise UserError(f"loss {name}: adapt changed {option}, which the data decide; leave it as it is")
+    return asked
 
 
 def make_loss(component: dict) -> Loss:

@@ -6,6 +6,7 @@ Read next: `generation.py`, where a trained denoiser makes images.
 import signal
 import warnings
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def train(run: Run, folder: Path, log: Log) -> bool:
 
 def train_step(run: Run, objective) -> int:
     """One optimizer step on one batch (times the loss's image multiplier); returns the images seen by all processes."""
-    multiplier = run.loss.image_multiplier(run.step)
+    multiplier = images_wanted(run)
     micro = run.micro * multiplier
     images = micro * run.rounds * distributed.world_size()
     step = Step(run.nimg, run.loop.total_nimg, run.loop.seed, images)
@@ -78,6 +79,15 @@ def train_step(run: Run, objective) -> int:
     run.ema.update(run.denoiser, step)
     run.nimg += images
     return images
+
+
+def images_wanted(run: Run) -> int:
+    """How many times the batch the loss wants in this step. Raises UserError if that is no number of times."""
+    multiplier = run.loss.image_multiplier(run.step)
+    if not isinstance(multiplier, Integral) or multiplier < 1:
+        name = type(run.loss).__name__
+        raise UserError(f"loss {name}: image_multiplier returned {multiplier!r}; a whole number from 1 on is wanted")
+    return multiplier
 
 
 def end_tick(run: Run, folder: Path, report: Report) -> None:
@@ -110,8 +120,9 @@ def require_finite_gradients(run: Run) -> bool:
     Raises UserError naming the first bad parameter otherwise.
     """
     named = [(name, p.grad) for name, p in run.objective.named_parameters() if p.grad is not None]
-    if not named:
-        raise UserError("no parameter has a gradient; does the loss use the denoiser's prediction?")
+    if all(p.grad is None for p in run.denoiser.parameters()):
+        name = type(run.loss).__name__
+        raise UserError(f"loss {name} gives the network no gradient; compute it from the denoiser's prediction")
     finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite()
     if bool(finite.all()):
         return True

@@ -1,6 +1,6 @@
 """What the loop differentiates: the denoiser and the loss as one module. Read next: `loop.py`."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from dnnlib.errors import UserError
 from training.losses.base import Loss
@@ -20,15 +20,27 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: Step) -> LossOutput:
         out = self.loss(self.denoiser, batch, step)
-        name = type(self.loss).__name__
-        if not isinstance(out, LossOutput):
-            raise UserError(f"loss {name} returned {type(out).__name__}; return training.types.LossOutput(loss[B])")
-        if out.loss.shape != (len(batch),):
-            shape = tuple(out.loss.shape)
-            raise UserError(f"loss {name} returned shape {shape}; one number per image is wanted: sum over C, H and W")
-        if not out.loss.requires_grad:
-            raise UserError(f"loss {name} has no gradient; compute it from the denoiser's prediction, without no_grad")
+        require_output(out, len(batch), type(self.loss).__name__)
+        own = [parameter.sum() for parameter in self.loss.parameters() if parameter.requires_grad]
+        if own:  # a loss may use a parameter in some steps only; DistributedDataParallel waits for all of them
+            out.loss = out.loss + 0 * sum(own)
         return out
+
+
+def require_output(out: LossOutput, batch_size: int, name: str) -> None:
+    """Raise UserError unless `out` is what a loss returns: one differentiable number per image."""
+    if not isinstance(out, LossOutput):
+        raise UserError(f"loss {name} returned {type(out).__name__}; return training.types.LossOutput(loss[B])")
+    if "loss" in out.terms:
+        raise UserError(f"loss {name} calls a term 'loss', as the logs call the whole; give it another name")
+    for what, value in {"loss": out.loss, **out.terms}.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"loss {name} returned {what!r} as {type(value).__name__}; a tensor [B] is wanted")
+    if out.loss.shape != (batch_size,):
+        shape = tuple(out.loss.shape)
+        raise UserError(f"loss {name} returned shape {shape}; one number per image is wanted: sum over C, H and W")
+    if not out.loss.requires_grad:
+        raise UserError(f"loss {name} has no gradient; compute it from the denoiser's prediction, without no_grad")
 
 
 def require_finite_loss(out: LossOutput, loss: Loss) -> None:

@@ -123,6 +123,37 @@ def test_a_class_that_an_installed_package_registers_is_trusted(trained, call, t
         plugins.installed.cache_clear()
 
 
+WRONG = """
+from training.losses.dsm import EDMLoss
+from training.types import LossOutput
+from torch import nn, ones
+
+class Elsewhere(EDMLoss):
+    def __init__(self):
+        super().__init__()
+        self.own = nn.Parameter(ones(()))
+    def forward(self, denoiser, batch, step):
+        return LossOutput(self.own.expand(len(batch)))
+
+class Half(EDMLoss):
+    def image_multiplier(self, step): return 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Elsewhere", "loss Elsewhere gives the network no gradient"),
+        ("Half", "loss Half: image_multiplier returned 0.5; a whole number"),
+    ],
+)
+def test_a_loss_that_is_wrong_in_training_is_one_line(trained, call, tmp_path, name, message):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    flags = ["--data=pictures", "--outdir=wrong", "--nosubdir", *SHORT, "--arch=mine.py:Net"]
+    code, _, err = call("train.py", *flags, f"--loss=wrong.py:{name}")
+    assert code == 2 and message in err and "Traceback" not in err
+
+
 DETECTOR = """
 from pathlib import Path
 from metrics.detectors import Detector

@@ -17,6 +17,26 @@ def test_construct_binds_defaults_and_keeps_the_recipe():
     assert thing.recipe == {"class": f"{__name__}:Thing", "options": {"weight": 2.0, "depth": 3}}
 
 
+class Fails:
+    def __init__(self, width: int = 0, how=(1, {"a": None})):
+        self.inverse = 1 / width
+
+
+class Odd:
+    def __init__(self, thing=object):
+        pass
+
+
+def test_a_constructor_that_fails_says_where():
+    with pytest.raises(UserError, match=r"loss mine cannot be made .*ZeroDivisionError: .* \(.*test_config.py:\d+\)"):
+        config.construct(Fails, {}, "loss mine")
+
+
+def test_options_are_data():
+    with pytest.raises(UserError, match="loss mine: the default of thing is a type; options are numbers"):
+        config.construct(Odd, {}, "loss mine")
+
+
 def test_misspelt_option_fails_by_name():
     with pytest.raises(UserError, match=r"no option 'wieght' \(did you mean 'weight'\?\).*weight, depth"):
         config.construct(Thing, {"wieght": 1}, part="x")

@@ -91,12 +91,26 @@ class Returns(Loss):
         (lambda x0: LossOutput(x0.mean()), r"returned shape \(\); one number per image"),
         (lambda x0: LossOutput(x0), r"returned shape \(3, 1, 4, 4\); one number per image"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)).detach()), "has no gradient"),
+        (lambda x0: LossOutput(3.0), r"returned 'loss' as float; a tensor \[B\] is wanted"),
+        (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"far": 3.0}), r"returned 'far' as float"),
+        (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"loss": x0}), "calls a term 'loss'"),
     ],
 )
 def test_a_wrong_loss_is_named(make, message):
     objective = Objective(GaussianDenoiser(), Returns(make))
     with pytest.raises(UserError, match=f"loss Returns.*{message}|loss Returns {message}"):
         objective(Batch(torch.randn(3, 1, 4, 4)), STEP)
+
+
+def test_a_parameter_of_a_loss_that_a_step_does_not_use_has_the_gradient_zero():
+    """DistributedDataParallel waits for the gradient of every parameter."""
+    loss = Returns(lambda x0: LossOutput(x0.sum((1, 2, 3))))
+    loss.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+    batch, denoiser = Batch(torch.randn(3, 1, 4, 4)), GaussianDenoiser()
+    out = Objective(denoiser, loss)(batch, STEP)
+    assert torch.equal(out.loss, loss(denoiser, batch, STEP).loss)
+    out.loss.sum().backward()
+    assert loss.unused.grad.tolist() == [0, 0]
 
 
 def test_a_loss_that_is_not_finite_is_named():

@@ -178,6 +178,29 @@ def test_samplers_too(tmp_path):
             config.lookup(SAMPLERS, f"{tmp_path}/bad.py:{name}", "sampler", INTERFACES["sampler"])
 
 
+ASKING = """
+from training.losses.base import Loss
+class Asks(Loss):
+    def __init__(self, how: str): super().__init__(); self.how = how
+    def adapt(self, spec): return {"nothing": None, "colours": spec.replace(image_channels=3),
+                                   "a variance": spec.replace(learned_variance=True)}[self.how]
+    def forward(self, denoiser, batch, step): pass
+"""
+
+
+def test_what_a_loss_may_ask_of_the_network(tmp_path):
+    (tmp_path / "asks.py").write_text(ASKING)
+
+    def built(how):
+        return build(options(loss={"name": f"{tmp_path}/asks.py:Asks", "how": how}), SPEC, weights=False)
+
+    assert built("a variance").denoiser.spec.learned_variance
+    with pytest.raises(UserError, match="loss Asks: adapt returned NoneType; return spec"):
+        built("nothing")
+    with pytest.raises(UserError, match="loss Asks: adapt changed image_channels, which the data decide"):
+        built("colours")
+
+
 def test_a_name_that_data_gives_is_not_called():
     """A state or a snapshot names components too; whatever it names, nothing but a component is called."""
     for part in ("encoder", "augment", "loss", "network", "precond"):
