@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests import scripts
+from tests.vaes import save_tiny_vae
 from training.presets import PRESETS
 
 SHORT = [*scripts.TINY, "--duration=0.00032", "--batch=32", "--tick=0.16", "--snap=1", "--dump=1"]
@@ -81,8 +82,11 @@ def test_transfer_starts_from_the_weights(finished, data, tmp_path):
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_are_valid(preset, data, tmp_path, monkeypatch, capsys):
     """In this process: eight interpreters would take a minute."""
-    options = dry_run(monkeypatch, capsys, f"--preset={preset}", f"--data={data}", "--cres=1,2")
-    flags = PRESETS[preset]
+    flags, more = PRESETS[preset], ["--cres=1,2"]
+    if flags.get("train_on_latents"):
+        pytest.importorskip("diffusers")
+        more.append(f"--set=encoder.model={save_tiny_vae(tmp_path / 'vae')}")
+    options = dry_run(monkeypatch, capsys, f"--preset={preset}", f"--data={data}", *more)
     assert options["loop"]["batch_size"] == flags.get("batch", 512)
     assert options["network"]["name"] == flags["arch"]
     assert options["optimizer"]["lr"] == flags.get("lr", 1e-3)
