@@ -120,7 +120,8 @@ def ref(data, dest, detector, detector_weights, batch, workers, device) -> None:
     """Statistics of a data set, to compare images with."""
     if not dest.endswith(".npz"):
         raise UserError(f"--dest={dest} must end in .npz")
-    require_writable(dest)
+    if distributed.is_main():
+        require_writable(dest)
     device = distributed.choose_device(device)
     distributed.init(device)
     dataset = open_dataset(data)

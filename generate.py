@@ -87,7 +87,8 @@ def check_grid(grid: str | None, outdir: str) -> None:
         raise UserError(f"--grid={grid} must end in .png")
     if Path(outdir).resolve() in Path(grid).resolve().parents:
         raise UserError(f"--grid={grid} lies inside --outdir, where it would count as a sample; write it elsewhere")
-    require_writable(grid)
+    if distributed.is_main():
+        require_writable(grid)
 
 
 def finish(flags: dict, folder: SampleFolder, seeds: list[int], classes: dict, class_names: list[str] | None) -> None:

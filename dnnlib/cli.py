@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import click
 
@@ -20,6 +21,10 @@ class Alone:
     """One process. What `run` asks about others; `torch_utils/peers.py` knows those of torchrun."""
 
     is_main = True
+
+    def watching(self) -> AbstractContextManager:
+        """While it is open, this process is ended if another fails, whatever it waits for."""
+        return nullcontext()
 
     def first_to_fail(self) -> bool:
         """True in the one process that is to print its error."""
@@ -36,7 +41,8 @@ def run(command: click.Command, args: list[str] | None = None, peers: Alone | No
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
     try:
-        code = command.main(args=args, standalone_mode=False)
+        with peers.watching():
+            code = command.main(args=args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         fail(str(error), peers)

@@ -6,8 +6,10 @@ Read next: `dnnlib/cli.py`, which asks.
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -18,6 +20,9 @@ from torch_utils.distributed import is_main, world_size
 PATIENCE = 2.0
 """Seconds that one who fails waits for the others, who may be about to fail in the same way."""
 
+GRACE = 5.0
+"""Seconds that the others have, once torchrun tells them to end, to remove what they have half written."""
+
 
 class Peers(Alone):
     """The other processes of this command."""
@@ -25,6 +30,18 @@ class Peers(Alone):
     @property
     def is_main(self) -> bool:
         return is_main()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """By a thread: what waits for the others in torch's own code hears neither of their failure nor of signals."""
+        done = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(_store(), done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
     def first_to_fail(self) -> bool:
         """Note a failure; True in the one process that is to print it.
@@ -34,13 +51,17 @@ class Peers(Alone):
         store = _store()
         if store is None:
             return True
+        _ignore_signals()
         first = store.add(_KEY, 1) == 1
         _wait(lambda: store.add(_KEY, 0) >= world_size(), PATIENCE)
         return first
 
     def failed(self, patience: float = 0) -> bool:
         store = _store()
-        return store is not None and _wait(lambda: store.add(_KEY, 0) > 0, patience)
+        if store is None:
+            return False
+        _ignore_signals()
+        return _wait(lambda: store.add(_KEY, 0) > 0, patience)
 
 
 _KEY = f"elucid/failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
@@ -50,13 +71,30 @@ def _store() -> dist.TCPStore | None:
     """The store that torchrun keeps; None alone, or where it cannot be reached."""
     if world_size() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # this process is about to leave anyway, with the right exit code
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
     except (RuntimeError, OSError):
         return None
+
+
+def _ignore_signals() -> None:
+    """This process is about to leave anyway, with the right exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _watch(store: dist.TCPStore | None, done: threading.Event) -> None:
+    """Return when `done` is set; end this process when another has failed and it does not end by itself."""
+    if store is None:
+        return
+    try:
+        while not done.wait(1) and not store.add(_KEY, 0):
+            pass
+    except RuntimeError:  # torchrun itself has gone
+        return
+    if not done.wait(GRACE):
+        os._exit(2)
 
 
 def _wait(condition: Callable[[], bool], patience: float) -> bool:

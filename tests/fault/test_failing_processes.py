@@ -47,6 +47,16 @@ def test_an_error_of_one_process_ends_the_other(network, tmp_path):
     assert codes == ["2", "2"]
 
 
+def test_an_error_before_the_processes_have_met(network, tmp_path):
+    """Only the first process looks at --grid, while the second waits for it in torch's rendezvous, deaf to signals."""
+    flags = [f"--network={network}", f"--outdir={tmp_path / 'out'}", f"--grid={tmp_path}.png", "--device=cpu"]
+    tmp_path.with_name(f"{tmp_path.name}.png").mkdir()
+    began = time.monotonic()
+    lines, codes = failed(scripts.run("generate.py", *flags, "--seeds=0", processes=2, code=1))
+    assert len(lines) == 1 and "is a folder" in lines[0] and codes == ["2", "2"]
+    assert time.monotonic() - began < 25, "not killed at last by torchrun"
+
+
 def test_ctrl_c_does_not_wait_for_images_in_the_making(network, tmp_path):
     flags = [f"--network={network}", f"--outdir={tmp_path / 'out'}", "--device=cpu", "--seeds=0-9"]
     process = subprocess.Popen(
