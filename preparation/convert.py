@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from PIL import ImageColor
@@ -18,7 +17,7 @@ from preparation.images import GRAY, RGB
 from preparation.pool import Recipe, make_all
 from preparation.sources import Source, open_source
 from preparation.transforms import Size, result_size
-from preparation.writer import archive_name, open_destination
+from preparation.writer import archive_name, open_destination, require_elsewhere
 from training.labels import Labels
 
 
@@ -46,6 +45,8 @@ class Report:
             yield f"{self.labels.dim} classes" + _list(self.labels.class_names or [])
         else:
             yield f"label vectors of width {self.labels.dim}"
+        if empty := self.empty_classes():
+            yield f"warning: {len(empty)} classes have no images here{_list(empty)}"
         if self.skipped:
             yield f"left out as too small for the transform: {len(self.skipped)} pictures" + _list(self.skipped)
         if self.unlabelled:
@@ -55,6 +56,14 @@ class Report:
             )
         yield from (f"note: {note}" for note in self.notes)
         yield f"written: {self.destination}"
+
+    def empty_classes(self) -> list[str]:
+        """Names, or else numbers, of the classes of which nothing was written, for example by --max-images."""
+        if self.labels is None or not self.labels.are_classes:
+            return []
+        present = set(self.labels.values[self.written].tolist())
+        names = self.labels.class_names or [str(number) for number in range(self.labels.dim)]
+        return [name for number, name in enumerate(names) if number not in present]
 
 
 def convert(
@@ -76,8 +85,7 @@ def convert(
     drop. Raises UserError naming the picture, file or option; then nothing is left under the destination's name.
     """
     _require_sides(result_size(transform, resolution), "--resolution")
-    if Path(source).exists() and Path(source).resolve() == Path(destination).resolve():
-        raise UserError("--source and --dest are the same; give --dest another name")
+    require_elsewhere(source, destination)
     ground = _colour(background)
     opened = open_source(source)
     chosen = _choose(opened, max_images, unlabelled)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from dnnlib import npy
 from dnnlib.errors import UserError
 from dnnlib.progress import progress_bar
 from preparation.pool import available_cores
-from preparation.writer import archive_name, open_destination
+from preparation.writer import archive_name, open_destination, require_elsewhere
 from torch_utils.distributed import choose_device
 from training.dataset import ImageDataset, encoder_line, open_dataset
 from training.vae import VAE
@@ -57,8 +56,7 @@ def encode(
     `destination` is a .zip or a new folder, of one .npy [2C,h,w] per image and dataset.json. Raises UserError for
     images that the VAE does not take; then nothing is left under the destination's name.
     """
-    if Path(source).exists() and Path(source).resolve() == Path(destination).resolve():
-        raise UserError("--source and --dest are the same; give --dest another name")
+    require_elsewhere(source, destination)
     dataset = open_dataset(source)
     vae = VAE(**({} if model is None else {"model": model}), scale=scale, batch_size=batch)
     shape = vae.latent_shape(dataset.channels, dataset.resolution)

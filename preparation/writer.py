@@ -23,6 +23,17 @@ from dnnlib.files import atomic_write, parent_folders
 Write = Callable[[str, bytes | memoryview], None]
 
 
+def require_elsewhere(source: str, destination: str | os.PathLike) -> None:
+    """Raise UserError if what is to be written would replace the source, or the zip that it lies in."""
+    path = Path(source)
+    if any(part.exists() and part.resolve() == Path(destination).resolve() for part in _with_archive(path)):
+        raise UserError(f"--dest={destination} would replace --source={source}; give --dest another name")
+
+
+def _with_archive(path: Path) -> list[Path]:
+    return [path, *(part for part in path.parents if part.is_file())]
+
+
 def archive_name(index: int, suffix: str = ".png") -> str:
     """Name of a picture in the data set: `00012/img00012345.png`."""
     return f"{index:08d}"[:5] + f"/img{index:08d}{suffix}"

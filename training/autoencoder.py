@@ -66,6 +66,9 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+FLAGS = "--set encoder.model=PATH (dataset_tool.py encode: --model=PATH)"
+
+
 def locate(model: str) -> Path | str:
     """The folder or file of that path, else the hub name. Raises UserError for what is neither."""
     path = Path(model).expanduser()
@@ -73,7 +76,7 @@ def locate(model: str) -> Path | str:
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
         return model
-    raise UserError(f"VAE not found: {model}; give a folder, a file or a hub name by --set encoder.model=PATH")
+    raise UserError(f"VAE not found: {model}; give a folder, a file or a hub name by {FLAGS}")
 
 
 def _diffusers() -> type:
@@ -131,6 +134,4 @@ def _failures(model: str):
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
         what = "the file" if Path(model).expanduser().exists() else "the name and the network"
-        raise UserError(
-            f"VAE {model} cannot be loaded ({reason}); check {what}, or give another by --set encoder.model=PATH"
-        ) from error
+        raise UserError(f"VAE {model} cannot be loaded ({reason}); check {what}, or give another by {FLAGS}") from error

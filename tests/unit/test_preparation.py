@@ -174,6 +174,23 @@ def test_destinations_that_would_overwrite_are_refused(make, tmp_path, destinati
     assert (tmp_path / "full" / "thing").read_text() == "mine"
 
 
+def test_a_zip_is_not_replaced_by_a_folder_in_it(make, tmp_path):
+    source = make({"in/1.png": picture(), "out/2.png": picture()})
+    archive = tmp_path / "set.zip"
+    prepare(source, archive)
+    before = archive.read_bytes()
+    with pytest.raises(UserError, match="--dest.*would replace --source"):
+        prepare(f"{archive}/00000", archive)
+    assert archive.read_bytes() == before
+
+
+def test_classes_without_images_are_reported(make, tmp_path):
+    source = make({"a/1.png": picture(), "b/2.png": picture(), "c/3.png": picture()})
+    assert prepare(source, tmp_path / "all.zip").empty_classes() == []
+    report = prepare(source, tmp_path / "first.zip", max_images=1)
+    assert report.empty_classes() == ["b", "c"] and "2 classes have no images here (b, c)" in "\n".join(report.lines())
+
+
 def test_verify_prints_what_numpy_says(make, tmp_path):
     files = {f"{'ab'[i % 2]}/{i}.png": picture() for i in range(5)}
     prepare(make(files), tmp_path / "out.zip")
