@@ -17,12 +17,15 @@ class Guidance(nn.Module):
     """Base: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], elsewhere D_main at no further cost.
 
     Called like the denoiser it wraps; a subclass says what the weaker prediction is (`pair`). `interval` is (lo, hi)
-    (Kynkäänniemi et al. 2024, arXiv 2404.07724). Raises UserError for an interval that runs backwards.
+    (Kynkäänniemi et al. 2024, arXiv 2404.07724). Raises UserError for an interval that runs backwards
+    or a scale that is no number.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, interval: tuple[float, float] | None = None):
         super().__init__()
         self.denoiser, self.scale = denoiser, float(scale)
+        if not math.isfinite(self.scale):
+            raise UserError(f"--cfg={scale:g} must be a finite number; 1 is no guidance")
         self.interval = (0.0, math.inf) if interval is None else tuple(interval)
         if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1]:
             raise UserError(

@@ -76,7 +76,7 @@ def options_from(flags: dict) -> dict:
         "augment": {"name": "edm"} if flags["augment"] else None,
         "network": {},
         "precond": {},
-        "loss": loss_chain(flags["loss"] or loss, flags),
+        "loss": loss_chain(loss if flags["loss"] is None else flags["loss"], flags),
         "optimizer": {"name": "adam"},
         "ema": {},
         "loop": {},

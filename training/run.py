@@ -42,6 +42,8 @@ def open_training_data(options: DataOptions):
         )
     if dataset.has_labels and not options.use_labels:
         distributed.print0("warning: the data set has labels but --cond is off: they are not used")
+    if options.label_dropout and not dataset.label_dim:
+        distributed.print0("warning: --label_dropout drops nothing, as the model is not told labels; give --cond=1 too")
     if options.cache == "none":
         return dataset
     if distributed.local_rank() == 0:

@@ -137,7 +137,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
         "network": sha256(fetch(network)),
         "ema": flags["ema"] or next(iter(snapshot.emas)),
         "sampler": resolved(component, sampler),
-        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", {})},
+        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", encoder.recipe["options"])},
         "class": flags["class_idx"],
         "window": None if window is denoiser else [*window.start, *window.spec.resolution],
         "precision": denoiser.precision,
@@ -175,7 +175,11 @@ def with_guidance(denoiser: Denoiser | CoordinateWindow, flags: dict[str, Any], 
         return ClassifierFreeGuidance(denoiser, scale, interval)
     guide = load_snapshot(flags["guide"], device).ema
     guide.precision = flags["precision"] or guide.precision
-    if guide.spec.coord_channels:
+    if isinstance(denoiser, CoordinateWindow):
+        if not guide.spec.coord_channels:
+            raise UserError(
+                "--guide: it was trained without coordinates, so it draws no windows; choose another snapshot"
+            )
         guide = windowed(guide, *(flags[flag] for flag in WINDOW_FLAGS))
     return AutoGuidance(denoiser, guide, scale, interval)
 

@@ -224,6 +224,7 @@ def test_subdirs_and_grid(generate, tmp_path):
         ("patch", ["--resolution=64"], "8x8"),
         ("patch", ["--mask_pos=1"], "--mask_pos"),
         ("patch", ["--image_size=4", "--cfg=2", "--guide=DIGITS"], "--guide"),
+        ("patch", ["--x_start=2", "--cfg=2", "--guide=DIGITS"], "--guide: it was trained without coordinates"),
         ("nothing", [], "nothing.pkl"),
         ("picture", [], "picture.pkl"),
     ],

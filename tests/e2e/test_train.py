@@ -97,6 +97,13 @@ def test_flags_win_over_the_preset(data, monkeypatch, capsys):
     assert options["loop"]["batch_size"] == 8 and options["optimizer"]["lr"] == 2e-4
 
 
+def test_label_dropout_without_labels_warns(data, monkeypatch, capsys):
+    for cond in (0, 1):
+        flags = ["-n", "--device=cpu", *scripts.TINY, f"--data={data}", "--label_dropout=0.1", f"--cond={cond}"]
+        code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+        assert code == 0 and ("--label_dropout drops nothing" in out + err) == (not cond), err
+
+
 def test_set_is_laid_over_what_the_preset_sets(data, monkeypatch, capsys):
     flags = ["--set=optimizer.lr_rampdown=0.25", "--set=loss.P_mean=-1", f"--data={data}"]
     options = dry_run(monkeypatch, capsys, "--preset=demo", *flags)

@@ -99,6 +99,8 @@ def test_guidance_nests_and_samples():
 def test_what_does_not_fit_is_named():
     with pytest.raises(UserError, match="--cfg"):
         ClassifierFreeGuidance(ClassMeans(label_dim=0), 2.0)
+    with pytest.raises(UserError, match="--cfg=nan must be a finite number"):
+        ClassifierFreeGuidance(ClassMeans(), float("nan"))
     with pytest.raises(UserError, match="--guidance_interval"):
         ClassifierFreeGuidance(ClassMeans(), 2.0, (2.0, 1.0))
     with pytest.raises(UserError, match="--guide.*channels"):
