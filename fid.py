@@ -35,6 +35,9 @@ from training.sampling_options import prepare, sampling_options
 
 DEFAULT_NUM = 50000
 
+FLAGS_OF_IMAGES = set(
+    "images network seeds ref num seed detector as_json detector_weights batch workers device".split()
+)
 NAME_HELP = "inception (the FID's), random (no weights needed), module:Name or file.py:Name."
 
 
@@ -179,6 +182,9 @@ def from_files(flags: dict) -> Source:
         raise UserError("give --images=DIR|ZIP, or --network=SNAPSHOT with --seeds=0-49999")
     if flags["seeds"] is not None:
         raise UserError("--seeds goes with --network; a subset of --images is chosen by --num and --seed")
+    for name, value in flags.items():
+        if name not in FLAGS_OF_IMAGES and value not in (None, ()):
+            raise UserError(f"--{name.removesuffix('_idx')} is for sampling with --network; leave it out with --images")
     num = flags["num"] or DEFAULT_NUM
     dataset = open_exactly(flags["images"], num, flags["seed"])
     about = {"images": flags["images"], "seed": flags["seed"]}
