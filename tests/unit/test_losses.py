@@ -1,5 +1,7 @@
 """Losses against what is known in closed form for Gaussian data."""
 
+import math
+
 import pytest
 import torch
 
@@ -73,6 +75,47 @@ def test_a_fraction_leaves_the_expected_gradient_as_it_is():
         loss(denoiser, batch, STEP).terms["consistency"].mean().backward()
         gradients.append(float(denoiser.bias.grad))
     assert gradients[1] == pytest.approx(gradients[0], rel=0.2)
+
+
+@pytest.mark.parametrize(("reuse", "rows"), [(True, [3, 6, 6, 6, 6, 6]), (False, [3, 6, 6, 6, 6, 6, 6])])
+def test_both_paths_run_batched_and_with_the_whole_condition(reuse, rows):
+    """One evaluation of the batch, 5 path steps of 2 paths (the first may reuse that one), one of both ends."""
+    seen = []
+
+    class Recorder(GaussianDenoiser):
+        def forward(self, x, sigma, cond=None):
+            seen.append((len(x), torch.is_grad_enabled(), self.training, cond))
+            return super().forward(x, sigma, cond)
+
+    denoiser = Recorder()
+    batch = Batch(denoiser.data(3), {"labels": torch.eye(3), "augment": torch.randn(3, 9)})
+    ConsistencyLoss(EDMLoss(), reuse_start=reuse)(denoiser, batch, STEP)
+    assert [count for count, *_ in seen] == rows
+    assert [grad for _, grad, *_ in seen] == [True, *[False] * (len(rows) - 2), True]
+    assert all(training for _, _, training, _ in seen)
+    for name, value in batch.cond.items():
+        assert all(torch.equal(cond[name], value.repeat(count // 3, 1)) for count, _, _, cond in seen)
+
+
+@pytest.mark.parametrize(("batch_size", "fraction"), [(1, 0.1), (3, 0.05), (1, 1.0), (4, 0.25), (20, 0.1), (7, 0.2)])
+def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size, fraction):
+    """Also where the share is less than one image; then the cost is that share too."""
+    loss = ConsistencyLoss(EDMLoss(), consistency_fraction=fraction)
+    shares = [loss.share(batch_size, Step(nimg, 10**6)) for nimg in range(20000)]
+    assert sum(count * weight for count, weight in shares) / len(shares) == pytest.approx(batch_size, rel=0.1)
+    wanted = fraction * batch_size
+    mean = sum(count for count, _ in shares) / len(shares)
+    assert mean == pytest.approx(wanted if wanted < 1 else math.ceil(wanted), rel=0.1)
+
+
+def test_a_step_without_an_image_for_the_term_is_the_base_loss():
+    denoiser, loss = GaussianDenoiser(bias=0.5), ConsistencyLoss(EDMLoss(), consistency_fraction=0.1)
+    batch = Batch(denoiser.data(1))
+    step = next(step for step in (Step(nimg, 10**6) for nimg in range(100)) if loss.share(1, step)[0] == 0)
+    out = loss(denoiser, batch, step)
+    assert torch.equal(out.loss, out.terms["dsm"]) and out.terms["consistency"].tolist() == [0]
+    out.loss.sum().backward()
+    assert denoiser.bias.grad != 0
 
 
 class Returns(Loss):

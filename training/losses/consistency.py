@@ -24,7 +24,8 @@ class ConsistencyLoss(Loss):
     Both paths start at the base loss's (x, sigma), go down to sigma' = max(sigma - U(epsilon_min, epsilon_max),
     sigma_floor) in `martingale_steps` levels of the rho grid, and carry no gradient; D and the D_i do. A perfect
     denoiser is a martingale along the path: the term's expectation is 0 (ibid., theorem 3.2). It is computed for a
-    random `consistency_fraction` of each batch and weighted up, which leaves the expected gradient as it is.
+    random `consistency_fraction` of each batch and weighted up, which leaves the expected gradient as it is; where that
+    is less than one image, for one image in as many of the steps, on all processes the same ones.
     `path_mode` "eval" switches dropout off on the path; `reuse_start` takes the path's first prediction from D.
     """
 
@@ -74,15 +75,25 @@ class ConsistencyLoss(Loss):
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         start = self.base.evaluate(denoiser, batch)
         dsm = start.error.sum(dim=(1, 2, 3))
-        count = math.ceil(self.consistency_fraction * len(batch))
+        count, weight = self.share(len(batch), step)
+        full = torch.zeros_like(dsm)
+        if count == 0:
+            return LossOutput(dsm, {"dsm": dsm, "consistency": full})
         chosen = torch.randperm(len(batch), device=batch.images.device)[:count] if count < len(batch) else slice(None)
         cond = {key: value[chosen] for key, value in batch.cond.items()}
         x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
         ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
         term = self.consistency(denoiser, ends, sigma_end, x0, cond).sum(dim=(1, 2, 3))
-        full = torch.zeros_like(dsm)
-        full[chosen] = term * (len(batch) / count)
+        full[chosen] = term * weight
         return LossOutput(dsm + self.martingale_lambda * full, {"dsm": dsm, "consistency": full})
+
+    def share(self, batch_size: int, step: Step) -> tuple[int, float]:
+        """How many images of a batch get the term in this step, and its weight there."""
+        wanted = self.consistency_fraction * batch_size
+        if wanted >= 1:
+            count = math.ceil(wanted)
+            return count, batch_size / count
+        return int(step.shared_rng("consistency").random() < wanted), batch_size / wanted
 
     def sigma_end(self, sigma: Tensor) -> Tensor:
         """Where the paths from `sigma` [B,1,1,1] end, drawn at random; never above where they start."""
