@@ -132,6 +132,7 @@ def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepar
     check_patch_flags(denoiser.spec, getattr(encoder, "factor", 1), flags)
     window = windowed(denoiser, *(flags[flag] for flag in WINDOW_FLAGS))
     guided = with_guidance(window, flags, device)
+    warn_of_labels_never_dropped(snapshot.options, flags)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
         "network": sha256(fetch(network)),
@@ -182,6 +183,14 @@ def with_guidance(denoiser: Denoiser | CoordinateWindow, flags: dict[str, Any], 
             )
         guide = windowed(guide, *(flags[flag] for flag in WINDOW_FLAGS))
     return AutoGuidance(denoiser, guide, scale, interval)
+
+
+def warn_of_labels_never_dropped(options: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Say so if classifier-free guidance asks a network for what it was never trained to do."""
+    dropouts = [options.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
+    if flags["cfg"] not in (None, 1) and flags["guide"] is None and dropouts[0] is not None and not any(dropouts):
+        text = "warning: --cfg: the model was trained without --label_dropout, so it knows no images without a class"
+        distributed.print0(text, file=sys.stderr)
 
 
 def prepare_encoder(snapshot: Snapshot, flags: dict[str, Any], device: torch.device):

@@ -90,6 +90,18 @@ def test_transfer_and_resume_run_what_the_command_line_or_the_state_names(traine
     assert code == 0 and "resuming run" in out, err
 
 
+def test_guidance_warns_where_labels_were_never_dropped(call, tmp_path):
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=16")
+    train = ["--data=digits.zip", "--cond=1", "--cbase=16", "--cres=1", "--nosubdir", *SHORT]
+    for dropout, warned in ((0, True), (0.5, False)):
+        code, _, err = call("train.py", *train, f"--outdir=run{dropout}", f"--label_dropout={dropout}")
+        assert code == 0, err
+        snapshot = f"--network=run{dropout}/network-snapshot-000000.pkl"
+        flags = [f"--outdir=out{dropout}", "--seeds=0", "--steps=2", "--device=cpu", "--cfg=2"]
+        code, _, err = call("generate.py", snapshot, *flags)
+        assert code == 0 and ("trained without --label_dropout" in err) == warned, err
+
+
 def test_a_loss_is_not_needed_for_sampling(trained, call, tmp_path):
     (tmp_path / "mine.py").write_text(CODE.replace("MyLoss", "Renamed"))
     flags = ["--outdir=out", "--seeds=0", "--steps=2", "--device=cpu", "--plugins=mine.py"]
