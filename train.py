@@ -1,13 +1,11 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
 
 import json
-from dataclasses import replace
 
 import click
 from click.core import ParameterSource
 
 from dnnlib import cli
-from dnnlib.config import bind
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.peers import Peers
@@ -17,8 +15,8 @@ from training.loop import train
 from training.options import explicit, options_from
 from training.rebuild import trust
 from training.report import Log
-from training.run import Run, build_for, open_training_data, write_options
-from training.settings import PRECISIONS, DataOptions, LoopOptions
+from training.run import Run, check, write_options
+from training.settings import PRECISIONS, LoopOptions
 from training.snapshot import load_snapshot, transfer
 
 LOOP = LoopOptions()
@@ -137,7 +135,7 @@ def start(flags: dict, given: set[str], device) -> None:
     if folder is None and flags["outdir"] is None and not flags["dry_run"]:
         raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
     if flags["dry_run"]:
-        check(options)
+        show(options)
         return
     source = None
     if flags["transfer"]:
@@ -167,12 +165,9 @@ def start(flags: dict, given: set[str], device) -> None:
         log(f"done: {folder}")
 
 
-def check(options: dict) -> None:
-    """Everything that can be refused before training, without weights; prints the options."""
-    LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
-    data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
-    dataset = open_training_data(replace(data, cache="none"))
-    parts = build_for(options, dataset, weights=False)
+def show(options: dict) -> None:
+    """Check the options and print them with every default filled in."""
+    dataset, parts = check(options)
     distributed.print0(json.dumps({**options, **parts.options}, indent=2))
     distributed.print0(f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "
                        f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written")

@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from dnnlib.errors import UserError
 from training.preconds import Denoiser
 from training.types import Step
 
@@ -12,10 +13,14 @@ class EMA:
     """theta_ema <- beta theta_ema + (1 - beta) theta, beta = 0.5^(images / min(halflife, rampup_ratio * nimg)).
 
     `halflife_mimg`: half-lives in millions of images, one average each, named as written. `rampup_ratio` None: no
-    ramp-up (Karras et al. 2022, appendix F.2).
+    ramp-up (Karras et al. 2022, appendix F.2). Raises UserError for values that give no average.
     """
 
     def __init__(self, denoiser: Denoiser, halflife_mimg: list[float] = (0.5,), rampup_ratio: float | None = 0.05):
+        if not halflife_mimg or min(halflife_mimg) < 0:
+            raise UserError(f"halflife_mimg={list(halflife_mimg)}: give half-lives from 0 on, e.g. --ema=0.5")
+        if rampup_ratio is not None and rampup_ratio <= 0:
+            raise UserError(f"rampup_ratio={rampup_ratio} must be positive, or null for no ramp-up")
         self.halflives = {f"{value:g}": value * 1e6 for value in halflife_mimg}
         self.rampup_ratio = rampup_ratio
         self.averages: dict[str, Denoiser] = {}

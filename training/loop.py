@@ -4,6 +4,7 @@ Read next: `generation.py`, where a trained denoiser makes images.
 """
 
 import signal
+import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
@@ -153,6 +154,8 @@ def stop_signals():
 
     def handle(number, frame):
         stop.requested = True
+        if distributed.is_main():
+            print("\nstopping after this step, with a state to resume from; once more stops at once", file=sys.stderr)
         for one, old in previous.items():
             signal.signal(one, old)
 

@@ -1,7 +1,7 @@
 """A run: everything that trains, and how it is saved and taken up again exactly. Read next: `loop.py`."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch_utils.stats import Statistics
 from training.batches import BatchStream
 from training.build import Parts, build, make, resolved
 from training.cache import cached
-from training.dataset import open_dataset
+from training.dataset import ImageDataset, open_dataset
 from training.ema import EMA
 from training.names import ENCODERS, OPTIMIZERS
 from training.objective import Objective
@@ -66,6 +66,17 @@ def build_for(options: dict, dataset, precision: str = "fp32", weights: bool = T
     """`build` for a data set; latents that it stores say themselves which encoder they need."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     return build(options, dataset_spec(dataset), precision, weights)
+
+
+def check(options: dict) -> tuple[ImageDataset, Parts]:
+    """Raise UserError for all that can be refused before training; the parts have no weights."""
+    LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
+    data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
+    dataset = open_training_data(replace(data, cache="none"))
+    parts = build_for(options, dataset, weights=False)
+    construct(EMA, options["ema"], "ema", denoiser=parts.denoiser)
+    make(options["optimizer"], OPTIMIZERS, "optimizer", params=parts.denoiser.parameters())
+    return dataset, parts
 
 
 class Run:

@@ -134,6 +134,8 @@ def dry_run(monkeypatch, capsys, *args) -> dict:
         (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean 'ddpmpp'?)"),
         (["--set=network.blocks=1", "--data=DATA"], "no option 'blocks'"),
         (["--set=optimizer.lrr=1", "--data=DATA"], "lrr"),
+        (["--set=optimizer.lrr=1", "--data=DATA", "--dry-run"], "lrr"),
+        (["--set=ema.rampup_ratio=0", "--data=DATA", "--dry-run"], "rampup_ratio=0"),
         (["--set=loop.tick=1", "--data=DATA"], "tick"),
         (["--cres=1,2,3,4,5,6", "--data=DATA"], "use fewer levels"),
         (["--transfer=DATA", "--data=DATA"], "pictures.zip"),
