@@ -46,27 +46,27 @@ def use_preset(ctx, param, value):
 @click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm.")
 @click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm.")
 @click.option("--patch", is_flag=True, help="Train on patches: the same as --loss='patch(...)'.")
-@click.option("--real_p", type=click.FloatRange(0, 1),
+@click.option("--real_p", type=cli.FloatRange(0, 1),
               help="Share of full-size steps of the loss patch; implies --patch.")
 @click.option("--progressive", type=bool, help="Patch sizes from small to large instead of at random; implies --patch.")
 @click.option("--implicit_mlp", type=bool, help="Pixel-wise layers before the network's first convolution.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=LOOP.duration_mimg, metavar="MIMG",
+@click.option("--duration", type=cli.FloatRange(min=0, min_open=True), default=LOOP.duration_mimg, metavar="MIMG",
               help="Training length, millions of images.")
 @click.option("--batch", type=click.IntRange(min=1), default=LOOP.batch_size, help="Images per step, all processes.")
 @click.option("--batch-gpu", type=click.IntRange(min=1), help="Images per process and pass; less accumulates.")
 @click.option("--cbase", type=click.IntRange(min=1), help="Channels at full size.  [default: the network's]")
 @click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, help="Learning rate.")
+@click.option("--lr", type=cli.FloatRange(min=0, min_open=True), default=1e-3, help="Learning rate.")
 @click.option("--ema", type=cli.NumberList(float), default="0.5", metavar="MIMG",
               help="Half-life of the weight average; a list keeps several.")
-@click.option("--dropout", type=click.FloatRange(0, 1), help="Dropout probability.  [default: the network's, 0.13]")
-@click.option("--augment", type=click.FloatRange(0, 1), default=0.12, help="Augmentation probability; 0 is off.")
-@click.option("--label_dropout", "--label-dropout", type=click.FloatRange(0, 1), default=0.0,
+@click.option("--dropout", type=cli.FloatRange(0, 1), help="Dropout probability.  [default: the network's, 0.13]")
+@click.option("--augment", type=cli.FloatRange(0, 1), default=0.12, help="Augmentation probability; 0 is off.")
+@click.option("--label_dropout", "--label-dropout", type=cli.FloatRange(0, 1), default=0.0,
               help="Share of labels dropped, for classifier-free guidance.")
 @click.option("--xflip", type=bool, default=False, help="Double the data set by mirror images.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default=LOOP.precision, help="Arithmetic of the network.")
 @click.option("--fp16", type=bool, help="The same as --precision=fp16.")
-@click.option("--ls", type=click.FloatRange(min=0, min_open=True), default=LOOP.loss_scale,
+@click.option("--ls", type=cli.FloatRange(min=0, min_open=True), default=LOOP.loss_scale,
               help="First loss scale with fp16; it adapts.")
 @click.option("--compile", type=bool, default=LOOP.compile, help="Compile the network (torch.compile).")
 @click.option("--bench", type=bool, default=LOOP.bench, help="Let cuDNN choose convolutions by timing them.")
@@ -83,7 +83,7 @@ def use_preset(ctx, param, value):
 @click.option("--wandb_id", hidden=True)
 @click.option("--desc", "--experiment_name", "desc", metavar="TEXT", help="Text added to the run folder's name.")
 @click.option("--nosubdir", is_flag=True, help="Write into --outdir itself.")
-@click.option("--tick", type=click.FloatRange(min=0, min_open=True), default=LOOP.tick_kimg, metavar="KIMG",
+@click.option("--tick", type=cli.FloatRange(min=0, min_open=True), default=LOOP.tick_kimg, metavar="KIMG",
               help="Progress is printed every so many thousand images.")
 @click.option("--snap", type=click.IntRange(min=0), default=LOOP.snapshot_ticks, metavar="TICKS",
               help="How often to write a snapshot; 0: at the end.")

@@ -3,6 +3,7 @@
 Read next: `config.py`.
 """
 
+import math
 import os
 import re
 import signal
@@ -114,6 +115,16 @@ class NumberList(click.ParamType):
             return [self.number(part) for part in str(value).split(",")]
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.number.__name__}s", param, ctx)
+
+
+class FloatRange(click.FloatRange):
+    """A finite number in a range; click's own lets `nan` through."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class Size(click.ParamType):

@@ -187,12 +187,13 @@ def set_by_path(options: dict, assignment: str) -> None:
     if not separator or not all(keys):
         raise UserError(f"--set {assignment!r} is not of the form part.option=value")
     node = options
-    for depth, key in enumerate(keys[:-1]):
-        if not isinstance(node.get(key), dict):
+    for depth, key in enumerate(keys[:-1] or keys):
+        known = isinstance(node.get(key), dict) or (len(keys) == 1 and key in node)  # a whole part may be given
+        if not known:
             parts = [name for name, value in node.items() if isinstance(value, dict)]
             place = ".".join(keys[: depth + 1])
             raise UserError(f"--set {assignment}: no part {place!r}{_hint(key, parts)}; parts: {', '.join(parts)}")
-        node = node[key]
+        node = node if len(keys) == 1 else node[key]
     node[keys[-1]] = parse_value(text)
 
 

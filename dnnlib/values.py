@@ -24,7 +24,8 @@ def fits(value: Any, wanted: Any) -> bool:
     if wanted is bool:
         return isinstance(value, bool) or (isinstance(value, Integral) and value in (0, 1))
     if wanted in (int, float):
-        return isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+        number = isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+        return number and value == value  # not NaN
     return isinstance(value, wanted) if wanted in (str, type(None)) else True
 
 

@@ -22,6 +22,8 @@ class EMA:
         if rampup_ratio is not None and rampup_ratio <= 0:
             raise UserError(f"rampup_ratio={rampup_ratio} must be positive, or null for no ramp-up")
         self.halflives = {f"{value:g}": value * 1e6 for value in halflife_mimg}
+        if len(self.halflives) < len(halflife_mimg):
+            raise UserError(f"halflife_mimg={list(halflife_mimg)}: two are the same; give each half-life once")
         self.rampup_ratio = rampup_ratio
         self.averages: dict[str, Denoiser] = {}
         for name in self.halflives:

@@ -2,6 +2,7 @@
 
 import torch
 
+from dnnlib.errors import UserError
 from training.types import Step
 
 
@@ -17,6 +18,11 @@ class Adam(torch.optim.Adam):
         lr_rampup_kimg: float = 10000,
         lr_rampdown: float = 0,
     ):
+        if len(betas) != 2 or lr_rampup_kimg < 0 or not 0 <= lr_rampdown <= 1:
+            raise UserError(
+                f"betas={list(betas)}, lr_rampup_kimg={lr_rampup_kimg}, lr_rampdown={lr_rampdown}: betas are two, the "
+                "ramp up is 0 kimg or longer, the ramp down a share of training from 0 to 1"
+            )
         super().__init__(params, lr=lr, betas=tuple(betas), eps=eps)
         self.peak_lr, self.lr_rampup_kimg, self.lr_rampdown = lr, lr_rampup_kimg, lr_rampdown
 

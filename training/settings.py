@@ -3,11 +3,14 @@
 Read next: `run.py`.
 """
 
+import math
 from dataclasses import dataclass
 
 from dnnlib.errors import UserError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+CACHES = ("none", "disk", "gpu")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass
@@ -22,6 +25,12 @@ class DataOptions:
     workers: int = 1
     max_size: int | None = None
     subset_seed: int = 0
+
+    def __post_init__(self):
+        require("dataset.cache", self.cache, CACHES)
+        require("dataset.label_dropout", self.label_dropout, (0, 1))
+        require("dataset.workers", self.workers, (1, math.inf))
+        require("dataset.subset_seed", self.subset_seed, (0, LARGEST_SEED))
 
 
 @dataclass
@@ -40,6 +49,17 @@ class LoopOptions:
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500
     grid_images: int = 64
+
+    def __post_init__(self):
+        require("loop.precision", self.precision, PRECISIONS)
+        require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
+        require("loop.seed", self.seed, (0, LARGEST_SEED))
+        for name in ("batch_size", "batch_gpu"):
+            require(f"loop.{name}", getattr(self, name), (1, math.inf))
+        for name in ("tick_kimg", "loss_scale"):
+            require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
+        for name in ("snapshot_ticks", "state_ticks", "grid_images"):
+            require(f"loop.{name}", getattr(self, name), (0, math.inf))
 
     @property
     def total_nimg(self) -> int:
@@ -63,3 +83,17 @@ class LoopOptions:
                 f"the nearest that do: {choices}"
             )
         return micro, share // micro
+
+
+def require(option: str, value, allowed: tuple) -> None:
+    """Raise UserError unless the value is one of the texts, or in the range of the two numbers; None may stand."""
+    if value is None:
+        return
+    if isinstance(allowed[0], str):
+        fine, words = value in allowed, f"one of {', '.join(allowed)}"
+    else:
+        low, high = allowed
+        fine = low <= value <= high
+        words = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+    if not fine:
+        raise UserError(f"{option}={value!r} must be {words}")

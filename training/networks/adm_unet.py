@@ -46,6 +46,7 @@ class DhariwalUNet(nn.Module):
     ):
         super().__init__()
         plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan.require_blocks(num_blocks, dropout)
         self.halvings = plan.halvings
         self.label_dropout = label_dropout
         n_emb = model_channels * channel_mult_emb

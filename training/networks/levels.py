@@ -31,6 +31,11 @@ class LevelPlan:
         self.halvings = len(channel_mult) - 1
         if not channel_mult:
             raise UserError("channel_mult is empty; give one multiplier per level, e.g. --cres=1,2,2,2")
+        if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
+            raise UserError(
+                f"model_channels={model_channels} times channel_mult={list(channel_mult)} makes no widths; give an "
+                "even --cbase and --cres of 1 or more"
+            )
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
@@ -42,6 +47,13 @@ class LevelPlan:
             height, width = (side >> index for side in size)
             attention = min(height, width) in attn_resolutions
             self.levels.append(Level(index, height, width, model_channels * multiplier, attention))
+
+    @staticmethod
+    def require_blocks(num_blocks: int, dropout: float) -> None:
+        if num_blocks < 1:
+            raise UserError(f"num_blocks={num_blocks} must be 1 or more")
+        if not 0 <= dropout <= 1:
+            raise UserError(f"dropout={dropout} must be from 0 to 1")
 
     @staticmethod
     def require(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -57,6 +57,7 @@ class SongUNet(nn.Module):
     ):
         super().__init__()
         plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan.require_blocks(num_blocks, dropout)
         plan.require("embedding_type", embedding_type, ("positional", "fourier"))
         plan.require("encoder_type", encoder_type, ("standard", "skip", "residual"))
         plan.require("decoder_type", decoder_type, ("standard", "skip"))
