@@ -156,13 +156,15 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
         return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
 
 
-def iddpm_levels(M: int, C_1: float, C_2: float) -> Tensor:
-    """The levels u_0 > ... > u_M = 0 of `iDDPMPrecond`, float32 [M+1] (Karras et al. 2022, table 1)."""
-    # float32 throughout, like the published levels: the smallest of them differ by 5e-4 in float64.
+def iddpm_levels(M: int, C_1: float, C_2: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The levels u_0 > ... > u_M = 0 of `iDDPMPrecond` [M+1] (Karras et al. 2022, table 1)."""
+    # abar and its ratios in float32, as published, whatever the type of the levels: in float64 the smallest of them
+    # would differ by 5e-4.
     abar = (0.5 * math.pi * torch.arange(M + 1) / M / (C_2 + 1)).sin() ** 2
-    levels = torch.zeros(M + 1)
+    ratios = (abar[:-1] / abar[1:]).clamp(min=C_1)
+    levels = torch.zeros(M + 1, dtype=dtype)
     for j in range(M, 0, -1):
-        levels[j - 1] = ((levels[j] ** 2 + 1) / (abar[j - 1] / abar[j]).clamp(min=C_1) - 1).sqrt()
+        levels[j - 1] = ((levels[j] ** 2 + 1) / ratios[j - 1] - 1).sqrt()
     return levels
 
 

@@ -43,7 +43,7 @@ def ve_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 
 def discrete_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Evenly chosen among iDDPM's 1000 levels u_j that lie between the two ends [N]."""
-    levels = iddpm_levels(M=1000, C_1=0.001, C_2=0.008).to(torch.float64)
+    levels = iddpm_levels(M=1000, C_1=0.001, C_2=0.008, dtype=torch.float64)
     levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
     return levels[((len(levels) - 1) * ramp(num_steps)).round().long()]
 
