@@ -10,9 +10,9 @@ from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.peers import Peers
 from training import presets
-from training.folders import describe, find_state, merge_options, new_folder, remove_leftovers
+from training.folders import find_state, merge_options, new_folder, remove_leftovers
 from training.loop import train
-from training.options import explicit, options_from
+from training.options import describe, explicit, options_from
 from training.rebuild import trust
 from training.report import Log
 from training.run import Run, check, write_options
@@ -119,6 +119,9 @@ def start(flags: dict, given: set[str], device) -> None:
         distributed.print0(f"note: --{flag} is accepted for old commands and has no effect on training")
     if flags["resume"] and flags["transfer"]:
         raise UserError("--resume and --transfer exclude each other: resume continues a run, transfer starts one")
+    for flag in ("resume", "transfer"):
+        if flags[flag] == "":
+            raise UserError(f"--{flag}= is empty; name a file, or leave it out")
     options = options_from(flags) if flags["data"] else None
     folder, state = None, None
     if flags["resume"]:
@@ -132,7 +135,7 @@ def start(flags: dict, given: set[str], device) -> None:
             options = merge_options(state, explicit(flags, given, known))
     if options is None:
         raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
-    if folder is None and flags["outdir"] is None and not flags["dry_run"]:
+    if folder is None and not flags["outdir"] and not flags["dry_run"]:
         raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
     if flags["dry_run"]:
         show(options)
@@ -153,7 +156,7 @@ def start(flags: dict, given: set[str], device) -> None:
     if state is not None:
         if distributed.is_main():
             remove_leftovers(folder)
-        run.load_state_dict(state)
+        run.resume(state)
         log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
     elif moved is not None:
         log(moved)

@@ -67,6 +67,15 @@ def write_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
 
 
+def append_line(path: str | os.PathLike, line: str) -> None:
+    """Add a line to a text file; raises UserError naming it when that fails."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; make room for it") from error
+
+
 def require_writable(path: str | os.PathLike) -> None:
     """Raise UserError, before long work, if no file can be written there. Nothing is left or changed."""
     if Path(path).is_dir():

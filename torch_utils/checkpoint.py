@@ -3,23 +3,26 @@
 Read next: `training/snapshot.py`, the other kind of file a run writes.
 """
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import write_output
 
 STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Write tensors, containers and plain values to `path`, whole or not at all."""
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    """Write tensors, containers and plain values to `path`, whole or not at all. Raises UserError if that fails."""
+    with write_output(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's complaint that less was written than it counted hides the cause
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_state(path: Path) -> dict:
@@ -29,8 +32,10 @@ def load_state(path: Path) -> dict:
         raise UserError(f"state not found: {path}; check --resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check --resume") from error
+    except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
+        reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
         raise UserError(f"{path} is no whole state of this program ({reason}); resume from an older one") from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
         raise UserError(f"{path} holds no training state of this program; use --transfer to start from a snapshot")

@@ -66,10 +66,17 @@ class BatchStream:
         self.position = 0
         self._order = Order(len(dataset) * (2 if xflip else 1), seed)
         self._array = getattr(dataset, "array", None)
-        self._on_device = torch.from_numpy(np.array(self._array)).to(device) if keep_on_device else None
+        self._on_device = self._all_images().to(device) if keep_on_device else None
         self._decoders = ThreadPoolExecutor(max(workers, 1)) if self._array is None else None
         self._loader = ThreadPoolExecutor(1)
         self._ahead: tuple[tuple[int, int], Future] | None = None
+
+    def _all_images(self) -> Tensor:
+        """All images [N,C,H,W], also where the disk had no room for them."""
+        array = self._array
+        if array is None:
+            array = np.stack([self.dataset.image(index) for index in range(len(self.dataset))])
+        return torch.from_numpy(np.array(array))
 
     def take(self, count: int) -> Batch:
         """The next `count` images of this process, [count,C,H,W], with their conditions."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from dnnlib.errors import UserError
@@ -25,34 +26,22 @@ RESUMABLE = {
 """Options that a resumed run may change; any other would make it another run."""
 
 
-def describe(options: dict, world_size: int, desc: str | None) -> str:
-    """`{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
-    parts = [
-        Path(options["dataset"]["path"]).stem,
-        "cond" if options["dataset"]["use_labels"] else "uncond",
-        options["network"]["name"],
-        options["precond"]["name"],
-        f"gpus{world_size}",
-        f"batch{options['loop']['batch_size']}",
-        options["loop"]["precision"],
-        *([desc] if desc else []),
-    ]
-    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
-
-
 def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:
-    """Make `outdir/NNNNN-description` with the next free number (or take `outdir` itself)."""
+    """Make `outdir/NNNNN-description` with the next free number (or take `outdir` itself).
+
+    Raises UserError if that fails.
+    """
     outdir = Path(outdir)
-    if nosubdir:
+    try:
         outdir.mkdir(parents=True, exist_ok=True)
-        return outdir
-    while True:
-        folder = outdir / f"{_next_number(outdir):05d}-{description}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:  # another run took the number just now
-            continue
+        while not nosubdir:
+            folder = outdir / f"{_next_number(outdir):05d}-{description}"
+            with suppress(FileExistsError):  # another run took the number just now
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise UserError(f"--outdir={outdir}: no run folder can be made there: {error.strerror}") from error
+    return outdir
 
 
 def _next_number(outdir: Path) -> int:
@@ -80,7 +69,7 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
     if path.is_dir():
         found = newest_state(path)
         if found is None:
-            raise UserError(f"--resume={resume}: the folder holds no whole training-state-*.pt")
+            raise UserError(f"--resume={resume}: no whole training-state-*.pt in the folder; give a run's own one")
         return path, found[1]
     return path.parent, load_state(path)
 
@@ -90,7 +79,10 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
 
     Raises UserError for one that differs and may not change.
     """
-    options = json.loads(state["options"])
+    try:
+        options = json.loads(state["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("the state holds no options; resume from another one") from error
     for path, value in given.items():
         node = options
         *parts, last = path.split(".")

@@ -3,7 +3,9 @@
 Read next: `build.py`, which makes objects of the options.
 """
 
+import re
 import secrets
+from pathlib import Path
 
 from dnnlib.config import parse_chain, set_by_path
 from dnnlib.errors import UserError
@@ -49,6 +51,9 @@ LOSS_FLAGS = {
 }
 """Flags that set the option of the same name of one loss in the chain."""
 
+SAY_THE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
+"""Flags that decide which losses the chain consists of."""
+
 PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and another loss than its own."""
 
@@ -60,8 +65,7 @@ ENCODER_OF = {False: "rgb", True: "vae"}
 
 def options_from(flags: dict) -> dict:
     """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
-    own_loss = flags["precond"] if flags["precond"] in PRECONDS else "edm"
-    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], own_loss))
+    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], own_loss(flags["precond"])))
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
     if flags["fp16"]:
@@ -87,7 +91,41 @@ def options_from(flags: dict) -> dict:
             options[part][name] = values[flag]
     for assignment in flags["assignments"]:
         set_by_path(options, assignment)
+    for part, value in options.items():
+        if not isinstance(value, dict) and (part, value) != ("augment", None):
+            raise UserError(f"--set {part}={value!r}: {part} consists of options; set one, {part}.option=value")
     return options
+
+
+def own_loss(precond: str) -> str:
+    """The loss of a preconditioner that is given none."""
+    return precond if precond in PRECONDS else "edm"
+
+
+def precond_and_loss(options: dict) -> str:
+    """The value of --precond that says both, or the preconditioner's name and those of the chain of losses."""
+    precond, names, chain = options["precond"]["name"], [], options["loss"]
+    while isinstance(chain, dict):
+        names.append(str(chain.get("name")))
+        chain = chain.get("base")
+    loss = "(".join(names) + ")" * (len(names) - 1)
+    short = {meaning: name for name, meaning in PRECOND_MEANS.items()} | {(precond, own_loss(precond)): precond}
+    return short.get((precond, loss)) or "-".join([precond, *names])
+
+
+def describe(options: dict, world_size: int, desc: str | None) -> str:
+    """`{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
+    parts = [
+        Path(options["dataset"]["path"]).stem,
+        "cond" if options["dataset"]["use_labels"] else "uncond",
+        options["network"]["name"],
+        precond_and_loss(options),
+        f"gpus{world_size}",
+        f"batch{options['loop']['batch_size']}",
+        options["loop"]["precision"],
+        *([desc] if desc else []),
+    ]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
 
 def loss_chain(text: str, flags: dict) -> dict:
@@ -118,12 +156,17 @@ def find(chain: dict | None, name: str) -> dict | None:
 def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
     """Options that the command line names itself (flags in `given`, and --set), by dotted path."""
     result: dict[str, object] = {}
+    given = given | ({"precision"} if "fp16" in given else set())
     for flag, path in FLAGS.items():
         part, name = path.split(".")
-        if flag in given and options[part] is not None and name in options[part]:
+        if flag in given and options[part] is None:
+            result[part] = None
+        elif flag in given and name in options[part]:
             result[path] = options[part][name]
     path, component = "loss", options["loss"]
-    while component is not None:
+    while isinstance(component, dict):
+        if given & SAY_THE_LOSS:
+            result[f"{path}.name"] = component.get("name")
         result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
         path, component = f"{path}.base", component.get("base")
     for assignment in flags["assignments"]:

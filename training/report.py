@@ -10,7 +10,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from dnnlib.files import atomic_write
+from dnnlib.files import append_line, write_output
 from dnnlib.progress import progress_bar
 from torch_utils import distributed
 
@@ -27,8 +27,7 @@ class Log:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self.path, line)
 
 
 def format_time(seconds: float) -> str:
@@ -123,8 +122,7 @@ class Report:
         if self.folder is None or not distributed.is_main():
             return
         line = {**statistics, **{name: {"num": 1, "mean": value, "std": 0.0} for name, value in values.items()}}
-        with open(self.folder / "stats.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "timestamp": time.time()}) + "\n")
+        append_line(self.folder / "stats.jsonl", json.dumps({**line, "timestamp": time.time()}))
 
     def close(self) -> None:
         self.bar.close()
@@ -141,5 +139,5 @@ def _cut_stats(path: Path, nimg: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    with atomic_write(path) as file:
+    with write_output(path) as file:
         file.write("".join(line + "\n" for line in kept).encode())

@@ -8,7 +8,7 @@ import torch
 
 from dnnlib.config import bind, construct
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import write_output
 from torch_utils import distributed
 from torch_utils.checkpoint import save_state
 from torch_utils.rng import random_state, seed_everything, set_random_state
@@ -152,7 +152,36 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "processes": distributed.gather_objects(own),
+            "data": self.data_facts(),
         }
+
+    def data_facts(self) -> dict:
+        """What must be the same of the data set when a run is resumed, wherever it lies by then."""
+        data = self.dataset
+        return {
+            "images": len(data),
+            "resolution": list(data.resolution),
+            "channels": data.channels,
+            "classes": data.label_dim,
+        }
+
+    def resume(self, state: dict) -> None:
+        """`load_state_dict` of a state that may be damaged, of another program version, or of other data.
+
+        Raises UserError if it does not fit.
+        """
+        if state.get("data", self.data_facts()) != self.data_facts():
+            raise UserError(
+                f"{self.dataset.path} is not the data set of the run to be resumed: {self.data_facts()}, then "
+                f"{state['data']}; give that with --data, or start anew with --transfer"
+            )
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(
+                f"the state does not fit this program ({type(error).__name__}: {str(error)[:200]}); resume from "
+                "another one, or start anew with --transfer"
+            ) from error
 
     def load_state_dict(self, state: dict) -> None:
         """Undo of `state_dict`. With another number of processes the noise drawn from here on differs, nothing else."""
@@ -217,5 +246,5 @@ def kept_name(name: str, made) -> str:
 
 def write_options(folder: Path, options: dict) -> None:
     """`training_options.json`: the resolved options of the run."""
-    with atomic_write(folder / "training_options.json") as file:
+    with write_output(folder / "training_options.json") as file:
         file.write(json.dumps(options, indent=2).encode() + b"\n")

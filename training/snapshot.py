@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, fetch
+from dnnlib.files import fetch, write_output
 from dnnlib.unpickle import Record, read_pickle, recorder
 from training.foreign import FOREIGN_NAMES, is_foreign, read_foreign
 from training.interfaces import INTERFACES
@@ -62,7 +62,7 @@ class _Pickler(pickle.Pickler):
 def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
     """Write a snapshot, whole or not at all; the same content gives the same bytes.
 
-    Raises UserError if its options are not plain data.
+    Raises UserError if its options are not plain data or the file cannot be written.
     """
     parts = {"encoder": snapshot.encoder, "dataset": snapshot.dataset, "options": snapshot.options}
     content = {
@@ -73,7 +73,7 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
         **{name: plain(value, name) for name, value in parts.items()},
         "nimg": int(snapshot.nimg),
     }
-    with atomic_write(path) as file:
+    with write_output(path) as file:
         _Pickler(file, protocol=4).dump(content)
 
 

@@ -1,6 +1,7 @@
 """A run that is stopped, or killed while it writes, and resumed ends as if nothing had happened, to the bit."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from dnnlib.errors import UserError
 from tests import scripts
 from torch_utils.checkpoint import load_state, newest_state, save_state
+from training.options import describe
 
 LENGTH = ["--duration=0.00128", "--batch=32", "--tick=0.256", "--snap=0", "--dump=2", "--ema=0.0005,0.001"]
 
@@ -126,12 +128,56 @@ def test_killed_while_writing_a_state(straight, data, tmp_path):
     assert_ends_as(folder, tmp_path)
 
 
-def test_an_option_that_would_change_the_run_is_refused(straight, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--lr=0.5", "optimizer.lr is 0.001 in the run to be resumed"),
+        ("--precond=cdm", "loss.name is 'edm' in the run to be resumed, not 'cdm'"),
+        ("--loss=patch(edm)", "loss.name is 'edm' in the run to be resumed, not 'patch'"),
+        ("--augment=0", "augment is {'name': 'edm', 'p': 0.5} in the run to be resumed"),
+        ("--fp16=1", "loop.precision is 'fp32' in the run to be resumed"),
+        ("--set=dataset.max_size=7", "dataset.max_size is None in the run to be resumed"),
+        ("--data=OTHER", "is not the data set of the run to be resumed"),
+    ],
+)
+def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path, monkeypatch, capsys):
     folder, processes = straight
     if processes > 1:
         return
-    done = scripts.run("train.py", f"--resume={folder}", "--lr=0.5", folder=tmp_path, code=2)
-    assert done.stderr.strip().splitlines()[-1].startswith("error: optimizer.lr is 0.001 in the run to be resumed")
+    (tmp_path / "other").mkdir()
+    for index in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / "other" / f"{index}.png")
+    (tmp_path / "other" / "dataset.json").write_text('{"labels": [["0.png", 0], ["1.png", 1]]}')
+    flag = flag.replace("OTHER", str(tmp_path / "other"))
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", f"--resume={folder}", "--device=cpu", flag)
+    assert code == 2 and err.strip().splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
+    assert before == {path.name: path.read_bytes() for path in folder.glob("*.*")}
+
+
+def test_runs_of_other_losses_are_called_differently():
+    def name(precond: str, loss: dict) -> str:
+        options = {"dataset": {"path": "a/b.zip", "use_labels": True}, "network": {"name": "adm"}}
+        loop = {"batch_size": 8, "precision": "bf16"}
+        return describe({**options, "precond": {"name": precond}, "loss": loss, "loop": loop}, 2, "x/y")
+
+    edm, vp = {"name": "edm"}, {"name": "vp"}
+    assert name("edm", edm) == "b-cond-adm-edm-gpus2-batch8-bf16-x_y"
+    assert name("vp", vp) == "b-cond-adm-vp-gpus2-batch8-bf16-x_y"
+    assert "-adm-cdm-gpus2" in name("edm", {"name": "cdm", "base": edm})
+    assert "-adm-pedm-gpus2" in name("edm", {"name": "patch", "base": edm})
+    assert "-adm-vp-cdm-vp-gpus2" in name("vp", {"name": "cdm", "base": vp})
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match="training-state-000001.pt cannot be written: File too large"):
+            save_state(tmp_path / "training-state-000001.pt", {"weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
