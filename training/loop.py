@@ -3,8 +3,9 @@
 Read next: `generation.py`, where a trained denoiser makes images.
 """
 
+import os
 import signal
-import sys
+import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
@@ -48,6 +49,7 @@ def train(run: Run, folder: Path, log: Log) -> bool:
             run.batches.close()
         done = run.nimg >= run.loop.total_nimg
         if not done:
+            report.pause()
             path = run.save_state(folder)
             run.save_snapshot(folder)
             log(f"stopped at {run.nimg / 1000:.1f} kimg; continue with --resume={path}")
@@ -71,7 +73,7 @@ def train_step(run: Run, objective) -> int:
         run.stats.report("Loss/loss", out.loss / elements)  # per element: comparable across sizes
         for name, term in out.terms.items():
             run.stats.report(f"Loss/{name}", term / elements)
-        require_finite_loss(out, run.loss)
+        require_finite_loss(out, run.objective)
     run.scaler.unscale_(run.optimizer)
     if require_finite_gradients(run):
         run.optimizer.step()
@@ -145,6 +147,11 @@ def gradient_sync(objective, last: bool):
 
 class _Stop:
     requested = False
+    since = 0.0
+
+
+SAME_SIGNAL = 1.0
+"""Seconds within which a second signal is the first one's echo: launchers pass on what the terminal sent to all."""
 
 
 @contextmanager
@@ -153,11 +160,14 @@ def stop_signals():
     stop = _Stop()
 
     def handle(number, frame):
-        stop.requested = True
-        if distributed.is_main():
-            print("\nstopping after this step, with a state to resume from; once more stops at once", file=sys.stderr)
-        for one, old in previous.items():
-            signal.signal(one, old)
+        now = time.monotonic()
+        if not stop.requested:
+            stop.requested, stop.since = True, now
+            if distributed.is_main():  # not by print, which may be at work where the signal came
+                os.write(2, b"\nstopping after this step, with a state to resume from; once more stops at once\n")
+        elif now - stop.since > SAME_SIGNAL:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     previous = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:

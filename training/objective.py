@@ -43,10 +43,24 @@ def require_output(out: LossOutput, batch_size: int, name: str) -> None:
         raise UserError(f"loss {name} has no gradient; compute it from the denoiser's prediction, without no_grad")
 
 
-def require_finite_loss(out: LossOutput, loss: Loss) -> None:
-    """Raise UserError when a batch's loss is NaN or infinite, naming the term."""
+def require_finite_loss(out: LossOutput, objective: Objective) -> None:
+    """Raise UserError when a batch's loss is NaN or infinite, naming the term and the first bad parameter."""
     if out.loss.isfinite().all():
         return
     bad = [name for name, values in out.terms.items() if not values.isfinite().all()]
     terms = f" (terms: {', '.join(bad)})" if bad else ""
-    raise UserError(f"loss {type(loss).__name__} is not finite{terms}; lower --lr, or use --precision=bf16 or fp32")
+    raise UserError(
+        f"loss {type(objective.loss).__name__} is not finite{terms}; {first_bad_parameter(objective)}; lower --lr, or "
+        "use --precision=bf16 or fp32"
+    )
+
+
+def first_bad_parameter(objective: Objective) -> str:
+    """The first parameter that is not finite itself, else the first whose gradient is not."""
+    for name, parameter in objective.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the first bad parameter is {name}"
+    for name, parameter in objective.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"all parameters are finite, the first bad gradient is that of {name}"
+    return "all parameters and gradients are finite"

@@ -46,7 +46,8 @@ class Report:
 
     def __init__(self, run, folder: Path | None, log: Log):
         self.run, self.folder, self.log = run, folder, log
-        self.started = self.tick_started = time.time()
+        self.tick_started = time.time()
+        self.first_nimg = run.nimg  # after a stop within a tick, speed counts what this process has done
         self.maintenance = 0.0
         self.bar = progress_bar(
             total=run.loop.total_nimg,
@@ -65,7 +66,7 @@ class Report:
         """Collect the statistics of all processes and print them. Called before `run.tick_start_nimg` moves on."""
         run, now = self.run, time.time()
         seconds = now - self.tick_started
-        kimg = max(run.nimg - run.tick_start_nimg, 1) / 1000
+        kimg = max(run.nimg - max(run.tick_start_nimg, self.first_nimg), 1) / 1000
         run.elapsed += seconds + self.maintenance
         values = {
             "Progress/tick": run.tick,
@@ -88,6 +89,10 @@ class Report:
         self._write(values, statistics)
         self.maintenance = 0.0
         self.tick_started = now
+
+    def pause(self) -> None:
+        """The run stops within a tick: its time counts."""
+        self.run.elapsed += time.time() - self.tick_started + self.maintenance
 
     def end_maintenance(self) -> None:
         """Saving ends here; the next tick starts now."""

@@ -189,4 +189,4 @@ def test_divergence_names_the_first_bad_parameter(data, tmp_path):
         code=2,
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "is not finite" in last
+    assert last.startswith("error: ") and "is not finite" in last and " denoiser.model." in last

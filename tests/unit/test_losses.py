@@ -158,8 +158,16 @@ def test_a_parameter_of_a_loss_that_a_step_does_not_use_has_the_gradient_zero():
 
 def test_a_loss_that_is_not_finite_is_named():
     out = LossOutput(torch.tensor([1.0, float("nan")]), {"good": torch.ones(2), "bad": torch.tensor([0, float("nan")])})
-    with pytest.raises(UserError, match=r"loss Returns is not finite \(terms: bad\)"):
-        require_finite_loss(out, Returns(None))
+    objective = Objective(GaussianDenoiser(), Returns(None))
+    objective.loss.good, objective.loss.bad = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    with pytest.raises(UserError, match=r"loss Returns is not finite \(terms: bad\); all parameters"):
+        require_finite_loss(out, objective)
+    objective.loss.bad.grad = torch.tensor([0, float("inf")])
+    with pytest.raises(UserError, match="the first bad gradient is that of loss.bad"):
+        require_finite_loss(out, objective)
+    objective.loss.bad.data[0] = float("nan")
+    with pytest.raises(UserError, match="the first bad parameter is loss.bad"):
+        require_finite_loss(out, objective)
 
 
 @pytest.mark.parametrize(
