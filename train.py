@@ -1,6 +1,8 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`. Read next: `training/loop.py`."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
@@ -10,7 +12,7 @@ from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.peers import Peers
 from training import presets
-from training.folders import find_state, merge_options, new_folder, remove_leftovers
+from training.folders import claim, find_state, holds_a_run, merge_options, new_folder, remove_leftovers
 from training.loop import train
 from training.options import describe, explicit, options_from
 from training.rebuild import trust
@@ -117,26 +119,7 @@ def start(flags: dict, given: set[str], device) -> None:
     """Options, folder, run; then the loop. `given` names the flags that the command line itself has."""
     for flag in IGNORED & given:
         distributed.print0(f"note: --{flag} is accepted for old commands and has no effect on training")
-    if flags["resume"] and flags["transfer"]:
-        raise UserError("--resume and --transfer exclude each other: resume continues a run, transfer starts one")
-    for flag in ("resume", "transfer"):
-        if flags[flag] == "":
-            raise UserError(f"--{flag}= is empty; name a file, or leave it out")
-    options = options_from(flags) if flags["data"] else None
-    folder, state = None, None
-    if flags["resume"]:
-        description = describe(options, distributed.world_size(), flags["desc"]) if options else ""
-        if flags["resume"] == "auto" and options is None:
-            raise UserError("--resume=auto needs the --data and --outdir of the run")
-        found = find_state(flags["resume"], flags["outdir"], description)
-        if found is not None:
-            folder, state = found
-            known = options or options_from({**flags, "data": ""})
-            options = merge_options(state, explicit(flags, given, known))
-    if options is None:
-        raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
-    if folder is None and not flags["outdir"] and not flags["dry_run"]:
-        raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
+    options, folder, state = options_and_state(flags, given)
     if flags["dry_run"]:
         show(options)
         return
@@ -152,20 +135,53 @@ def start(flags: dict, given: set[str], device) -> None:
         folder = distributed.broadcast_object(
             new_folder(flags["outdir"], description, flags["nosubdir"]) if distributed.is_main() else None
         )
-    log = Log(folder)
+    with claim(folder) if distributed.is_main() else nullcontext():
+        log = Log(folder)
+        begin(run, folder, log, state, moved)
+        state = source = None  # gigabytes that training does not need
+        if train(run, folder, log):
+            log(f"done: {folder}")
+
+
+def options_and_state(flags: dict, given: set[str]) -> tuple[dict, Path | None, dict | None]:
+    """The run's options; with --resume its folder and state, or neither where `auto` finds none."""
+    for flag in ("resume", "transfer"):
+        if flags[flag] == "":
+            raise UserError(f"--{flag}= is empty; name a file, or leave it out")
+    if flags["resume"] and flags["transfer"]:
+        raise UserError("--resume and --transfer exclude each other: resume continues a run, transfer starts one")
+    options = options_from(flags) if flags["data"] else None
+    if flags["resume"]:
+        if flags["resume"] == "auto" and options is None:
+            raise UserError("--resume=auto needs the --data and --outdir of the run")
+        description = describe(options, distributed.world_size(), flags["desc"]) if options else ""
+        found = find_state(flags["resume"], flags["outdir"], description)
+        if found is not None:
+            folder, state = found
+            known = options or options_from({**flags, "data": ""})
+            return merge_options(state, explicit(flags, given, known)), folder, state
+    if options is None:
+        raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
+    if not flags["outdir"] and not flags["dry_run"]:
+        raise UserError("--outdir is missing; name a folder for the runs, e.g. --outdir=runs")
+    return options, None, None
+
+
+def begin(run: Run, folder: Path, log: Log, state: dict | None, moved: str | None) -> None:
+    """Take up a state, or start anew, perhaps with what was `moved` from a snapshot; say what is trained."""
     if state is not None:
         if distributed.is_main():
             remove_leftovers(folder)
         run.resume(state)
         log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
-    elif moved is not None:
+    elif holds_a_run(folder):
+        log(f"warning: {folder} holds an earlier run; its files stay beside this one's, or are replaced")
+    if moved is not None:
         log(moved)
         run.reset_ema()
     if distributed.is_main():
         write_options(folder, run.options)
     introduce(run, folder, log)
-    if train(run, folder, log):
-        log(f"done: {folder}")
 
 
 def show(options: dict) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import write_output
+from torch_utils.distributed import print0
 
 STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
 
@@ -49,5 +50,5 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
         try:
             return path, load_state(path)
         except UserError as error:
-            print(f"warning: {error}")
+            print0(f"warning: {error}")
     return None

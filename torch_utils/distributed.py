@@ -22,6 +22,8 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device={name} is no device; use cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
+        raise UserError(f"--device={name}: this machine or program has no such device; use cpu, cuda or cuda:0")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device={name}: no CUDA device is visible; use --device=cpu")

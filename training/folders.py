@@ -1,8 +1,10 @@
 """Run folders: naming a new one, finding one to resume. Read next: `run.py`."""
 
 import json
+import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dnnlib.errors import UserError
@@ -97,6 +99,34 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
             f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with --transfer"
         )
     return options
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder; the system gives it free when this one ends, or is killed.
+
+    Raises UserError if another one trains there. Where a file system has no locks, nothing is checked.
+    """
+    handle = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise UserError(f"another process trains in {folder}; wait for it, or choose another --outdir") from error
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether there are states or snapshots of a run already."""
+    return any(any(folder.glob(pattern)) for pattern in ("training-state-*.pt", "network-snapshot-*.pkl"))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from dnnlib.errors import UserError
 from tests import scripts
 from torch_utils.checkpoint import load_state, newest_state, save_state
+from training.folders import claim
 from training.options import describe
 
 LENGTH = ["--duration=0.00128", "--batch=32", "--tick=0.256", "--snap=0", "--dump=2", "--ema=0.0005,0.001"]
@@ -153,6 +154,15 @@ def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path,
     code, _, err = scripts.call(monkeypatch, capsys, "train.py", f"--resume={folder}", "--device=cpu", flag)
     assert code == 2 and err.strip().splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.*")}
+
+
+def test_two_runs_cannot_train_in_one_folder(tmp_path):
+    with claim(tmp_path):
+        with pytest.raises(UserError, match="another process trains in"), claim(tmp_path):
+            pass
+    with claim(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_of_other_losses_are_called_differently():
