@@ -60,7 +60,7 @@ def read_pickle(data: bytes, table: Mapping[str, Callable | Constant], source: s
         raise UserError(
             f"{source} names the callable {error}, out of place in a snapshot; refused, nothing was run"
         ) from error
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source} is damaged, cut short or no pickle ({reason}); get the file again") from error
     return machine.result

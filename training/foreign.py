@@ -53,7 +53,7 @@ def read_foreign(content: dict) -> dict[str, Any]:
     """The parts of a `Snapshot`. Raises UserError if a class or an option is unknown, or a weight does not fit."""
     try:
         denoiser = read_denoiser(content["ema"])
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the checkpoint is damaged ({type(error).__name__}: {error}); get the file again") from error
     spec = denoiser.spec
     data = content.get("dataset_kwargs")

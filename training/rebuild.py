@@ -53,17 +53,26 @@ def rebuild_denoiser(record: dict) -> Denoiser:
     Raises UserError if a class is not admitted, an option does not exist or an array does not fit.
     """
     try:
-        network, spec = (
-            record["network"],
-            NetSpec(**{**record["spec"], "resolution": tuple(record["spec"]["resolution"])}),
-        )
+        network = record["network"]
+        spec = NetSpec(**{**record["spec"], "resolution": tuple(record["spec"]["resolution"])})
+        require_spec(network["options"], spec)
         state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
         return assemble(
             admitted(network["class"], nn.Module), network["options"], admitted(record["class"], Denoiser),
             record["options"], spec, state,
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the denoiser's description is damaged ({type(error).__name__}: {error})") from error
+
+
+def require_spec(options: dict, spec: NetSpec) -> None:
+    """Raise UserError unless the network was made for this spec."""
+    size = options["img_resolution"]
+    asked = {"resolution": (size, size) if isinstance(size, int) else tuple(size)}
+    asked |= {name: options[name] for name in ("in_channels", "out_channels", "label_dim", "augment_dim")}
+    for name, value in asked.items():
+        if getattr(spec, name) != value:
+            raise UserError(f"the network's {name} is {value}, but {getattr(spec, name)} beside it; get the file again")
 
 
 def describe_tensor(value: Tensor) -> dict:

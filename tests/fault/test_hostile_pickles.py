@@ -111,6 +111,9 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"ccollections\nOrderedDict\n(tR(tR.", "a call of a dict"),
         (b"S'os'\n(tR.", "a call of a str"),
         (b"]N]s.", "damaged"),
+        (b"cnumpy.core.multiarray\nscalar\n(NC\x02abtR.", "damaged"),
+        (b"ccopyreg\n_reconstructor\n(]NtR.", "damaged"),
+        (b"c_codecs\nencode\n(K\x05X\x06\x00\x00\x00latin1tR.", "damaged"),
         (b"}(]K\x01u.", "a list as a key"),
         (b"}(((ttNu.", "a tuple as a key"),
         (b"N.", "no snapshot of this program"),
@@ -186,6 +189,9 @@ def test_own_form_is_checked(tmp_path):
         (record_of(state={}), "larger network|lacks the weights"),
         (with_options(model_channels=1 << 20), "larger network than it has weights for"),
         (with_options(frobnicate=1), "no option 'frobnicate'"),
+        (record_of(spec={"resolution": [float("inf"), 8], "image_channels": 1}), "the network's resolution is"),
+        (record_of(spec={"resolution": [8, 8], "image_channels": 1, "label_dim": 3}), "the network's label_dim is 0"),
+        (record_of(state={**state, name: {**value, "shape": [float("inf")]}}), "damaged"),
         (5, "damaged"),
     ):
         refused(own_snapshot(record), tmp_path, match)
