@@ -124,21 +124,21 @@ def draw_curves(out: Path, scores: dict[tuple[str, float], list[dict]], path: Pa
 
 
 def draw_samples(snapshots: dict[str, Path], out: Path, path: Path) -> None:
-    """The first 40 seeds of one run of each loss, below each other."""
+    """The first 36 seeds of one run of each loss, side by side."""
     grids = []
     for name, snapshot in snapshots.items():
         grid = out / f"{name}.png"
         call(
             "generate.py",
             f"--network={snapshot}",
-            "--seeds=0-39",
+            "--seeds=0-35",
             "--steps=18",
             f"--grid={grid}",
             f"--outdir={out / name}",
         )
         grids.append(np.asarray(Image.open(grid).convert("RGB")))
-    gap = np.full((8, grids[0].shape[1], 3), 255, dtype=np.uint8)
-    Image.fromarray(np.concatenate([part for grid in grids for part in (grid, gap)][:-1])).save(path)
+    gap = np.full((grids[0].shape[0], 8, 3), 255, dtype=np.uint8)
+    Image.fromarray(np.concatenate([part for grid in grids for part in (grid, gap)][:-1], axis=1)).save(path)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     if folder is not None:
         extra["ELUCID_CACHE"] = str(folder / "cache")
     return {**os.environ, **extra}
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: SIGINT works, also where the tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(

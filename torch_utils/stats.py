@@ -21,8 +21,12 @@ class Statistics:
         """Add all elements of `values` under `name`."""
         values = values.detach().flatten().to(torch.float64 if values.device.type != "mps" else torch.float32)
         count = torch.full((), values.numel(), dtype=values.dtype, device=values.device)
-        moments = torch.stack([count, values.sum(), values.square().sum()])
-        self.moments[name] = self.moments[name] + moments if name in self.moments else moments
+        self.add({name: torch.stack([count, values.sum(), values.square().sum()])})
+
+    def add(self, moments: dict[str, Tensor]) -> None:
+        """Add counts, sums and sums of squares of other values."""
+        for name, value in moments.items():
+            self.moments[name] = self.moments[name] + value if name in self.moments else value
 
     def collect(self) -> dict[str, dict[str, float]]:
         """{name: {num, mean, std}} over all processes, and start anew. All processes must call it together."""

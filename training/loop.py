@@ -44,6 +44,8 @@ def train(run: Run, folder: Path, log: Log) -> bool:
                 report.step(train_step(run, objective))
                 if run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
                     end_tick(run, folder, report)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; give a smaller --batch-gpu") from error
         finally:
             report.close()
             run.batches.close()

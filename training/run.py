@@ -202,6 +202,8 @@ class Run:
                 f"warning: the state is of {len(processes)} processes, this run has {now}: new random numbers"
             )
             seed_everything(hash((self.loop.seed, self.nimg, distributed.rank())))
+            for own in processes if distributed.is_main() else ():
+                self.stats.add({name: value.to(self.device) for name, value in own["stats"].items()})
 
     def save_state(self, folder: Path) -> Path:
         """Write `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""

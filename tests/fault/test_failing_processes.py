@@ -64,6 +64,7 @@ def test_ctrl_c_does_not_wait_for_images_in_the_making(network, tmp_path):
         env=scripts.environment(),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=scripts.heed_ctrl_c,
     )
     said = ""
     while "sampling" not in said:

@@ -58,7 +58,7 @@ def attacks(sentinel):
         "exec": (Call(builtins.exec, code), ".*builtin.*exec"),
         "import": (Call(builtins.__import__, "os"), ".*builtin.*__import__"),
         "getattr": (Call(builtins.getattr, "os", "system"), ".*builtin.*getattr"),
-        "open": (Call(open, str(sentinel), "w"), "io.open"),
+        "open": (Call(open, str(sentinel), "w"), "_?io.open"),
         "popen": (Call(subprocess.Popen, ["touch", str(sentinel)]), "(subprocess|commands).Popen"),
         "import_module": (Call(importlib.import_module, "antigravity"), "importlib.import_module"),
         "partial": (functools.partial(os.system, f"touch {sentinel}"), "functools.partial"),

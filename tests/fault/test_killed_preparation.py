@@ -27,6 +27,7 @@ def process(tmp_path):
         env=scripts.environment(),
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=scripts.heed_ctrl_c,
     )
     end = time.monotonic() + 60
     while len(session(running.pid)) < 4:  # itself, what starts workers, two workers
