@@ -66,12 +66,15 @@ def test_ctrl_c_does_not_wait_for_images_in_the_making(network, tmp_path):
         text=True,
         preexec_fn=scripts.heed_ctrl_c,
     )
-    said = ""
-    while "sampling" not in said:
-        said += process.stderr.read(1)
-        assert process.poll() is None, said
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    try:
+        said = ""
+        while "sampling" not in said:
+            said += process.stderr.read(1)
+            assert process.poll() is None, said
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    finally:
+        process.kill()
     assert process.returncode == 130 and err.splitlines()[-1] == "error: interrupted" and "Traceback" not in err
     assert not list((tmp_path / "out").iterdir())
