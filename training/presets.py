@@ -5,19 +5,8 @@ Read next: `build.py`.
 """
 
 _AFHQ_SIZE = {"batch": 256, "cres": "1,2,2,2", "lr": 2e-4}
-_LATENT_PATCHES = {
-    "arch": "adm",
-    "precond": "pedm",
-    "train_on_latents": True,
-    "batch_gpu": 32,
-    "lr": 1e-4,
-    "ema": "50",
-    "dropout": 0.10,
-    "augment": 0.0,
-    "fp16": True,
-    "ls": 100,
-    "real_p": 0.5,
-}
+_LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": "50", "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
+_LATENT_PATCHES = {**_LARGE_ADM, "precond": "pedm", "train_on_latents": True, "batch_gpu": 32, "real_p": 0.5}
 
 PRESETS = {
     "demo": {
@@ -49,19 +38,7 @@ PRESETS = {
     "cifar10-cond-ve": {"cond": True, "arch": "ncsnpp", "precond": "ve"},
     "ffhq-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.05, "augment": 0.15},
     "afhqv2-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.25, "augment": 0.15},
-    "imagenet-64": {
-        "cond": True,
-        "arch": "adm",
-        "duration": 2500,
-        "batch": 4096,
-        "lr": 1e-4,
-        "ema": "50",
-        "dropout": 0.10,
-        "augment": 0.0,
-        "fp16": True,
-        "ls": 100,
-        "tick": 200,
-    },
+    "imagenet-64": {"cond": True, **_LARGE_ADM, "duration": 2500, "batch": 4096, "tick": 200},
     "cdm-cifar10-cond": {"cond": True, "arch": "ddpmpp", "precond": "cdm"},
     "cdm-cifar10-uncond": {"cond": False, "arch": "ddpmpp", "precond": "cdm"},
     "cdm-afhqv2-64": {
