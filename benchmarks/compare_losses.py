@@ -2,8 +2,7 @@
 
     python benchmarks/compare_losses.py --train=CIFAR/train --test=CIFAR/test --out=OUT [--kimg=20] [--seeds=0-2]
 
-Runs are told apart by folder, so that a second call goes on where the first was stopped. Read next:
-`compare_scores.py`, which scores and draws them.
+Runs are told apart by folder, so that a second call goes on where the first was stopped.
 """
 
 import os
@@ -16,7 +15,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib import cli  # noqa: E402
+from elucid.dnnlib import cli  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {"edm": ["--precond=edm"], "cdm": ["--precond=cdm"], "patch": ["--precond=pedm", "--real_p=0.5"]}

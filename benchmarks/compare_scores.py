@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.compare_losses import LOSSES, call  # noqa: E402
-from dnnlib import cli  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
-from training.dataset import open_dataset  # noqa: E402
-from training.losses.consistency import ConsistencyLoss  # noqa: E402
-from training.losses.dsm import EDMLoss  # noqa: E402
-from training.snapshot import load_snapshot  # noqa: E402
-from training.types import Batch, Step  # noqa: E402
+from elucid.dnnlib import cli  # noqa: E402
+from elucid.dnnlib.files import atomic_write  # noqa: E402
+from elucid.training.data.dataset import open_dataset  # noqa: E402
+from elucid.training.losses.consistency import ConsistencyLoss  # noqa: E402
+from elucid.training.losses.dsm import EDMLoss  # noqa: E402
+from elucid.training.snapshots.snapshot import load_snapshot  # noqa: E402
+from elucid.training.types import Batch, Step  # noqa: E402
 
 SAMPLES, STEPS, BATCH = 500, 10, 50
 MEASURES = {"frechet": "Fréchet distance", "dsm": "held-out DSM", "consistency": "held-out consistency term"}

@@ -1,7 +1,7 @@
 """Time of the Fréchet distance of two covariances against the formula with scipy's `sqrtm`.
 
 Both are timed in one process on the same matrices, of a spectrum like Inception's. Prints a table and, last, the
-ratio of the times (ours / scipy's). Read next: `metrics/frechet.py`.
+ratio of the times (ours / scipy's).
 """
 
 import platform
@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib import cli  # noqa: E402
-from metrics.frechet import frechet_distance  # noqa: E402
+from elucid.dnnlib import cli  # noqa: E402
+from elucid.metrics.frechet import frechet_distance  # noqa: E402
 
 
 def gaussian(random: np.random.RandomState, dim: int, num: int) -> tuple[np.ndarray, np.ndarray]:

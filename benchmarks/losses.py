@@ -4,7 +4,7 @@
 
 Unit: one forward pass of the network for one image; a backward pass counts 2. DSM is 3. CDM adds two paths of 5 steps
 (10, or 8 when the first step reuses DSM's prediction) and a pass with gradient at their ends (6). A patch of 1/d of the
-side costs 1/d^2, and d times as many are taken. Read next: `training/losses/consistency.py`.
+side costs 1/d^2, and d times as many are taken.
 """
 
 import json
@@ -19,11 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib import cli  # noqa: E402
-from torch_utils.distributed import choose_device  # noqa: E402
-from training.build import make_denoiser, make_loss  # noqa: E402
-from training.objective import Objective  # noqa: E402
-from training.types import Batch, NetSpec, Step  # noqa: E402
+from elucid.dnnlib import cli  # noqa: E402
+from elucid.torch_utils.distributed import choose_device  # noqa: E402
+from elucid.training.config.build import make_denoiser, make_loss  # noqa: E402
+from elucid.training.objective import Objective  # noqa: E402
+from elucid.training.types import Batch, NetSpec, Step  # noqa: E402
 
 NETWORK = {"name": "ddpmpp", "model_channels": 32, "num_blocks": 2}
 REAL_P = 0.5

@@ -4,7 +4,7 @@
 
 The pictures are made here: smooth gradients, texture at several scales and fine noise, whose files are about as large
 as a photograph's. Measured is what `dataset_tool.py` does once its workers have started: read, decode, convert,
-transform, encode, write to a zip. Read next: `preparation/pool.py`, which is measured.
+transform, encode, write to a zip.
 """
 
 import platform
@@ -21,10 +21,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib import cli  # noqa: E402
-from preparation import pool  # noqa: E402
-from preparation.sources import open_source  # noqa: E402
-from preparation.writer import archive_name, open_destination  # noqa: E402
+from elucid.dnnlib import cli  # noqa: E402
+from elucid.preparation import pool  # noqa: E402
+from elucid.preparation.sources import open_source  # noqa: E402
+from elucid.preparation.writer import archive_name, open_destination  # noqa: E402
 
 SIDE = 512
 PICTURES = 64

@@ -16,12 +16,12 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dnnlib import cli
-from torch_utils.distributed import choose_device
-from torch_utils.precision import set_precision
-from training.build import make_denoiser
-from training.losses.dsm import EDMLoss
-from training.types import Batch, NetSpec, Step
+from elucid.dnnlib import cli
+from elucid.torch_utils.distributed import choose_device
+from elucid.torch_utils.precision import set_precision
+from elucid.training.config.build import make_denoiser
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.types import Batch, NetSpec, Step
 
 ARCHITECTURES = {"ddpmpp": 4, "ncsnpp": 4, "adm": 2}
 """Architectures at CIFAR-10 size, with the batch size used on a CPU."""

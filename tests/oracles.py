@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from training.preconds import Denoiser
-from training.types import NetSpec, Prediction
+from elucid.training.preconds.base import Denoiser
+from elucid.training.types import NetSpec, Prediction
 
 
 class GaussianDenoiser(Denoiser):

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from elucid.training.networks.layers import Conv2d
+from elucid.training.networks.song_unet import SongUNet
 from tests import vectors
-from training.networks.layers import Conv2d
-from training.networks.song_unet import SongUNet
 
 
 def convolution(self, x):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from training.build import make_denoiser
-from training.snapshot import Snapshot, save_snapshot
-from training.types import NetSpec
+from elucid.training.config.build import make_denoiser
+from elucid.training.snapshots.snapshot import Snapshot, save_snapshot
+from elucid.training.types import NetSpec
 
 
 def save_random_snapshot(

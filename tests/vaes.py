@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from preparation.convert import convert
+from elucid.preparation.convert import convert
 
 
 def save_tiny_vae(folder: Path, channels: int = 4, seed: int = 0, **config) -> Path:

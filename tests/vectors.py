@@ -53,10 +53,11 @@ def relative_error(value, reference) -> float:
 
 def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
     """The denoiser that a case's `precond` and `kwargs` describe, filled by the formula."""
-    from training import preconds
-    from training.networks.adm_unet import DhariwalUNet
-    from training.networks.song_unet import SongUNet
-    from training.types import NetSpec
+    from elucid.dnnlib.config import lookup
+    from elucid.training.networks.adm_unet import DhariwalUNet
+    from elucid.training.networks.song_unet import SongUNet
+    from elucid.training.registry.names import PRECONDS
+    from elucid.training.types import NetSpec
 
     kwargs = dict(case["kwargs"])
     kind = kind or case.get("precond", "EDMPrecond")
@@ -73,7 +74,7 @@ def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
         learned_variance=kind == "iDDPMPrecond",
     )
     net = network(img_resolution=resolution, in_channels=channels, out_channels=out_channels, **kwargs)
-    result = getattr(preconds, kind)(net, spec)
+    result = lookup(PRECONDS, kind.removesuffix("Precond").lower(), "preconditioner")(net, spec)
     if fill_parameters:
         fill(result, case["salt"], case["parameters"])
     return result

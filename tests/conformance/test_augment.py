@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from elucid.training.transforms.augment_pipe import AugmentPipe
 from tests import vectors
-from training.augment import AugmentPipe
 
 CASES = [
     (path, index, name)

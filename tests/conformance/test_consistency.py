@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from elucid.training.losses.consistency import ConsistencyLoss, twice
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.noise.schedules import rho_levels
+from elucid.training.samplers.sde import reverse_sde_path
+from elucid.training.types import Batch
 from tests import vectors
-from training.losses.consistency import ConsistencyLoss, twice
-from training.losses.dsm import EDMLoss
-from training.samplers.sde import reverse_sde_path
-from training.schedules import rho_levels
-from training.types import Batch
 
 CASES = vectors.cases("losses/consistency*")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.cli import Size
-from preparation.convert import convert
+from elucid.dnnlib.cli import Size
+from elucid.preparation.convert import convert
 from tests import vectors
 
 RUNS = [

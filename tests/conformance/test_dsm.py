@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from elucid.training.losses import dsm
+from elucid.training.types import Batch, Step
 from tests import vectors
-from training.losses import dsm
-from training.types import Batch, Step
 
 CASES = vectors.cases("losses/*Loss")
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError
+from elucid.training.snapshots.snapshot import load_snapshot, save_snapshot
 from tests import published, vectors
-from training.snapshot import load_snapshot, save_snapshot
 
 
 def write(path, content, protocol=4):

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
+from elucid.training.guidance.base import ClassifierFreeGuidance
+from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.samplers.edm import EDMSampler
 from tests import vectors
-from training.guidance import ClassifierFreeGuidance
-from training.samplers.base import BoundDenoiser
-from training.samplers.edm import EDMSampler
 
 CASES = [path for path in vectors.cases("losses/*") if "cfg" in vectors.load(path)[0]]
 

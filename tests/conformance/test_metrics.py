@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.frechet import frechet_distance
-from metrics.inception_network import InceptionV3
-from metrics.statistics import FeatureStatistics
+from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.inception_network import InceptionV3
+from elucid.metrics.statistics import FeatureStatistics
 from tests import vectors
 from tests.inception import state as inception_state
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from elucid.training.networks.adm_unet import DhariwalUNet
+from elucid.training.networks.song_unet import SongUNet
 from tests import vectors
-from training.networks.adm_unet import DhariwalUNet
-from training.networks.song_unet import SongUNet
 
 CLASSES = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 CASES = vectors.cases("networks/*")

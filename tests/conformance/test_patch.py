@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.losses.patch import random_crops, with_coordinates
+from elucid.training.types import Batch
 from tests import vectors
-from training.losses.dsm import EDMLoss
-from training.losses.patch import random_crops, with_coordinates
-from training.types import Batch
 
 CASES = vectors.cases("losses/patch*")
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.config import construct, lookup
+from elucid.dnnlib.config import construct, lookup
+from elucid.torch_utils.rng import PerSeedRandom
+from elucid.training.registry.names import SAMPLERS
+from elucid.training.samplers.base import BoundDenoiser
 from tests import vectors
 from tests.reference_arithmetic import reference_arithmetic, same_kernels
-from torch_utils.rng import PerSeedRandom
-from training.names import SAMPLERS
-from training.samplers.base import BoundDenoiser
 
 NAMES = {"edm_sampler": "edm", "ablation_sampler": "ablation"}
 RUNS = [

@@ -8,12 +8,12 @@ import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_utils import distributed
-from training.build import make_denoiser
-from training.loop import gradient_sync
-from training.losses.dsm import EDMLoss
-from training.objective import Objective
-from training.types import Batch, LossOutput, NetSpec, Step
+from elucid.torch_utils import distributed
+from elucid.training.config.build import make_denoiser
+from elucid.training.loop import gradient_sync
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.objective import Objective
+from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 
 class FixedDraws(EDMLoss):

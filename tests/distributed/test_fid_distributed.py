@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metrics.detectors import make_detector
-from metrics.frechet import frechet_distance
+from elucid.metrics.detectors import make_detector
+from elucid.metrics.frechet import frechet_distance
 
 
 def test_two_processes_give_the_distance_of_one(root, tmp_path):

@@ -5,17 +5,17 @@ from itertools import product
 import pytest
 import torch
 
-from dnnlib.config import parse_chain
-from dnnlib.errors import UserError
-from preparation.encode import encode
+from elucid.dnnlib.config import parse_chain
+from elucid.dnnlib.errors import UserError
+from elucid.preparation.encode import encode
+from elucid.training.config.build import build
+from elucid.training.config.options import find
+from elucid.training.loop import train_step
+from elucid.training.run import Run
+from elucid.training.samplers.edm import EDMSampler
+from elucid.training.sampling.generate import generate
+from elucid.training.types import NetSpec
 from tests.vaes import save_pictures, save_tiny_vae
-from training.build import build
-from training.generation import generate
-from training.loop import train_step
-from training.options import find
-from training.run import Run
-from training.samplers.edm import EDMSampler
-from training.types import NetSpec
 
 CPU = torch.device("cpu")
 NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16}  # channels

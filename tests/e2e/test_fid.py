@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dnnlib.files import sha256
+from elucid.dnnlib.files import sha256
 from tests import vectors
 from tests.inception import state as inception_state
 from tests.snapshots import save_random_snapshot

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elucid.training.data.dataset import open_dataset
 from tests.snapshots import save_random_snapshot
-from training.dataset import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_flags_of_old_commands_are_noted(script, snapshots, tmp_path):
 
 def test_a_sampler_from_outside(generate, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from training.samplers.base import Sampler\n"
+        "from elucid.training.samplers.base import Sampler\n"
         "class Mean(Sampler):\n"
         "    def __init__(self, num_steps=1, sigma_min=None, sigma_max=None, level=128):\n"
         "        super().__init__(num_steps, sigma_min, sigma_max)\n"

@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dnnlib.errors import UserError
-from dnnlib.npy import to_npy
+from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import make_denoiser
+from elucid.training.data.cache import cached
+from elucid.training.data.dataset import open_dataset
+from elucid.training.data.npy import to_npy
+from elucid.training.encoders.vae import VAE
+from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.types import NetSpec
 from tests import published, scripts
 from tests.vaes import save_pictures, save_tiny_vae
-from training.build import make_denoiser
-from training.cache import cached
-from training.dataset import open_dataset
-from training.snapshot import load_snapshot
-from training.types import NetSpec
-from training.vae import VAE
 
 pytest.importorskip("diffusers")
 
@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused_in_one_line(finished, place, tmp_path, arg
 )
 def test_damaged_latents_are_named(place, tmp_path, member, message):
     archive = rewritten(place, tmp_path, {"00000/img00000002.npy": member})
-    from preparation.verify import verify
+    from elucid.preparation.verify import verify
 
     with pytest.raises(UserError, match=message):
         verify(archive, progress=False)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib import plugins
+from elucid.dnnlib import plugins
 from tests import scripts
 
 CODE = """
 from pathlib import Path
 import torch
 from torch import nn
-from training.losses.dsm import EDMLoss
-from training.preconds import EDMPrecond
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.preconds.edm import EDMPrecond
 
 Path("ran").write_text("this file was run")
 
@@ -136,8 +136,8 @@ def test_a_class_that_an_installed_package_registers_is_trusted(trained, call, t
 
 
 WRONG = """
-from training.losses.dsm import EDMLoss
-from training.types import LossOutput
+from elucid.training.losses.dsm import EDMLoss
+from elucid.training.types import LossOutput
 from torch import nn, ones
 
 class Elsewhere(EDMLoss):
@@ -168,7 +168,7 @@ def test_a_loss_that_is_wrong_in_training_is_one_line(trained, call, tmp_path, n
 
 DETECTOR = """
 from pathlib import Path
-from metrics.detectors import Detector
+from elucid.metrics.detectors import Detector
 
 Path("ran").write_text("this file was run")
 

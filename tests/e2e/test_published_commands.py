@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elucid.training.config.build import make_denoiser
+from elucid.training.loop import train_step
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
+from elucid.training.types import NetSpec
 from tests import scripts
 from tests.vaes import as_hub_download, save_tiny_vae
-from training.build import make_denoiser
-from training.loop import train_step
-from training.snapshot import Snapshot, load_snapshot, save_snapshot
-from training.types import NetSpec
 
 CIFAR = "train.py --outdir=training-runs --data=datasets/cifar10-32x32.zip"
 AFHQ_SIZE = "--batch=256 --cres=1,2,2,2 --lr=2e-4"
@@ -184,7 +184,7 @@ def test_ten_steps(name, folder, call, monkeypatch):
             run.loop.duration_mimg = run.nimg / 1e6
         return images
 
-    monkeypatch.setattr("training.loop.train_step", ten)
+    monkeypatch.setattr("elucid.training.loop.train_step", ten)
     outdir = folder / "training-runs" / re.sub(r"\W+", "-", name)
     out, _ = call(f"{TRAINING[name]} {TINY} --device=cpu --nosubdir --outdir={outdir}")
     assert len(counts) == 10 and "done:" in out

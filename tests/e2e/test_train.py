@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from elucid.training.config.presets import PRESETS
 from tests import scripts
 from tests.vaes import save_tiny_vae
-from training.presets import PRESETS
 
 SHORT = [*scripts.TINY, "--duration=0.00032", "--batch=32", "--tick=0.16", "--snap=1", "--dump=1"]
 

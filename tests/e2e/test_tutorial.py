@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from dnnlib import plugins
-from dnnlib.config import lookup
+from elucid.dnnlib import plugins
+from elucid.dnnlib.config import lookup
+from elucid.training.losses.base import Loss
+from elucid.training.registry.interfaces import INTERFACES
+from elucid.training.registry.names import LOSSES
 from tests import scripts
-from training.interfaces import INTERFACES
-from training.losses.base import Loss
-from training.names import LOSSES
 
 TEXT = (scripts.ROOT / "docs" / "own_loss.md").read_text()
 SHORTER = {

@@ -13,15 +13,15 @@ import subprocess
 import pytest
 import torch
 
-from dnnlib.config import construct
-from dnnlib.errors import UserError
-from dnnlib.unpickle import read_pickle
+from elucid.dnnlib.config import construct
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.unpickle import read_pickle
+from elucid.training.networks.song_unet import SongUNet
+from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.snapshots.records import describe_denoiser
+from elucid.training.snapshots.snapshot import REBUILD, VERSION, load_snapshot
+from elucid.training.types import NetSpec
 from tests import published, vectors
-from training.networks.song_unet import SongUNet
-from training.preconds import EDMPrecond
-from training.rebuild import describe_denoiser
-from training.snapshot import REBUILD, load_snapshot
-from training.types import NetSpec
 
 
 def refused(data: bytes, tmp_path, match: str) -> str:
@@ -151,7 +151,12 @@ class Pretend:
 
 
 def own_snapshot(record, **changes):
-    content = {"format": "elucid-snapshot", "version": 1, "emas": {"a": Pretend(record)}, "encoder": {"name": "rgb"}}
+    content = {
+        "format": "elucid-snapshot",
+        "version": VERSION,
+        "emas": {"a": Pretend(record)},
+        "encoder": {"name": "rgb"},
+    }
     return pickle.dumps({**content, "dataset": {}, "options": {}, "nimg": 0, **changes})
 
 
@@ -175,12 +180,16 @@ def test_own_form_is_checked(tmp_path):
         return record_of(network={**network, "options": {**network["options"], **options}})
 
     for record, match in (
-        (record_of(**{"class": "subprocess:Popen"}), "'subprocess:Popen', which is no Denoiser; refused"),
-        (record_of(**{"class": "not_imported_yet:Thing"}), "not of this program; if you trust it"),
-        (record_of(**{"class": "/tmp/evil.py:Thing"}), "not of this program; if you trust it"),
-        (record_of(**{"class": "training.snapshot:os"}), "no Denoiser; refused"),
-        (record_of(**{"class": "training.nothing:Thing"}), "which this program lacks"),
-        (record_of(network={**network, "class": "training.run:Run"}), "no Module; refused"),
+        (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is no Denoiser; refused"),
+        (record_of(name="not_imported_yet:Thing"), "not of this program; if you trust it"),
+        (record_of(name="/tmp/evil.py:Thing"), "not of this program; if you trust it"),
+        (record_of(name="elucid.training.snapshots.snapshot:os"), "no Denoiser; refused"),
+        (
+            record_of(**{"class": "training.nothing:Thing"}, network={"class": "torch:nn", "options": {}}),
+            "which this program lacks",
+        ),
+        (record_of(name="nothing"), "which this program lacks"),
+        (record_of(network={**network, "name": "elucid.training.run:Run"}), "no Module; refused"),
         (record_of(options={"model": None}), "no option 'model'"),
         (record_of(spec={"resolution": [8, 8], "image_channels": 1, "evil": 1}), "damaged"),
         (record_of(state={**state, name: {**value, "shape": [1 << 40]}}), "damaged"),
@@ -196,7 +205,9 @@ def test_own_form_is_checked(tmp_path):
     ):
         refused(own_snapshot(record), tmp_path, match)
     record = record_of()
-    refused(own_snapshot(record, version=2), tmp_path, "snapshot format 2; this program reads 1")
+    refused(
+        own_snapshot(record, version=VERSION + 1), tmp_path, f"snapshot format {VERSION + 1}; this program reads up to"
+    )
     refused(
         own_snapshot(record, encoder={"name": "subprocess:Popen", "args": ["true"]}),
         tmp_path,

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.checkpoint import load_state, newest_state, save_state
+from elucid.training.config.options import describe
+from elucid.training.config.run_folders import claim
 from tests import scripts
-from torch_utils.checkpoint import load_state, newest_state, save_state
-from training.folders import claim
-from training.options import describe
 
 LENGTH = ["--duration=0.00128", "--batch=32", "--tick=0.256", "--snap=0", "--dump=2", "--ema=0.0005,0.001"]
 

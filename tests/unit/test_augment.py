@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
-from dnnlib.errors import UserError
-from training.augment import AugmentPipe, edm_augment
-from training.resampling import resample, rotation, scaling, shift, translation, turn
-from training.types import Batch, NetSpec
+from elucid.dnnlib.errors import UserError
+from elucid.training.transforms.augment_pipe import AugmentPipe, edm_augment
+from elucid.training.transforms.resampling import resample, rotation, scaling, shift, translation, turn
+from elucid.training.types import Batch, NetSpec
 
 GEOMETRY = {name: 1 for name in "xflip yflip rotate_int translate_int scale rotate_frac aniso translate_frac".split()}
 COLOUR = {name: 1 for name in "brightness contrast lumaflip hue saturation".split()}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import BatchStream, Order
-from training.encoders import RGB
-from training.types import NetSpec
+from elucid.training.data.stream import BatchStream, Order
+from elucid.training.encoders.rgb import RGB
+from elucid.training.types import NetSpec
 
 
 class Numbers:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dnnlib.errors import UserError
-from training.build import build
-from training.types import NetSpec
+from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import build
+from elucid.training.types import NetSpec
 
 SPEC = NetSpec(resolution=(16, 16), image_channels=3, label_dim=4)
 

@@ -3,8 +3,8 @@
 import click
 import pytest
 
-from dnnlib import cli
-from dnnlib.errors import UserError
+from elucid.dnnlib import cli
+from elucid.dnnlib.errors import UserError
 
 
 @click.command()

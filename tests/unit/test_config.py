@@ -2,8 +2,8 @@
 
 import pytest
 
-from dnnlib import config
-from dnnlib.errors import UserError
+from elucid.dnnlib import config
+from elucid.dnnlib.errors import UserError
 
 
 class Thing:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.errors import UserError
-from training.cache import CachedDataset, cached
-from training.dataset import open_dataset
+from elucid.dnnlib.errors import UserError
+from elucid.training.data.cache import CachedDataset, cached
+from elucid.training.data.dataset import open_dataset
 
 rng = np.random.default_rng(0)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.ema import EMA
-from training.types import Step
+from elucid.training.ema import EMA
+from elucid.training.types import Step
 
 
 class Weights(nn.Module):

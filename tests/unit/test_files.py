@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from dnnlib import files
-from dnnlib.errors import UserError
+from elucid.dnnlib import files
+from elucid.dnnlib.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.rng import PerSeedRandom
+from elucid.training.encoders.rgb import RGB
+from elucid.training.samplers.edm import EDMSampler
+from elucid.training.sampling.generate import draw, generate
+from elucid.training.sampling.grid import save_grid, tile
+from elucid.training.snapshots.snapshot import load_snapshot
 from tests.oracles import GaussianDenoiser
 from tests.snapshots import save_random_snapshot
-from torch_utils.rng import PerSeedRandom
-from training.encoders import RGB
-from training.generation import draw, generate
-from training.grid import save_grid, tile
-from training.samplers.edm import EDMSampler
-from training.snapshot import load_snapshot
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from dnnlib.errors import UserError
-from training.guidance import AutoGuidance, ClassifierFreeGuidance
-from training.preconds import Denoiser
-from training.samplers.base import BoundDenoiser
-from training.samplers.edm import EDMSampler
-from training.types import NetSpec, Prediction
+from elucid.dnnlib.errors import UserError
+from elucid.training.guidance.base import AutoGuidance, ClassifierFreeGuidance
+from elucid.training.preconds.base import Denoiser
+from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.samplers.edm import EDMSampler
+from elucid.training.types import NetSpec, Prediction
 
 
 class ClassMeans(Denoiser):

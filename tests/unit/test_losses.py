@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError
+from elucid.training.losses.base import Loss
+from elucid.training.losses.consistency import ConsistencyLoss
+from elucid.training.losses.dsm import EDMLoss, VELoss, VPLoss
+from elucid.training.objective import Objective, require_finite_loss
+from elucid.training.types import Batch, LossOutput, Step
 from tests.oracles import GaussianDenoiser
-from training.losses.base import Loss
-from training.losses.consistency import ConsistencyLoss
-from training.losses.dsm import EDMLoss, VELoss, VPLoss
-from training.objective import Objective, require_finite_loss
-from training.types import Batch, LossOutput, Step
 
 STEP = Step(0, 1000)
 
@@ -130,7 +130,7 @@ class Returns(Loss):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x0: x0.mean(), "returned Tensor; return training.types.LossOutput"),
+        (lambda x0: x0.mean(), "returned Tensor; return elucid.training.types.LossOutput"),
         (lambda x0: LossOutput(x0.mean()), r"returned shape \(\); one number per image"),
         (lambda x0: LossOutput(x0), r"returned shape \(3, 1, 4, 4\); one number per image"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)).detach()), "has no gradient"),

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.errors import UserError
-from metrics.detectors import make_detector
-from metrics.frechet import frechet_distance
-from metrics.images import feature_statistics, read_batches
-from metrics.reference import load_reference, require_same_detector, save_reference
-from metrics.statistics import FeatureStatistics
+from elucid.dnnlib.errors import UserError
+from elucid.metrics.detectors import make_detector
+from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.images import feature_statistics, read_batches
+from elucid.metrics.reference import load_reference, require_same_detector, save_reference
+from elucid.metrics.statistics import FeatureStatistics
 
 CPU = torch.device("cpu")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from dnnlib import files
-from dnnlib.errors import UserError
-from metrics import inception
-from metrics.detectors import full_precision, make_detector
-from metrics.frechet import frechet_distance
-from metrics.images import feature_statistics
-from metrics.inception_network import resize_bilinear_tf1
-from metrics.svc import PixelClassifier, class_agreement, interval
+from elucid.dnnlib import files
+from elucid.dnnlib.errors import UserError
+from elucid.metrics import inception
+from elucid.metrics.detectors import full_precision, make_detector
+from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.images import feature_statistics
+from elucid.metrics.inception_network import resize_bilinear_tf1
+from elucid.metrics.svc import PixelClassifier, class_agreement, interval
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_random_distance_grows_with_the_damage():
 
 def test_detector_from_outside(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "import torch\nfrom metrics.detectors import Detector\n\n"
+        "import torch\nfrom elucid.metrics.detectors import Detector\n\n"
         "class Mean(Detector):\n    name, dim, sha256, resize = 'mean', 3, '0', 'none'\n"
         "    def __init__(self, device, weights):\n        self.device = device\n"
         "    def features(self, images):\n        return images.float().mean((2, 3))\n"

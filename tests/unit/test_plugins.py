@@ -5,20 +5,20 @@ import sys
 import pytest
 import torch
 
-from dnnlib import config, plugins
-from dnnlib.errors import UserError
-from metrics.detectors import make_detector
-from training.build import build
-from training.interfaces import INTERFACES
-from training.names import LOSSES, SAMPLERS
-from training.types import NetSpec
+from elucid.dnnlib import config, plugins
+from elucid.dnnlib.errors import UserError
+from elucid.metrics.detectors import make_detector
+from elucid.training.config.build import build
+from elucid.training.registry.interfaces import INTERFACES
+from elucid.training.registry.names import LOSSES, SAMPLERS
+from elucid.training.types import NetSpec
 
 SPEC = NetSpec(resolution=(8, 8), image_channels=1)
 
 PACKAGE = {
     "things/__init__.py": "from things.deep import Shift\n",
     "things/deep.py": (
-        "from training.losses.dsm import EDMLoss\n"
+        "from elucid.training.losses.dsm import EDMLoss\n"
         "class Shift(EDMLoss):\n    def __init__(self, by: float = 1.0):\n        super().__init__(by)\n"
     ),
     "things-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: things\nVersion: 1.0\n",
@@ -54,7 +54,9 @@ def test_an_installed_package_adds_a_name(package):
 
 
 def test_names_that_packages_add(package):
-    assert config.lookup(LOSSES, "edm", "loss").__module__ == "training.losses.dsm", "the project's own name stays"
+    assert config.lookup(LOSSES, "edm", "loss").__module__ == "elucid.training.losses.dsm", (
+        "the project's own name stays"
+    )
     assert "things" not in sys.modules, "nothing is imported before it is asked for"
     with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: cdm, edm, gone.*shift"):
         config.lookup(LOSSES, "shfit", "loss")
@@ -90,10 +92,11 @@ NETWORK = "img_resolution, in_channels, out_channels, label_dim, augment_dim"
 CODE = f"""
 import subprocess
 from torch import nn
-from training.losses.base import Loss
-from training.preconds import Denoiser, EDMPrecond
-from training.samplers.base import Sampler
-from metrics.detectors import Detector
+from elucid.training.losses.base import Loss
+from elucid.training.preconds.base import Denoiser
+from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.samplers.base import Sampler
+from elucid.metrics.detectors import Detector
 
 value = 3
 class Plain: pass
@@ -135,14 +138,14 @@ def options(**changes) -> dict:
     ("part", "name", "message"),
     [
         ("loss", "value", "loss .*:value is a int, not a class"),
-        ("loss", "Plain", "loss .*:Plain: Plain is no training.losses.base.Loss; make it a subclass"),
+        ("loss", "Plain", "loss .*:Plain: Plain is no elucid.training.losses.base.Loss; make it a subclass"),
         ("loss", "NoForward", r"NoForward must define forward\(denoiser, batch, step\)"),
         ("loss", "TwoArguments", r"must define forward\(.*step\); its own is forward\(self, denoiser, batch\)"),
         ("network", "Plain", "network .*:Plain: Plain is no torch.nn.modules.module.Module"),
         ("network", "BareNet", "its constructor must take img_resolution, .*; BareNet lacks 'img_resolution'"),
         ("network", "NetOfTwo", r"must define forward\(x, c_noise, cond\); its own is"),
         ("network", "Renamed", "snapshots could not find Other in elucid_plugin_bad"),
-        ("precond", "Plain", "Plain is no training.preconds.Denoiser"),
+        ("precond", "Plain", "Plain is no elucid.training.preconds.base.Denoiser"),
         ("precond", "NoCoefficients", r"NoCoefficients must define coefficients\(sigma\)"),
         ("precond", "Unscaled", "its constructor must take model, spec, precision; Unscaled lacks 'precision'"),
         ("encoder", "Plain", r"encoder .*:Plain: Plain must define adapt\(spec\)"),
@@ -179,7 +182,7 @@ def test_samplers_too(tmp_path):
 
 
 ASKING = """
-from training.losses.base import Loss
+from elucid.training.losses.base import Loss
 class Asks(Loss):
     def __init__(self, how: str): super().__init__(); self.how = how
     def adapt(self, spec): return {"nothing": None, "colours": spec.replace(image_channels=3),

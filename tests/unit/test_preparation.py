@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import dataset_tool
-from dnnlib.errors import UserError
-from preparation import pool
-from preparation.convert import convert
-from preparation.sources import open_source
-from preparation.verify import verify
-from training.dataset import open_dataset
+from elucid.commands import dataset_tool
+from elucid.dnnlib.errors import UserError
+from elucid.preparation import pool
+from elucid.preparation.convert import convert
+from elucid.preparation.sources import open_source
+from elucid.preparation.verify import verify
+from elucid.training.data.dataset import open_dataset
 
 rng = np.random.default_rng(0)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.errors import UserError
-from dnnlib.pictures import header, load_picture
-from preparation.images import GRAY, RGB, is_gray, normalise
-from preparation.writer import encode_png
+from elucid.dnnlib.errors import UserError
+from elucid.preparation.images import GRAY, RGB, is_gray, normalise
+from elucid.preparation.writer import encode_png
+from elucid.training.data.pictures import header, load_picture
 
 WHITE = (255, 255, 255)
 

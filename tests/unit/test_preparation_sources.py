@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.errors import UserError
-from preparation.safe_pickle import load_arrays
-from preparation.sources import open_source
+from elucid.dnnlib.errors import UserError
+from elucid.preparation.safe_pickle import load_arrays
+from elucid.preparation.sources import open_source
 
 rng = np.random.default_rng(0)
 

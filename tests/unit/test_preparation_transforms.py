@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.errors import UserError
-from preparation.transforms import apply, result_size
+from elucid.dnnlib.errors import UserError
+from elucid.preparation.transforms import apply, result_size
 
 
 def ramp(width: int, height: int) -> Image.Image:

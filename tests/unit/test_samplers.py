@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from dnnlib.config import construct, lookup
-from dnnlib.errors import UserError
+from elucid.dnnlib.config import construct, lookup
+from elucid.dnnlib.errors import UserError
+from elucid.training.noise.schedules import CURVES, DISCRETIZATIONS, SIGMA_RANGES, rho_levels
+from elucid.training.registry.names import SAMPLERS
+from elucid.training.samplers.ablation import CHOICES, AblationSampler
+from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.samplers.dpmpp2m import DPMpp2MSampler
+from elucid.training.samplers.edm import EDMSampler
+from elucid.training.samplers.sde import SDESampler
 from tests.oracles import GaussianDenoiser
-from training.names import SAMPLERS
-from training.samplers.ablation import CHOICES, AblationSampler
-from training.samplers.base import BoundDenoiser
-from training.samplers.dpmpp2m import DPMpp2MSampler
-from training.samplers.edm import EDMSampler
-from training.samplers.sde import SDESampler
-from training.schedules import CURVES, DISCRETIZATIONS, SIGMA_RANGES, rho_levels
 
 GAUSSIAN = GaussianDenoiser(mean=0.3, std=0.5)
 

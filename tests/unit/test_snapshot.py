@@ -8,14 +8,16 @@ import sys
 import pytest
 import torch
 
-from dnnlib.config import construct
-from dnnlib.errors import UserError
-from training.networks.adm_unet import DhariwalUNet
-from training.networks.song_unet import SongUNet
-from training.preconds import EDMPrecond, VPPrecond, iDDPMPrecond
-from training.rebuild import admitted, assemble
-from training.snapshot import Snapshot, load_snapshot, save_snapshot, transfer
-from training.types import NetSpec
+from elucid.dnnlib.config import construct
+from elucid.dnnlib.errors import UserError
+from elucid.training.networks.adm_unet import DhariwalUNet
+from elucid.training.networks.song_unet import SongUNet
+from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.preconds.iddpm import iDDPMPrecond
+from elucid.training.preconds.vp import VPPrecond
+from elucid.training.snapshots.records import admitted, assemble
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot, transfer
+from elucid.training.types import NetSpec
 
 
 class PluginUNet(SongUNet):
@@ -74,7 +76,7 @@ def test_plain_pickle_reads_it_and_it_holds_no_code(tmp_path):
     operations = list(pickletools.genops((tmp_path / "s.pkl").read_bytes()))
     assert sum(opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST") for opcode, _, _ in operations) == 1
     texts = {argument for _, argument, _ in operations if isinstance(argument, str)}
-    assert {"training.rebuild", "rebuild_denoiser"} <= texts and not any("\n" in text for text in texts)
+    assert {"elucid.unpickle", "denoiser"} <= texts and not any("\n" in text for text in texts)
 
 
 def test_same_content_same_bytes(tmp_path):
@@ -112,11 +114,13 @@ def test_networks_from_outside_need_trust(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not of this program.* give --plugins=.* or set ELUCID_PLUGINS="):
         load_snapshot(tmp_path / "s.pkl")
 
-    (tmp_path / "nets.py").write_text("from training.networks.song_unet import SongUNet\nclass Mine(SongUNet): pass\n")
+    (tmp_path / "nets.py").write_text(
+        "from elucid.training.networks.song_unet import SongUNet\nclass Mine(SongUNet): pass\n"
+    )
     monkeypatch.setenv("ELUCID_PLUGINS", f"other.nets,{tmp_path / 'nets.py'}")
-    assert issubclass(admitted("elucid_plugin_nets:Mine", SongUNet), SongUNet)
+    assert issubclass(admitted({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
     with pytest.raises(UserError, match="which is no EDMPrecond; refused"):
-        admitted("elucid_plugin_nets:Mine", EDMPrecond)
+        admitted({}, "elucid_plugin_nets:Mine", EDMPrecond)
 
 
 def test_transfer():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import make_encoder, resolved
+from elucid.training.encoders.autoencoder import read_model, weights_hash
+from elucid.training.encoders.vae import VAE
+from elucid.training.types import NetSpec
 from tests.vaes import as_hub_download, save_tiny_vae
-from training.autoencoder import read_model, weights_hash
-from training.build import make_encoder, resolved
-from training.types import NetSpec
-from training.vae import VAE
 
 pytest.importorskip("diffusers")
 rng = np.random.default_rng(0)

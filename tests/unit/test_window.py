@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dnnlib.errors import UserError
-from training.losses.patch import crop, with_coordinates
-from training.preconds import EDMPrecond
-from training.types import Batch, NetSpec
-from training.window import CoordinateWindow, windowed
+from elucid.dnnlib.errors import UserError
+from elucid.training.guidance.window import CoordinateWindow, windowed
+from elucid.training.losses.patch import crop, with_coordinates
+from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.types import Batch, NetSpec
 
 
 class Pointwise(nn.Module):

@@ -1,1 +1,0 @@
-"""Tools that know nothing of tensors: configuration, files, errors, command lines. Read next: `errors.py`."""

@@ -1,0 +1,1 @@
+"""Elucid: a modular training framework for diffusion models."""

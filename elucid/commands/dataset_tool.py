@@ -1,0 +1,78 @@
+"""Make a data set of any folder, archive or well-known file, or verify one.
+
+python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
+python dataset_tool.py verify --source=photos.zip
+python dataset_tool.py encode --source=photos.zip --dest=photos-latents.zip
+"""
+
+import click
+
+from elucid.dnnlib import cli
+from elucid.preparation.convert import convert
+from elucid.preparation.transforms import TRANSFORMS
+from elucid.preparation.verify import verify
+from elucid.training.data import npy
+
+
+@click.group(invoke_without_command=True)
+@click.option("--source", metavar="PATH", help="Folder, .zip, archive.zip/folder, *_lmdb, idx file, "
+              "cifar-10-python.tar.gz[/test], or builtin:digits[-train|-test].  [required]")  # fmt: skip
+@click.option("--dest", metavar="PATH", help="The .zip or new folder to write.  [required]")
+@click.option("--max-images", type=click.IntRange(min=1), metavar="INT", help="Take only the first so many.")
+@click.option("--transform", type=click.Choice(list(TRANSFORMS)), help="Crop before resizing.")
+@click.option("--resolution", type=cli.Size(), metavar="WxH", help="Size of the images; sides divisible by 8.")
+@click.option("--channels", type=click.Choice(["auto", "rgb", "gray"]), default="auto", show_default=True,
+              help="auto: gray if the whole source is.")  # fmt: skip
+@click.option("--background", default="white", show_default=True, help="Colour behind transparent pixels.")
+@click.option("--unlabelled", type=click.Choice(["keep", "drop"]), default="keep", show_default=True,
+              help="Images without a label, where others have one.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Processes; default: one per core.")
+@click.pass_context
+def main(context: click.Context, source: str | None, dest: str | None, **options) -> None:
+    """Convert pictures into a data set for training: uncompressed PNGs of one size and dataset.json.
+
+    Labels come from the source's dataset.json or from its top-level folders, one per class.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    for name, value in (("--source", source), ("--dest", dest)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'; see --help.")
+    for line in convert(source, dest, **options).lines():
+        click.echo(line)
+
+
+@main.command("verify")
+@click.option("--source", metavar="PATH", required=True, help="Data set: .zip or folder.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Threads; default: one per core.")
+def verify_command(source: str, workers: int | None) -> None:
+    """Check every image and label; print size, channels, classes, and each channel's mean and standard deviation."""
+    for line in verify(source, workers).lines():
+        click.echo(line)
+
+
+@main.command("encode", context_settings={"show_default": True})
+@click.option("--source", metavar="PATH", required=True, help="Data set of images: .zip or folder, as made above.")
+@click.option("--dest", metavar="PATH", required=True, help="The .zip or new folder to write.")
+@click.option("--model", metavar="NAME|PATH", help="diffusers AutoencoderKL: hub name, folder or file.  "
+              "[default: stabilityai/sd-vae-ft-ema]")  # fmt: skip
+@click.option("--scale", type=click.FloatRange(min=0, min_open=True), help="Factor of the latents.  "
+              "[default: the VAE's, 0.18215 for Stable Diffusion's]")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=8, help="Images per pass.")
+@click.option("--dtype", type=click.Choice(npy.DTYPES), default=npy.DTYPES[0], help="Type of the stored numbers.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
+@click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Decoding threads; default: one per core.")
+def encode_command(source: str, dest: str, **options) -> None:
+    """Store the latents of a data set once, for train.py --train_on_latents=1.
+
+    Stored are each image's mean and standard deviation; training samples them anew at every use.
+    """
+    from elucid.preparation.encode import encode  # here, because it brings torch, which the other commands do without
+
+    for line in encode(source, dest, **options).lines():
+        click.echo(line)
+
+
+def run() -> None:
+    """The whole program; ends the process."""
+    cli.run(main)

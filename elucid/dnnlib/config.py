@@ -1,0 +1,209 @@
+"""Names to objects: `module:Name` is resolved, options are bound against the signature, the recipe is kept.
+
+Constructor signatures are the only home of defaults. A component is written `{"name": "cdm", "weight": 1}`.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.plugins import Interface, installed
+from elucid.dnnlib.values import described, fits, is_data, signature
+
+
+def resolve(name: str) -> Any:
+    """The object that `package.module:Name` or `path/to/file.py:Name` names.
+
+    Raises UserError if the module cannot be imported or has no such name.
+    """
+    module_name, separator, attribute = name.rpartition(":")
+    if not separator or not module_name or not attribute:
+        raise UserError(f"{name!r} is not of the form module:Name or file.py:Name")
+    module = import_code(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise UserError(f"{name!r}: {module_name} has no {attribute!r}{_hint(attribute, dir(module))}") from error
+
+
+def import_code(name: str) -> ModuleType:
+    """The module `package.module` or `path/to/file.py`; a file's is called `elucid_plugin_file`.
+
+    Raises UserError with the place where importing it failed.
+    """
+    if not name.endswith(".py"):
+        with _failures(f"{name}: cannot import it", "; is it on PYTHONPATH?"):
+            return importlib.import_module(name)
+    path = Path(name).resolve()
+    key = plugin_name(path)
+    if key in sys.modules and getattr(sys.modules[key], "__file__", None) == str(path):
+        return sys.modules[key]
+    if not path.is_file():
+        raise UserError(f"{name}: no such file; check the path of the plug-in")
+    spec = importlib.util.spec_from_file_location(key, path)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(key)
+    sys.modules[key] = module
+    try:
+        with _failures(f"{name}: cannot import it"):
+            spec.loader.exec_module(module)
+    except UserError:
+        sys.modules.pop(key)
+        if before is not None:
+            sys.modules[key] = before
+        raise
+    return module
+
+
+def plugin_name(path: str | Path) -> str:
+    """What the module of a file is called."""
+    return f"elucid_plugin_{Path(path).stem}"
+
+
+@contextmanager
+def _failures(what: str, advice: str = ""):
+    """Whatever goes wrong in code that may be from outside, as one line that says where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # foreign code may raise anything
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise UserError(f"{what}: {type(error).__name__}: {reason}{place}") from error
+
+
+def _is_machinery(filename: str) -> bool:
+    """Whether a place in this file would tell nobody what to mend."""
+    return filename == __file__ or "importlib" in filename or f"{os.sep}torch{os.sep}" in filename
+
+
+def lookup(table: Mapping[str, str], name: str, kind: str, interface: Interface | None = None) -> Any:
+    """The object of a short name (in the table, or added by an installed package), or of a `module:Name`.
+
+    What is not in the table must have the interface. Raises UserError that lists the known names.
+    """
+    if name in table:
+        return resolve(table[name])
+    target = resolve(name) if ":" in name else _resolve_installed(table, name, kind)
+    if interface is not None:
+        interface.require(target, name)
+    return target
+
+
+def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
+    added = installed(kind)
+    if name not in added:
+        known = sorted({*table, *added})
+        raise UserError(f"unknown {kind} {name!r}{_hint(name, known)}; known: {', '.join(known)}, or module:Name")
+    if len(added[name]) > 1:
+        raise UserError(f"{kind} {name!r} means {' or '.join(added[name])}; two packages add it: write out which")
+    try:
+        return resolve(added[name][0])
+    except UserError as error:
+        raise UserError(f"{kind} {name!r}, which an installed package adds: {error}") from error
+
+
+def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) -> Any:
+    """Call a class with options (data) and parts (objects), and keep the recipe of the former on the result.
+
+    The object's `recipe` is {"class": "module:Name", "options": {...}} with defaults filled in.
+    Raises UserError naming an option that the signature lacks, or saying where the constructor failed.
+    """
+    bound = bind(target, options, what, parts)
+    with _failures(f"{what or target.__name__} cannot be made with these options"):
+        result = target(**bound, **parts)
+    result.recipe = {"class": f"{target.__module__}:{target.__qualname__}", "options": bound}
+    return result
+
+
+def bind(
+    target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()
+) -> dict[str, Any]:
+    """Options with the defaults of the signature filled in.
+
+    Raises UserError for one that is unknown, missing, or not of the annotated type.
+    """
+    what = what or getattr(target, "__name__", str(target))
+    parameters = {
+        name: parameter
+        for name, parameter in signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in parts
+    }
+    for name, value in options.items():
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise UserError(f"{what} has no option {name!r}{_hint(name, parameters)}; its options: {known}")
+        wanted = parameters[name].annotation
+        if not fits(value, wanted):
+            raise UserError(f"{what}: {name}={value!r} must be {described(wanted)}")
+    bound = {}
+    for name, parameter in parameters.items():
+        if name in options:
+            bound[name] = options[name]
+        elif is_data(parameter.default):
+            bound[name] = parameter.default
+        elif parameter.default is not parameter.empty:
+            kind = type(parameter.default).__name__
+            raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, texts, lists or null")
+        else:
+            raise UserError(f"{what} needs the option {name!r}; give it with --set")
+    return bound
+
+
+def parse_chain(text: str) -> dict:
+    """`patch(cdm(edm))` -> {"name": "patch", "base": {"name": "cdm", "base": {"name": "edm"}}}.
+
+    Raises UserError for unbalanced parentheses or an empty name.
+    """
+    names = text.replace(" ", "").rstrip(")").split("(")
+    if not all(names) or text.replace(" ", "") != "(".join(names) + ")" * (len(names) - 1):
+        raise UserError(f"{text!r} is no chain of names like patch(cdm(edm))")
+    chain: dict = {"name": names[-1]}
+    for name in reversed(names[:-1]):
+        chain = {"name": name, "base": chain}
+    return chain
+
+
+def set_by_path(options: dict, assignment: str) -> None:
+    """Apply one `part.option=value` to nested options, in place; the value is JSON, else a string.
+
+    Raises UserError if there is no such part.
+    """
+    path, separator, text = assignment.partition("=")
+    keys = path.split(".")
+    if not separator or not all(keys):
+        raise UserError(f"--set {assignment!r} is not of the form part.option=value")
+    node = options
+    for depth, key in enumerate(keys[:-1] or keys):
+        known = isinstance(node.get(key), dict) or (len(keys) == 1 and key in node)  # a whole part may be given
+        if not known:
+            parts = [name for name, value in node.items() if isinstance(value, dict)]
+            place = ".".join(keys[: depth + 1])
+            raise UserError(f"--set {assignment}: no part {place!r}{_hint(key, parts)}; parts: {', '.join(parts)}")
+        node = node if len(keys) == 1 else node[key]
+    node[keys[-1]] = parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """JSON where it is JSON (numbers, lists, true, null), else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _hint(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,52 @@
+"""Whether an option's value is of the type that a signature asks for, so that `--set` refuses what is not by name."""
+
+import inspect
+import types
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """True if the value is of the annotated type, or if the type is none of those that options usually have.
+
+    Whole numbers are numbers, 0 and 1 are truth values, a tuple is a list.
+    """
+    if get_origin(wanted) in (Union, types.UnionType):
+        return any(fits(value, choice) for choice in get_args(wanted))
+    if get_origin(wanted) is list:
+        return isinstance(value, (list, tuple)) and all(fits(item, get_args(wanted)[0]) for item in value)
+    if wanted is bool:
+        return isinstance(value, bool) or (isinstance(value, Integral) and value in (0, 1))
+    if wanted in (int, float):
+        number = isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+        return number and value == value  # not NaN
+    return isinstance(value, wanted) if wanted in (str, type(None)) else True
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value can be written as JSON: states and snapshots keep all options."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_data(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(is_data(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def described(wanted: Any) -> str:
+    """The annotated type in words, e.g. `a list of numbers or a number`."""
+    if get_origin(wanted) in (Union, types.UnionType):
+        return " or ".join(described(choice) for choice in get_args(wanted))
+    if get_origin(wanted) is list:
+        return LISTS.get(get_args(wanted)[0], "a list")
+    return NAMES.get(wanted, getattr(wanted, "__name__", str(wanted)))
+
+
+def signature(target: Any) -> inspect.Signature:
+    """The signature, with annotations that are written as texts resolved where they can be."""
+    try:
+        return inspect.signature(target, eval_str=True)
+    except (NameError, TypeError, SyntaxError, AttributeError):
+        return inspect.signature(target)

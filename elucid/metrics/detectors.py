@@ -1,0 +1,76 @@
+"""Feature detectors: uint8 images in, float32 feature vectors out, always in full precision."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.config import lookup
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.plugins import Interface
+
+DETECTORS = {
+    "inception": "elucid.metrics.inception:InceptionDetector",
+    "random": "elucid.metrics.random_features:RandomDetector",
+}
+INTERFACE = Interface("detector", methods={"__call__": ("images",)}, arguments=("device", "weights"))
+ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
+
+
+class Detector(ABC):
+    """Maps images u8[B,1 or 3,H,W] to features f32[B,dim]; an image's features do not depend on its batch.
+
+    `name` and `sha256` (of the weights) say whose features they are, `resize` how images reach the size
+    that the network sees. A detector is built as `Class(device=torch.device, weights=Path | None)`.
+    """
+
+    name: str
+    dim: int
+    sha256: str
+    resize: str
+    device: torch.device
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Features f32[B,dim] of RGB images u8[B,3,H,W] on the detector's device."""
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        with full_precision():
+            return self.features(as_rgb(images).to(self.device))
+
+
+def make_detector(name: str, device: torch.device, weights: Path | None = None) -> Detector:
+    """The detector of a short name, or of `module:Name` from outside, on the device.
+
+    Raises UserError naming what a detector from outside lacks.
+    """
+    detector = lookup(DETECTORS, name, "detector", INTERFACE)(device=device, weights=weights)
+    for attribute, kind in ATTRIBUTES.items():
+        if not isinstance(getattr(detector, attribute, None), kind):
+            raise UserError(f"detector {name}: {type(detector).__name__} must have {attribute}, a {kind.__name__}")
+    return detector
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Images u8[B,3,H,W] of images u8[B,1 or 3,H,W]; a gray one is repeated."""
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise UserError(f"detectors take uint8 images [B,C,H,W], not {images.dtype} {list(images.shape)}")
+    if images.shape[1] not in (1, 3):
+        raise UserError(f"detectors take gray or RGB images, not {images.shape[1]} channels; convert them first")
+    return images.expand(-1, 3, -1, -1)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 without TF32 or bf16 inside: a score must not change with the card or with a training option."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,68 @@
+"""From image files to batches for a detector, and from batches to statistics, on one process or many."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.progress import progress_bar
+from elucid.metrics.detectors import Detector
+from elucid.metrics.statistics import FeatureStatistics
+from elucid.torch_utils import distributed
+
+
+class Images(Protocol):
+    """What can be read: `image(index)` gives u8[C,H,W], all of one shape, from several threads at once."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> np.ndarray: ...
+
+
+def read_batches(images: Images, batch_size: int, workers: int | None = None) -> Iterator[Tensor]:
+    """This process's share of the images as batches u8[B,C,H,W], decoded ahead by threads."""
+    return _decoded(images, distributed.rank_share(range(len(images)), batch_size), workers or os.cpu_count() or 1)
+
+
+def _decoded(images: Images, shares: Iterable[Sequence[int]], workers: int, ahead: int = 3) -> Iterator[Tensor]:
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        try:
+            for share in shares:
+                waiting.append([pool.submit(images.image, index) for index in share])
+                if len(waiting) > ahead:
+                    yield _stack(waiting.popleft())
+            while waiting:
+                yield _stack(waiting.popleft())
+        finally:  # a corrupt image or a caller that stops early: do not decode the rest
+            pool.shutdown(cancel_futures=True)
+
+
+def _stack(futures: list) -> Tensor:
+    return torch.from_numpy(np.stack([future.result() for future in futures]))
+
+
+def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int) -> FeatureStatistics:
+    """Statistics of the features of all processes' batches u8[B,C,H,W], `total` images in all.
+
+    All processes must call it. Raises UserError when there are fewer than two images or a feature is not finite.
+    """
+    if total < 2:
+        raise UserError(f"a covariance needs at least two images, not {total}")
+    statistics = FeatureStatistics(detector.dim, detector.device)
+    hidden = not distributed.is_main()
+    with progress_bar(total=total, desc=f"{detector.name} features", disable=hidden, delay=1) as bar:
+        for batch in batches:
+            statistics.update(detector(batch))
+            # The other processes go at the same pace, near enough for a progress bar.
+            bar.update(min(len(batch) * distributed.world_size(), total - bar.n))
+    statistics = statistics.all_reduce()
+    if not torch.isfinite(statistics.scatter).all():
+        raise UserError(f"the features of detector {detector.name!r} are not finite; check its weights")
+    return statistics

@@ -1,0 +1,103 @@
+"""The detector of the FID: Inception-v3 with its public weights, by URL through the cache or from a file.
+
+Heusel et al. 2017 (arXiv 1706.08500).
+"""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib import files
+from elucid.dnnlib.errors import UserError
+from elucid.metrics.detectors import Detector, as_rgb, full_precision
+from elucid.metrics.inception_network import LAYERS, InceptionV3
+from elucid.torch_utils import distributed
+
+WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
+WEIGHTS_PREFIX = re.search(r"-([0-9a-f]{8})\.pth$", WEIGHTS_FILE)[1]
+"""The name ends in the start of the file's SHA-256."""
+
+
+class InceptionDetector(Detector):
+    """Features of Inception-v3's last pool, f32[B,2048]: those that the FID is defined on."""
+
+    name = "inception"
+    resize = "bilinear-tf1-299"
+
+    def __init__(self, device: torch.device, weights: Path | None = None):
+        path = public_weights() if weights is None else files.fetch(weights, "detector weights")
+        self.device = device
+        self.dim = LAYERS["2048"]
+        self.sha256 = files.sha256(path)
+        if not self.sha256.startswith(WEIGHTS_PREFIX):
+            note = f"note: {path} is not the public FID Inception; its distances compare only with its own"
+            distributed.print0(note, file=sys.stderr)
+        self.network = load_network(path).to(device)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.layers(images, ("2048",))["2048"]
+
+    @torch.inference_mode()
+    def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Several of `inception_network.LAYERS` from one pass over images u8[B,1 or 3,H,W]."""
+        with full_precision():
+            return self.network(as_rgb(images).to(self.device), names)
+
+
+def public_weights() -> Path:
+    """The public weights from the cache, downloaded by the main process first where they are not in it.
+
+    Raises UserError, in all processes, when the download fails or is not the file that its name promises.
+    """
+    message = None
+    if distributed.is_main():
+        try:
+            _fetch_public()
+        except UserError as error:
+            message = str(error)
+    message = distributed.broadcast_object(message)
+    if message is not None:
+        raise UserError(message)
+    return _fetch_public()  # from the cache by now, unless this process runs on another machine
+
+
+def _fetch_public() -> Path:
+    try:
+        path = files.fetch(WEIGHTS_URL, "Inception weights")
+    except UserError as error:
+        raise UserError(f"{error} with --detector-weights=FILE, or use --detector=random") from error
+    digest = files.sha256(path)
+    if not digest.startswith(WEIGHTS_PREFIX):
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{WEIGHTS_URL}: the download has SHA-256 {digest[:8]}..., not {WEIGHTS_PREFIX}..., and was removed; "
+            "try again, or download it by hand and give --detector-weights=FILE"
+        )
+    return path
+
+
+def load_network(path: Path) -> InceptionV3:
+    """Inception-v3 with the weights of a state dict; UserError if the file is none or has other names or shapes."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's message advises to run the code inside
+        raise UserError(f"{path}: cannot be read as weights alone; give {WEIGHTS_FILE}") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as weights ({reason}); give {WEIGHTS_FILE}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state dict; give {WEIGHTS_FILE}")
+    network = InceptionV3()
+    # The count of batches only matters in training, and files written before torch 0.4.1 lack it.
+    counts = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict({**counts, **state}, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise UserError(f"{path}: not the FID Inception-v3 ({reason[:120]}); give {WEIGHTS_FILE}") from error
+    return network.for_inference()

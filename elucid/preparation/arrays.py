@@ -1,0 +1,139 @@
+"""Data sets published as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
+
+import gzip
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from elucid.dnnlib.errors import UserError
+from elucid.preparation.safe_pickle import load_arrays
+from elucid.training.data.labels import Labels
+
+DIGITS_TEST_IMAGES = 500
+
+
+@dataclass
+class Arrays:
+    """uint8 `images` [N, H, W] or [N, H, W, 3] and their labels."""
+
+    name: str
+    images: np.ndarray
+    labels: Labels | None
+    notes: tuple[str, ...] = ()
+
+
+def builtin(name: str) -> Arrays:
+    """`digits` (1797 handwritten digits, 8x8 enlarged to 16x16), `digits-train` and `digits-test`.
+
+    The two parts, 1297 and 500 images, are disjoint and always the same.
+    """
+    if name not in ("digits", "digits-train", "digits-test"):
+        raise UserError(
+            f"builtin:{name} is unknown; there are builtin:digits, builtin:digits-train, builtin:digits-test"
+        )
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(x).resize((16, 16), Image.Resampling.BICUBIC)) for x in small])
+    order = np.random.RandomState(0).permutation(len(images))
+    parts = {"digits-test": order[:DIGITS_TEST_IMAGES], "digits-train": order[DIGITS_TEST_IMAGES:]}
+    kept = np.sort(parts.get(name, order))
+    class_names = [str(number) for number in digits.target_names]
+    return Arrays(name, images[kept], Labels(digits.target[kept].astype(np.int64), class_names))
+
+
+_CIFAR = {  # which keys hold labels and class names, by the number of classes
+    10: (b"labels", b"label_names", "batches.meta"),
+    100: (b"fine_labels", b"fine_label_names", "meta"),
+}
+
+
+def cifar(path: Path, part: str = "") -> Arrays:
+    """`cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`: the training images, or those of `part` "test".
+
+    Raises UserError when the archive is damaged or not the Python version.
+    """
+    if part not in ("", "train", "test"):
+        raise UserError(f"{path} has no part {part!r}; there are {path}/train (the default) and {path}/test")
+    blobs = _tar_files(path)
+    classes = 100 if "meta" in blobs else 10
+    label_key, names_key, meta = _CIFAR[classes]
+    wanted = "test" if part == "test" else ("train" if classes == 100 else "data_batch_")
+    batches = [load_arrays(blobs[name], f"{path}/{name}") for name in sorted(blobs) if name.startswith(wanted)]
+    if meta not in blobs or not batches:
+        raise UserError(f"{path} is not the Python version of CIFAR; download cifar-{classes}-python.tar.gz")
+    try:
+        pixels = np.concatenate([batch[b"data"] for batch in batches])
+        labels = np.concatenate([np.array(batch[label_key], dtype=np.int64) for batch in batches])
+        class_names = [name.decode() for name in load_arrays(blobs[meta], f"{path}/{meta}")[names_key]]
+        images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not hold CIFAR's arrays ({error}); download it again") from error
+    if pixels.dtype != np.uint8 or len(labels) != len(images) or not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"{path} does not hold CIFAR's arrays; download it again")
+    return Arrays(f"cifar{classes}" + ("-test" if part == "test" else ""), images, Labels(labels, class_names))
+
+
+def _tar_files(path: Path) -> dict[str, bytes]:
+    """Contents of a tar's files by their last name; nothing is unpacked to disk."""
+    try:
+        with tarfile.open(path) as archive:
+            return {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is no tar archive, or not a whole one ({error}); download it again") from error
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a file is an MNIST-format array of images."""
+    try:
+        with _open(path) as file:
+            return file.read(4) == b"\0\0\x08\x03"
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def idx(path: Path) -> Arrays:
+    """An idx file of images and the label file beside it (`images-idx3` -> `labels-idx1`); 28x28 is padded to 32x32."""
+    images = _read_idx(path)
+    if images.shape[1:] == (28, 28):
+        images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    stem = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    beside = [path.with_name(stem + suffix) for suffix in ("", ".gz")]
+    found = next((file for file in beside if file.is_file() and file != path), None)
+    if found is None:
+        return Arrays(
+            _idx_name(path), images, None, (f"no label file {stem}[.gz] beside {path}: images have no labels",)
+        )
+    labels = _read_idx(found)
+    if labels.shape != images.shape[:1]:
+        raise UserError(f"{found} has {len(labels)} labels, {path.name} has {len(images)} images; download both again")
+    return Arrays(_idx_name(path), images, Labels(labels.astype(np.int64)))
+
+
+def _idx_name(path: Path) -> str:
+    return path.name.split(".")[0].removesuffix("-idx3-ubyte")
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Two zero bytes, the code of the type (8 = uint8), the number of axes, their lengths, the values."""
+    try:
+        with _open(path) as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from error
+    if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise UserError(f"{path} is no idx file of bytes; download it again")
+    shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
+    start = 4 + 4 * data[3]
+    if len(data) - start != np.prod(shape) or not shape[0]:
+        raise UserError(f"{path} holds {len(data) - start} values instead of {np.prod(shape)}; download it again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _open(path: Path):
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")

@@ -1,0 +1,1 @@
+"""What only needs torch: processes, random numbers, statistics, checkpoints."""

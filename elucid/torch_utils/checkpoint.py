@@ -1,0 +1,51 @@
+"""States of a run as files of tensors and plain values: written whole, read without running code."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import write_output
+from elucid.torch_utils.distributed import print0
+
+STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write tensors, containers and plain values to `path`, whole or not at all. Raises UserError if that fails."""
+    with write_output(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's complaint that less was written than it counted hides the cause
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_state(path: Path) -> dict:
+    """Read a state onto the CPU. Raises UserError if the file is damaged or holds anything but data."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"state not found: {path}; check --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check --resume") from error
+    except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
+        reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
+        raise UserError(f"{path} is no whole state of this program ({reason}); resume from an older one") from error
+    if not isinstance(state, dict) or state.get("format") != "elucid-state":
+        raise UserError(f"{path} holds no training state of this program; use --transfer to start from a snapshot")
+    return state
+
+
+def newest_state(folder: Path) -> tuple[Path, dict] | None:
+    """The newest state in a run folder that can be read whole, or None."""
+    paths = [path for path in Path(folder).glob("training-state-*.pt") if STATE_NAME.fullmatch(path.name)]
+    for path in sorted(paths, key=lambda path: int(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
+        try:
+            return path, load_state(path)
+        except UserError as error:
+            print0(f"warning: {error}")
+    return None

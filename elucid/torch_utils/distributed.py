@@ -1,0 +1,116 @@
+"""One process or many: the same calls work in both, and one process opens no process group."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device named, else CUDA where there is one, else the CPU; on CUDA the local rank's card."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device={name} is no device; use cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
+        raise UserError(f"--device={name}: this machine or program has no such device; use cpu, cuda or cuda:0")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device={name}: no CUDA device is visible; use --device=cpu")
+        if device.index is None:
+            device = torch.device("cuda", local_rank())
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"--device={device}: only {torch.cuda.device_count()} CUDA devices are visible")
+        torch.cuda.set_device(device)
+    return device
+
+
+def init(device: torch.device) -> None:
+    """Join the process group that torchrun set up; without torchrun, or alone in it, do nothing."""
+    if world_size() == 1 or dist.is_initialized():
+        return
+    # CPU tensors go over gloo even on CUDA machines: control messages need no device synchronisation.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=60))
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one; not on the way out of an error, where the others may never come."""
+    if dist.is_initialized() and sys.exc_info()[0] is None:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """True in the one process that prints and writes files."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        any_rank(False)
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over processes, in place; returns the tensor."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flag: bool) -> bool:
+    """True in all processes if the flag is true in any."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag))
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def broadcast_object(value, source: int = 0):
+    """The value that process `source` holds (anything picklable; between our own processes only)."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=source, device=torch.device("cpu"))
+    return box[0]
+
+
+def gather_objects(value) -> list:
+    """Values of all processes in order of rank, in every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def rank_share(items: Sequence, batch_size: int) -> Iterable[Sequence]:
+    """This process's batches of a list: batches are cut from the whole list, then dealt out in turn."""
+    starts = range(rank() * batch_size, len(items), batch_size * world_size())
+    return [items[start : start + batch_size] for start in starts]
+
+
+def print0(*values, **options) -> None:
+    """Print in the main process only, at once."""
+    if is_main():
+        print(*values, **{"flush": True, "file": sys.stdout, **options})

@@ -1,0 +1,117 @@
+"""The names that pickled tensors, numbers and containers consist of, each with the data it stands for."""
+
+import io
+import math
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.unpickle import Constant, Global, Record, Refused, recorder
+
+
+def storage(data: bytes) -> Tensor:
+    """A storage in torch's legacy file format as a flat tensor; torch's own safe loader reads it."""
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise Refused(name[1]) if name else ValueError(f"a storage that torch cannot read: {error}") from error
+    except (EOFError, AttributeError, AssertionError) as error:
+        raise ValueError(f"a storage that torch cannot read: {error}") from error
+    if not isinstance(loaded, torch.storage.TypedStorage):
+        raise ValueError("a storage that holds something else")
+    return torch.empty(0, dtype=loaded.dtype).set_(loaded)
+
+
+def tensor(flat: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
+    """A view of a storage. Raises ValueError where it would reach or multiply beyond that storage."""
+    if not isinstance(flat, Tensor):
+        raise ValueError("a tensor without a storage")
+    if math.prod(size) > flat.numel():
+        raise ValueError(f"a tensor of {math.prod(size)} numbers in a storage of {flat.numel()}")
+    return flat.as_strided(size, stride, offset)
+
+
+def parameter(data: Tensor, *_) -> Tensor:
+    return data
+
+
+def dtype(name: str, *_) -> Record:
+    if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", name):
+        raise ValueError(f"numpy type {name!r}")
+    return Record("numpy.dtype", (name,))
+
+
+def scalar(kind: Record, data: bytes) -> float | int | bool:
+    """A numpy scalar as a Python number."""
+    order = kind.state[1] if isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), (">",)) else "="
+    values = np.frombuffer(data, dtype=np.dtype(kind.args[0]).newbyteorder(order))
+    return values.item()
+
+
+def encode(text: str, encoding: str) -> bytes:
+    """How old protocols write bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes written as {encoding!r}")
+    return text.encode("latin-1")
+
+
+def no_bytes() -> bytes:
+    return b""
+
+
+def pairs(items=()) -> dict:
+    return dict(items)
+
+
+def reconstruct(kind: Global, base, state=None) -> Any:
+    """How the oldest protocols make an object of a class."""
+    return kind.make(*([] if state is None else [state]))
+
+
+CONTAINERS = {
+    "collections.OrderedDict": pairs,
+    "builtins.dict": pairs,
+    "__builtin__.dict": pairs,
+    "builtins.bytes": no_bytes,
+    "__builtin__.bytes": no_bytes,
+    "builtins.set": lambda items=(): list(items),
+    "builtins.frozenset": lambda items=(): list(items),
+    "__builtin__.set": lambda items=(): list(items),
+    "__builtin__.frozenset": lambda items=(): list(items),
+    "_codecs.encode": encode,
+    "copyreg._reconstructor": reconstruct,
+    "copy_reg._reconstructor": reconstruct,
+    "builtins.object": recorder("object"),
+    "__builtin__.object": recorder("object"),
+}
+ARRAYS = {
+    "numpy.dtype": dtype,
+    "numpy.ndarray": recorder("numpy.ndarray"),
+    **{f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": recorder("numpy.ndarray") for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": recorder("numpy.ndarray") for core in ("core", "_core")},
+}
+TENSORS = {
+    "torch._utils._rebuild_tensor_v2": tensor,
+    "torch._utils._rebuild_parameter": parameter,
+    "torch.storage._load_from_bytes": storage,
+    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.device": lambda *place: ":".join(map(str, place)),
+    **{
+        f"torch.{name}": Constant(getattr(torch, name))
+        for name in "float16 bfloat16 float32 float64 uint8 int8 int16 int32 int64 bool".split()
+    },
+}
+LAYERS = {
+    f"torch.nn.modules.{name}": recorder(f"torch.nn.modules.{name}")
+    for name in (
+        *(f"container.{kind}" for kind in ("Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict")),
+        *(f"activation.{kind}" for kind in ("SiLU", "ReLU", "LeakyReLU", "GELU", "ELU", "Sigmoid", "Tanh", "Softplus")),
+        *("linear.Identity", "dropout.Dropout"),
+    )
+}

@@ -1,0 +1,1 @@
+"""Diffusion training, from the zip to the snapshot."""

@@ -1,0 +1,1 @@
+"""Flags and options to objects: presets, settings, build, run folders."""

@@ -1,0 +1,175 @@
+"""Flags of train.py to nested options: tables of names, and the few flags that stand for more than one option."""
+
+import re
+import secrets
+from pathlib import Path
+
+from elucid.dnnlib.config import parse_chain, set_by_path
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils import distributed
+from elucid.training.registry.names import PRECONDS
+
+FLAGS = {
+    "data": "dataset.path",
+    "cond": "dataset.use_labels",
+    "xflip": "dataset.xflip",
+    "cache": "dataset.cache",
+    "workers": "dataset.workers",
+    "label_dropout": "dataset.label_dropout",
+    "train_on_latents": "encoder.name",
+    "arch": "network.name",
+    "cbase": "network.model_channels",
+    "cres": "network.channel_mult",
+    "dropout": "network.dropout",
+    "implicit_mlp": "network.implicit_mlp",
+    "precond": "precond.name",
+    "lr": "optimizer.lr",
+    "ema": "ema.halflife_mimg",
+    "augment": "augment.p",
+    "duration": "loop.duration_mimg",
+    "batch": "loop.batch_size",
+    "batch_gpu": "loop.batch_gpu",
+    "precision": "loop.precision",
+    "ls": "loop.loss_scale",
+    "bench": "loop.bench",
+    "compile": "loop.compile",
+    "tick": "loop.tick_kimg",
+    "snap": "loop.snapshot_ticks",
+    "dump": "loop.state_ticks",
+    "seed": "loop.seed",
+}
+"""Which option each flag sets."""
+
+LOSS_FLAGS = {
+    "martingale_lambda": "cdm",
+    "martingale_steps": "cdm",
+    "real_p": "patch",
+    "progressive": "patch",
+}
+"""Flags that set the option of the same name of one loss in the chain."""
+
+SAY_THE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
+"""Flags that decide which losses the chain consists of."""
+
+PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
+"""Values of --precond that stand for a preconditioner and another loss than its own."""
+
+CACHES = {"0": "none", "1": "disk", "gpu": "gpu"}
+
+ENCODER_OF = {False: "rgb", True: "vae"}
+"""What --train_on_latents says."""
+
+
+def options_from(flags: dict) -> dict:
+    """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
+    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], own_loss(flags["precond"])))
+    seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
+    precision = flags["precision"]
+    if flags["fp16"]:
+        if precision not in ("fp32", "fp16"):
+            raise UserError(f"--fp16=1 and --precision={precision} contradict each other; give one of them")
+        precision = "fp16"
+    values = {**flags, "precond": precond, "seed": seed, "precision": precision, "cache": CACHES[flags["cache"]]}
+    values["train_on_latents"] = ENCODER_OF[flags["train_on_latents"]]
+    options: dict = {
+        "dataset": {},
+        "encoder": {},
+        "augment": {"name": "edm"} if flags["augment"] else None,
+        "network": {},
+        "precond": {},
+        "loss": loss_chain(loss if flags["loss"] is None else flags["loss"], flags),
+        "optimizer": {"name": "adam"},
+        "ema": {},
+        "loop": {},
+    }
+    for flag, path in FLAGS.items():
+        part, name = path.split(".")
+        if values[flag] is not None and options[part] is not None:
+            options[part][name] = values[flag]
+    for assignment in flags["assignments"]:
+        set_by_path(options, assignment)
+    for part, value in options.items():
+        if not isinstance(value, dict) and (part, value) != ("augment", None):
+            raise UserError(f"--set {part}={value!r}: {part} consists of options; set one, {part}.option=value")
+    return options
+
+
+def own_loss(precond: str) -> str:
+    """The loss of a preconditioner that is given none."""
+    return precond if precond in PRECONDS else "edm"
+
+
+def precond_and_loss(options: dict) -> str:
+    """The value of --precond that says both, or the preconditioner's name and those of the chain of losses."""
+    precond, names, chain = options["precond"]["name"], [], options["loss"]
+    while isinstance(chain, dict):
+        names.append(str(chain.get("name")))
+        chain = chain.get("base")
+    loss = "(".join(names) + ")" * (len(names) - 1)
+    short = {meaning: name for name, meaning in PRECOND_MEANS.items()} | {(precond, own_loss(precond)): precond}
+    return short.get((precond, loss)) or "-".join([precond, *names])
+
+
+def describe(options: dict, world_size: int, desc: str | None) -> str:
+    """`{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
+    parts = [
+        Path(options["dataset"]["path"]).stem,
+        "cond" if options["dataset"]["use_labels"] else "uncond",
+        options["network"]["name"],
+        precond_and_loss(options),
+        f"gpus{world_size}",
+        f"batch{options['loop']['batch_size']}",
+        options["loop"]["precision"],
+        *([desc] if desc else []),
+    ]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+
+
+def loss_chain(text: str, flags: dict) -> dict:
+    """The component that a chain such as `patch(cdm(edm))` and the flags of its losses describe."""
+    chain = parse_chain(text)
+    wants_patch = flags["patch"] or flags["real_p"] is not None or flags["progressive"]
+    if wants_patch and find(chain, "patch") is None:
+        chain = {"name": "patch", "base": chain}
+    for flag, owner in LOSS_FLAGS.items():
+        if flags[flag] is None:
+            continue
+        component = find(chain, owner)
+        if component is None:
+            raise UserError(
+                f"--{flag} belongs to the loss {owner!r}, which --loss={text} lacks; give --loss={owner}({text})"
+            )
+        component[flag] = flags[flag]
+    return chain
+
+
+def find(chain: dict | None, name: str) -> dict | None:
+    """The component of that name in a chain of losses."""
+    while chain is not None and chain["name"] != name:
+        chain = chain.get("base")
+    return chain
+
+
+def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
+    """Options that the command line names itself (flags in `given`, and --set), by dotted path."""
+    result: dict[str, object] = {}
+    given = given | ({"precision"} if "fp16" in given else set())
+    for flag, path in FLAGS.items():
+        part, name = path.split(".")
+        if flag in given and options[part] is None:
+            result[part] = None
+        elif flag in given and name in options[part]:
+            result[path] = options[part][name]
+    path, component = "loss", options["loss"]
+    while isinstance(component, dict):
+        if given & SAY_THE_LOSS:
+            result[f"{path}.name"] = component.get("name")
+        result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
+        path, component = f"{path}.base", component.get("base")
+    for assignment in flags["assignments"]:
+        place = assignment.partition("=")[0]
+        value = options
+        for key in place.split("."):
+            value = value[key]
+        result[place] = value
+    return result

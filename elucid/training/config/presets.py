@@ -1,0 +1,63 @@
+"""Recipes: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
+
+Published recipes are of Karras et al. 2022, cdm-* of Daras et al. 2023, patch-* of Wang et al. 2023.
+"""
+
+_AFHQ_SIZE = {"batch": 256, "cres": "1,2,2,2", "lr": 2e-4}
+_LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": "50", "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
+_LATENT_PATCHES = {**_LARGE_ADM, "precond": "pedm", "train_on_latents": True, "batch_gpu": 32, "real_p": 0.5}
+
+PRESETS = {
+    "demo": {
+        "cond": True,
+        "arch": "ddpmpp",
+        "cbase": 24,
+        "cres": "1,2",
+        "batch": 32,
+        "duration": 0.032,
+        "lr": 2e-3,
+        "ema": "0.003",
+        "dropout": 0.0,
+        "augment": 0.0,
+        "label_dropout": 0.1,
+        "tick": 4,
+        "snap": 8,
+        "dump": 8,
+        "seed": 1,
+        "assignments": [
+            "network.num_blocks=1",
+            "network.attn_resolutions=[8]",
+            "optimizer.lr_rampup_kimg=2",
+            "optimizer.lr_rampdown=0.5",
+        ],
+    },
+    "cifar10-cond-edm": {"cond": True, "arch": "ddpmpp"},
+    "cifar10-uncond-edm": {"cond": False, "arch": "ddpmpp"},
+    "cifar10-cond-vp": {"cond": True, "arch": "ddpmpp", "precond": "vp"},
+    "cifar10-cond-ve": {"cond": True, "arch": "ncsnpp", "precond": "ve"},
+    "ffhq-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.05, "augment": 0.15},
+    "afhqv2-64": {"cond": False, "arch": "ddpmpp", **_AFHQ_SIZE, "dropout": 0.25, "augment": 0.15},
+    "imagenet-64": {"cond": True, **_LARGE_ADM, "duration": 2500, "batch": 4096, "tick": 200},
+    "cdm-cifar10-cond": {"cond": True, "arch": "ddpmpp", "precond": "cdm"},
+    "cdm-cifar10-uncond": {"cond": False, "arch": "ddpmpp", "precond": "cdm"},
+    "cdm-afhqv2-64": {
+        "cond": False,
+        "arch": "ddpmpp",
+        "precond": "cdm",
+        **_AFHQ_SIZE,
+        "batch": 128,
+        "dropout": 0.25,
+        "augment": 0.15,
+    },
+    "patch-celeba-64": {
+        "cond": False,
+        "arch": "ddpmpp",
+        "precond": "pedm",
+        **_AFHQ_SIZE,
+        "dropout": 0.05,
+        "augment": 0.0,
+        "real_p": 0.5,
+    },
+    "patch-lsun-256": {"cond": False, **_LATENT_PATCHES, "duration": 200, "batch": 1024},
+    "patch-imagenet-256": {"cond": True, **_LATENT_PATCHES, "duration": 2500, "batch": 4096, "tick": 200},
+}

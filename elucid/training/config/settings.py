@@ -1,0 +1,96 @@
+"""What a run is told beyond its components: the data set, and how long and in what portions to train."""
+
+import math
+from dataclasses import dataclass
+
+from elucid.dnnlib.errors import UserError
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+CACHES = ("none", "disk", "gpu")
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass
+class DataOptions:
+    """The data set of a run and how its batches are made; the flags of train.py say what each means."""
+
+    path: str
+    use_labels: bool = False
+    xflip: bool = False
+    label_dropout: float = 0.0
+    cache: str = "disk"
+    workers: int = 1
+    max_size: int | None = None
+    subset_seed: int = 0
+
+    def __post_init__(self):
+        require("dataset.cache", self.cache, CACHES)
+        require("dataset.label_dropout", self.label_dropout, (0, 1))
+        require("dataset.workers", self.workers, (1, math.inf))
+        require("dataset.subset_seed", self.subset_seed, (0, LARGEST_SEED))
+
+
+@dataclass
+class LoopOptions:
+    """How long, in what portions and in what precision a run trains; the flags of train.py say what each means."""
+
+    batch_size: int = 512
+    batch_gpu: int | None = None
+    duration_mimg: float = 200
+    seed: int = 0
+    precision: str = "fp32"
+    loss_scale: float = 1.0
+    compile: bool = False
+    bench: bool = True
+    tick_kimg: float = 50
+    snapshot_ticks: int | None = 50
+    state_ticks: int | None = 500
+    grid_images: int = 64
+
+    def __post_init__(self):
+        require("loop.precision", self.precision, PRECISIONS)
+        require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
+        require("loop.seed", self.seed, (0, LARGEST_SEED))
+        for name in ("batch_size", "batch_gpu"):
+            require(f"loop.{name}", getattr(self, name), (1, math.inf))
+        for name in ("tick_kimg", "loss_scale"):
+            require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
+        for name in ("snapshot_ticks", "state_ticks", "grid_images"):
+            require(f"loop.{name}", getattr(self, name), (0, math.inf))
+
+    @property
+    def total_nimg(self) -> int:
+        return round(self.duration_mimg * 1e6)
+
+    def micro_batch(self, world_size: int) -> tuple[int, int]:
+        """Images per process and forward, and forwards per step. Raises UserError naming batches that do divide."""
+        batch, micro = self.batch_size, self.batch_gpu
+        if batch % world_size:
+            below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
+            near = f"{above}" if below == 0 else f"{below} or {above}"
+            raise UserError(f"--batch={batch} does not divide over {world_size} processes; the nearest that do: {near}")
+        share = batch // world_size
+        micro = share if micro is None or micro > share else micro
+        if share % micro:
+            divisors = [n for n in range(1, share + 1) if share % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: (abs(n - micro), n))[:2])
+            choices = " or ".join(map(str, near))
+            raise UserError(
+                f"--batch-gpu={micro} does not divide the {share} images per process (--batch={batch}); "
+                f"the nearest that do: {choices}"
+            )
+        return micro, share // micro
+
+
+def require(option: str, value, allowed: tuple) -> None:
+    """Raise UserError unless the value is one of the texts, or in the range of the two numbers; None may stand."""
+    if value is None:
+        return
+    if isinstance(allowed[0], str):
+        fine, words = value in allowed, f"one of {', '.join(allowed)}"
+    else:
+        low, high = allowed
+        fine = low <= value <= high
+        words = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+    if not fine:
+        raise UserError(f"{option}={value!r} must be {words}")

@@ -1,0 +1,1 @@
+"""From the zip to a resumable stream of batches."""

@@ -1,0 +1,193 @@
+"""Many small files in a folder or a zip, read alike: by position, from any thread, also after a fork."""
+
+import hashlib
+import os
+import struct
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from elucid.dnnlib.errors import UserError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
+
+
+class FileSet(ABC):
+    """The files of one folder or zip: `names` sorted, relative, with forward slashes; hidden files are left out."""
+
+    path: str
+    name: str
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label_of(self, index: int) -> str:
+        """How messages call a file."""
+        return f"{self.path}/{self.names[index]}"
+
+    def find(self, name: str) -> int | None:
+        """Position of a file by its name, or None."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            return None
+
+    @abstractmethod
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        """A file's content, or its first `limit` bytes. Raises UserError when it is corrupt or has gone."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest that changes when the folder or zip does: by path, sizes and modification times, not content."""
+
+
+def open_files(path: str | os.PathLike) -> FileSet:
+    """Open a folder, a zip, or a folder inside a zip (`images.zip/train`). Raises UserError."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return FolderFiles(path)
+        for archive in (path, *path.parents):
+            if archive.is_file():
+                return ZipFiles(archive, path.relative_to(archive).as_posix().strip("."))
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: permission denied ({error.filename}); change its rights") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    raise UserError(f"{path}: no such file or folder; check the path")
+
+
+class FolderFiles(FileSet):
+    """The files below a folder."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+        self.name = path.resolve().name
+        self.names = []
+        for folder, subfolders, files in os.walk(path, followlinks=True, onerror=_raise):
+            subfolders[:] = [name for name in subfolders if not _hidden(name) and not _leads_back(folder, name)]
+            prefix = Path(folder).relative_to(path).as_posix()
+            prefix = "" if prefix == "." else prefix + "/"
+            self.names.extend(prefix + name for name in files if not _hidden(name))
+        self.names.sort()
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        try:
+            with open(os.path.join(self.path, self.names[index]), "rb") as file:
+                return file.read(-1 if limit is None else limit)
+        except OSError as error:
+            raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}; restore or remove it") from error
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(os.path.abspath(self.path).encode())
+        for name in self.names:
+            status = os.stat(os.path.join(self.path, name))
+            digest.update(f"\n{name}:{status.st_size}:{status.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+
+class ZipFiles(FileSet):
+    """The files of a zip, or of one folder inside it.
+
+    Positioned reads (`pread`) share no file offset, so threads and forked processes need no lock.
+    """
+
+    def __init__(self, path: Path, inside: str = ""):
+        self.archive = str(path)
+        self.path = f"{path}/{inside}" if inside else str(path)
+        self.name = f"{path.stem}-{inside.replace('/', '-')}" if inside else path.stem
+        members = _members(path)
+        prefix = f"{inside}/" if inside else ""
+        members = {name[len(prefix) :]: info for name, info in members.items() if name.startswith(prefix)}
+        if inside and not members:
+            raise UserError(f"{path} has no folder {inside!r}; it holds {_top_level(path)}")
+        self.names = sorted(members)
+        infos = [members[name] for name in self.names]
+        # Arrays, not objects: a million entries stay small, also when sent to another process.
+        self._offsets = np.array([info.header_offset for info in infos], dtype=np.int64)
+        self._sizes = np.array([info.compress_size for info in infos], dtype=np.int64)
+        self._checksums = np.array([info.CRC for info in infos], dtype=np.uint32)
+        self._methods = np.array([-1 if info.flag_bits & 1 else info.compress_type for info in infos], dtype=np.int16)
+        self._open()
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        name, method = self.label_of(index), self._methods[index]
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            why = "encrypted" if method == -1 else "compressed by an unusual method"
+            raise UserError(f"{name} is {why}; pack the zip again without that")
+        try:
+            offset, size = int(self._offsets[index]), int(self._sizes[index])
+            signature, name_length, extra_length = _LOCAL_HEADER.unpack(os.pread(self._handle, 30, offset))
+            wanted = size if limit is None or method == zipfile.ZIP_DEFLATED else min(limit, size)
+            data = _pread(self._handle, wanted, offset + 30 + name_length + extra_length)
+            whole = signature == b"PK\x03\x04" and len(data) == wanted
+            if method == zipfile.ZIP_DEFLATED:
+                data = zlib.decompressobj(-15).decompress(data, limit or 0)
+        except (OSError, struct.error, zlib.error) as error:
+            raise UserError(f"{name} cannot be read from the zip: {error}; copy or download the zip again") from error
+        if not whole or (limit is None and zlib.crc32(data) != self._checksums[index]):
+            raise UserError(f"{name} is damaged (its checksum is wrong); copy or download the zip again")
+        return data
+
+    def fingerprint(self) -> str:
+        status = os.stat(self.archive)
+        return hashlib.sha256(
+            f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}".encode()
+        ).hexdigest()
+
+    def _open(self) -> None:
+        self._handle = os.open(self.archive, os.O_RDONLY)
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_handle"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __del__(self) -> None:
+        if "_handle" in self.__dict__:
+            os.close(self.__dict__.pop("_handle"))
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    """`os.pread` until all is there: one call gives at most 2 GiB, and less on some network file systems."""
+    data = os.pread(handle, size, offset)
+    while len(data) < size and (more := os.pread(handle, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Files of a zip by name; of two with the same name the later one, which is what unpacking would leave."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise UserError(f"{path} is no zip, or not a whole one ({error}); copy or download it again") from error
+    names = ((info.filename.replace("\\", "/").removeprefix("./"), info) for info in infos if not info.is_dir())
+    return {name: info for name, info in names if not any(_hidden(part) for part in name.split("/"))}
+
+
+def _top_level(path: Path) -> str:
+    tops = sorted({name.split("/")[0] for name in _members(path)})
+    return ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "") if tops else "nothing"
+
+
+def _hidden(name: str) -> bool:
+    """Litter of file managers and everything hidden: `.DS_Store`, `._photo.jpg`, `__MACOSX`, `Thumbs.db`."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a subfolder is a link to a folder that it lies in, which would be walked without end."""
+    path, place = Path(folder, name), Path(folder).resolve()
+    return path.is_symlink() and path.resolve() in (place, *place.parents)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,250 @@
+"""Data sets on disk: a StyleGAN-format zip or folder gives (uint8 image, label), or (stored latents, label)."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.progress import progress_bar
+from elucid.training.data import npy
+from elucid.training.data.archives import FileSet, open_files
+from elucid.training.data.labels import Labels, from_json
+from elucid.training.data.pictures import header, is_picture, load_picture
+
+_CHANNELS = {"L": 1, "RGB": 3}
+_NPY_HEADER = 128  # bytes
+
+
+def open_dataset(
+    path: str | os.PathLike,
+    *,
+    use_labels: bool = False,
+    max_size: int | None = None,
+    seed: int = 0,
+    check: bool = True,
+    latents: bool = False,
+) -> "ImageDataset":
+    """Open a zip or folder of images, with or without `dataset.json`; a folder inside a zip is `images.zip/train`.
+
+    `max_size` keeps a random subset fixed by `seed`. `check` reads the header of every image, so that one of another
+    size or mode is found now and not in the middle of training. `latents` admits stored latents. Raises UserError.
+    """
+    source = open_files(path)
+    encoder = stored_by(source)
+    if encoder is not None and not latents:
+        raise UserError(f"{source.path} holds latents, not images; give the images that they were made of")
+    kind = ImageDataset if encoder is None else LatentDataset
+    dataset = kind(source, use_labels, max_size, seed)
+    dataset.encoder = encoder
+    if check:
+        dataset.check_headers()
+    return dataset
+
+
+def stored_by(source: FileSet) -> dict | None:
+    """The encoder that a data set's latents were made with, as its `dataset.json` says; None where it holds images.
+
+    {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
+    """
+    where = source.find("dataset.json")
+    text = b"" if where is None else source.read(where)
+    if b'"encoder"' not in text:  # spares reading a large one twice
+        return None
+    try:
+        encoder = json.loads(text)["encoder"]
+    except (ValueError, KeyError, TypeError):
+        return None  # the labels' reader says what is wrong
+    kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
+    if not isinstance(encoder, dict) or not all(isinstance(encoder.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f'{source.path}/dataset.json: "encoder" is damaged; encode the images again')
+    return {key: encoder[key] for key in kinds}
+
+
+def encoder_line(encoder: dict) -> str:
+    """With what latents were made, in words."""
+    return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
+
+
+class ImageDataset:
+    """Images in the order of their sorted names. Safe to read from threads, to pickle, and to use after a fork."""
+
+    encoder: dict | None = None  # with what the stored latents were made
+
+    def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
+        self._files = source
+        self.path, self.name, self.use_labels = source.path, source.name, use_labels
+        where = np.array([i for i, name in enumerate(source.names) if self._is_item(name)], dtype=np.int64)
+        if not len(where):
+            raise UserError(f"{self.path} holds no images; give a zip or folder made by dataset_tool.py")
+        names = [source.names[i] for i in where]
+        description = source.find("dataset.json")
+        text = None if description is None else source.read(description)
+        labels = from_json(text, names, f"{self.path}/dataset.json")
+        self.num_images = len(where)  # in the file; len() counts the subset
+        kept = subset(len(where), max_size, seed)
+        self._where = where[kept]
+        self._labels = None if labels is None else labels.select(kept)
+        self._subset = "all" if len(kept) == len(where) else f"{max_size}:{seed}"
+        self.resolution, self.channels, self.dtype = self._measure()
+        if use_labels:
+            self._require_labels()
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the file has labels, used or not."""
+        return self._labels is not None
+
+    @property
+    def label_dim(self) -> int:
+        """Classes, or width of vector labels; 0 when labels are not used."""
+        return self._labels.dim if self.use_labels else 0
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels in the file, used or not."""
+        return self._labels
+
+    @property
+    def raw_labels(self) -> np.ndarray | None:
+        """int64 [N], -1 where missing, or float32 [N, D], NaN where missing."""
+        return None if self._labels is None else self._labels.values
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return None if self._labels is None else self._labels.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of path, size, modification time and subset: a key for what is derived from the images."""
+        return hashlib.sha256(f"v1:{self._files.fingerprint()}:{self._subset}".encode()).hexdigest()[:32]
+
+    def image_name(self, index: int) -> str:
+        """Name inside the zip or folder."""
+        return self._files.names[self._where[index]]
+
+    def encoded(self, index: int) -> bytes:
+        """The image file as it is stored."""
+        return self._files.read(self._where[index])
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 [C, H, W]. Raises UserError naming the image when it is corrupt or of another size or mode."""
+        name = self._files.label_of(self._where[index])
+        picture = load_picture(self.encoded(index), name)
+        self._require_same(index, picture.size, picture.mode)
+        pixels = np.array(picture)
+        return pixels[np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def label(self, index: int) -> np.ndarray:
+        """float32 [label_dim], one-hot for classes; empty when labels are not used."""
+        return self._labels.vector(index) if self.use_labels else np.zeros(0, dtype=np.float32)
+
+    def check_headers(self) -> None:
+        """Read every header; raises UserError naming the first image of another size or mode."""
+        for index in progress_bar(range(len(self)), desc="checking images", delay=2, leave=False):
+            self._require_same(index, *self._header(index))
+
+    @staticmethod
+    def _is_item(name: str) -> bool:
+        return is_picture(name)
+
+    def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
+        """(height, width), channels and type of the first image, which all must have."""
+        (width, height), mode = self._header(0)
+        if mode not in _CHANNELS:
+            self._refuse_mode(0, mode)
+        return (height, width), _CHANNELS[mode], np.dtype(np.uint8)
+
+    def _header(self, index: int) -> tuple[tuple[int, int], str]:
+        position = self._where[index]
+        name = self._files.names[position]
+        limit = 33 if name.lower().endswith(".png") else None
+        try:
+            return header(self._files.read(position, limit), self._files.label_of(position))
+        except UserError:
+            if limit is None:
+                raise
+        # Not the PNG it is called: perhaps another format, which needs more than the first bytes.
+        return header(self._files.read(position), self._files.label_of(position))
+
+    def _require_same(self, index: int, size: tuple[int, int], mode: str) -> None:
+        height, width = self.resolution
+        if size != (width, height):
+            raise UserError(
+                f"{self.path} has images of several sizes: {self.image_name(0)} is {width}x{height}, "
+                f"{self.image_name(index)} is {size[0]}x{size[1]}; "
+                f"bring them to one size with dataset_tool.py --resolution={width}x{height}"
+            )
+        if mode not in _CHANNELS:
+            self._refuse_mode(index, mode)
+        if _CHANNELS[mode] != self.channels:
+            kinds = {1: "gray", 3: "RGB"}
+            raise UserError(
+                f"{self.path} has gray and RGB images: {self.image_name(0)} is {kinds[self.channels]}, "
+                f"{self.image_name(index)} is {kinds[_CHANNELS[mode]]}; convert them with dataset_tool.py"
+            )
+
+    def _refuse_mode(self, index: int, mode: str) -> None:
+        raise UserError(
+            f"{self._files.label_of(self._where[index])} is neither 8-bit gray nor RGB but {mode}; "
+            f"convert the data set with dataset_tool.py"
+        )
+
+    def _require_labels(self) -> None:
+        if self._labels is None:
+            raise UserError(
+                f"{self.path} has no labels, which --cond=1 needs; train with --cond=0, "
+                f"or prepare it with dataset_tool.py from one folder per class"
+            )
+        missing = self._labels.missing
+        if len(missing):
+            first = ", ".join(self.image_name(index) for index in missing[:3])
+            raise UserError(
+                f"{len(missing)} of {len(self)} images in {self.path} have no label, which --cond=1 needs "
+                f"(first: {first}); leave them out with dataset_tool.py --unlabelled=drop, or train with --cond=0"
+            )
+
+
+class LatentDataset(ImageDataset):
+    """Stored latents: float16 or float32 [2C, h, w] per image, its posterior's mean, then its standard deviation."""
+
+    def image(self, index: int) -> np.ndarray:
+        """The moments [2C, h, w]. Raises UserError naming the file when it is damaged or of another size."""
+        moments = npy.from_npy(self.encoded(index), self._files.label_of(self._where[index]))
+        if moments.shape != (self.channels, *self.resolution) or moments.dtype != self.dtype:
+            self._refuse(index)
+        return moments
+
+    def check_headers(self) -> None:
+        """Compare every header, which is the same for the same shape and type, with the first one."""
+        first = self._files.read(self._where[0], _NPY_HEADER)
+        for index in progress_bar(range(len(self)), desc="checking latents", delay=2, leave=False):
+            if self._files.read(self._where[index], _NPY_HEADER) != first:
+                self._refuse(index)
+
+    @staticmethod
+    def _is_item(name: str) -> bool:
+        return name.endswith(npy.SUFFIX)
+
+    def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
+        first = npy.from_npy(self.encoded(0), self._files.label_of(self._where[0]))
+        return first.shape[1:], len(first), first.dtype
+
+    def _refuse(self, index: int) -> None:
+        raise UserError(
+            f"{self.path} has latents of several kinds: {self.image_name(index)} differs from {self.image_name(0)} in "
+            "size or type; encode the images again"
+        )
+
+
+def subset(total: int, max_size: int | None, seed: int) -> np.ndarray:
+    """Sorted positions of a random subset of at most `max_size` out of `total`, fixed by `seed`."""
+    if max_size is None or max_size >= total:
+        return np.arange(total)
+    if max_size < 1:
+        raise UserError(f"max_size is {max_size}; keep at least one image")
+    return np.sort(np.random.RandomState(seed % (1 << 32)).permutation(total)[:max_size])

@@ -1,0 +1,141 @@
+"""Labels of a data set: `dataset.json`, read and checked: class numbers or vectors, some may be missing."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from elucid.dnnlib.errors import UserError
+
+MAX_CLASSES = 1_000_000
+"""A larger class number is taken for a mistake: one-hot labels would need megabytes each."""
+
+
+@dataclass
+class Labels:
+    """`values` are class numbers int64 [N] (-1: no label) or vectors float32 [N, D] (NaN: no label).
+
+    `dim` is the number of classes or the width of the vectors.
+    """
+
+    values: np.ndarray
+    class_names: list[str] | None = None
+    dim: int = 0
+
+    def __post_init__(self):
+        if not self.dim:
+            counted = len(self.class_names) if self.class_names else int(self.values.max(initial=-1)) + 1
+            self.dim = counted if self.are_classes else self.values.shape[1]
+
+    @property
+    def are_classes(self) -> bool:
+        return self.values.ndim == 1
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Positions of images without a label."""
+        absent = self.values < 0 if self.are_classes else np.isnan(self.values[:, 0])
+        return np.flatnonzero(absent)
+
+    def vector(self, index: int) -> np.ndarray:
+        """float32 [dim]: one-hot for a class, all zeros where the label is missing."""
+        if not self.are_classes:
+            return np.nan_to_num(self.values[index])
+        vector = np.zeros(self.dim, dtype=np.float32)
+        if self.values[index] >= 0:
+            vector[self.values[index]] = 1
+        return vector
+
+    def select(self, positions: Iterable[int]) -> "Labels":
+        """The labels of some of the images, with all classes kept."""
+        return Labels(self.values[np.asarray(positions, dtype=np.int64)], self.class_names, self.dim)
+
+
+def from_json(text: bytes | None, images: list[str], where: str) -> Labels | None:
+    """Labels out of a `dataset.json`: {"labels": [[name, class or vector], ...] or null, "class_names": [...]}.
+
+    `images` are the image names in order; `where` names the file in messages. None when there are no labels.
+    Raises UserError for labels out of range, of mixed kinds, or of images that are not there.
+    """
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{where} is no JSON ({error}); mend or remove it") from error
+    if not isinstance(content, dict):
+        raise UserError(f'{where} must be an object {{"labels": [[name, label], ...]}}')
+    if not content.get("labels"):
+        return None
+    pairs = _pairs(content["labels"], where)
+    names = _class_names(content.get("class_names"), where)
+    position = {name: index for index, name in enumerate(images)}
+    absent = [name for name in pairs if name not in position]
+    if absent:
+        raise UserError(
+            f"{where} has labels for {len(absent)} absent images (first: {absent[0]}); "
+            f"remove those entries or prepare the data set again"
+        )
+    values = _vectors(pairs, where) if _is_vector(next(iter(pairs.values()))) else _classes(pairs, names, where)
+    full = np.full((len(images), *values.shape[1:]), -1 if values.ndim == 1 else np.nan, dtype=values.dtype)
+    full[[position[name] for name in pairs]] = values
+    return Labels(full, names)
+
+
+def _pairs(labels: object, where: str) -> dict[str, object]:
+    pairs: dict[str, object] = {}
+    for entry in labels if isinstance(labels, list) else [labels]:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise UserError(f"{where}: labels must be a list of [name, label], not {_short(entry)}")
+        name = entry[0].replace("\\", "/").removeprefix("./")
+        if name in pairs and pairs[name] != entry[1]:
+            raise UserError(f"{where} labels {name} twice, as {_short(pairs[name])} and {_short(entry[1])}; keep one")
+        pairs[name] = entry[1]
+    pairs = {name: label for name, label in pairs.items() if label is not None}
+    if not pairs:
+        raise UserError(f'{where} has only empty labels; write "labels": null')
+    return pairs
+
+
+def _class_names(names: object, where: str) -> list[str] | None:
+    if names is None:
+        return None
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{where}: class_names must be a list of strings")
+    return names
+
+
+def _is_vector(label: object) -> bool:
+    # A single float is a vector of width 1: never silently truncated to a class.
+    return isinstance(label, (list, float))
+
+
+def _classes(pairs: dict[str, object], names: list[str] | None, where: str) -> np.ndarray:
+    end = len(names) if names else MAX_CLASSES
+    for name, label in pairs.items():
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise UserError(
+                f"{where}: the label of {name} is {_short(label)}, but others are class numbers; use one kind"
+            )
+        if not 0 <= label < end:
+            why = f"{len(names)} class names" if names else "class numbers counted from 0"
+            raise UserError(f"{where}: label {label} of {name} is out of range for {why}; correct it")
+    return np.array(list(pairs.values()), dtype=np.int64)
+
+
+def _vectors(pairs: dict[str, object], where: str) -> np.ndarray:
+    rows = {name: label if isinstance(label, list) else [label] for name, label in pairs.items()}
+    width = len(next(iter(rows.values())))
+    for name, row in rows.items():
+        if not row or len(row) != width:
+            raise UserError(f"{where}: the label of {name} has {len(row)} numbers, others have {width}; use one width")
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in row):
+            raise UserError(f"{where}: the label of {name} is {_short(row)}, not finite numbers; correct it")
+    return np.array(list(rows.values()), dtype=np.float32)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,127 @@
+"""The stream of training batches: load, flip, encode, add coordinates, augment, drop labels.
+
+Which image stands at which position is a pure function of (seed, position): the same for any number of workers
+and processes, and resumable from the position alone.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elucid.training.preconds.base import coordinate_grid
+from elucid.training.types import Batch, NetSpec
+
+
+class Order:
+    """Endless order of `count` items: epoch e is a permutation drawn from (seed, e)."""
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            self._epochs = {key: value for key, value in self._epochs.items() if key >= epoch - 1}
+            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        return self._epochs[epoch]
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Items at the positions, int64 of the same shape."""
+        epochs, offsets = np.divmod(positions, self.count)
+        items = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            items[chosen] = self._permutation(int(epoch))[offsets[chosen]]
+        return items
+
+
+class BatchStream:
+    """Batches on the device for one of `world_size` processes; `position` counts images of all processes.
+
+    `dataset` gives `image(i)` [C,H,W] as the encoder takes it and `label(i)` f32 [D], and may hold all images as
+    `array` [N,C,H,W]. `keep_on_device` copies that array to the device once. The next batch is loaded while this one
+    is trained on.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        encoder,
+        augment,
+        spec: NetSpec,
+        device: torch.device,
+        *,
+        seed: int = 0,
+        xflip: bool = False,
+        label_dropout: float = 0.0,
+        workers: int = 1,
+        keep_on_device: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.dataset, self.encoder, self.augment, self.spec, self.device = dataset, encoder, augment, spec, device
+        self.xflip, self.label_dropout, self.rank, self.world_size = xflip, label_dropout, rank, world_size
+        self.position = 0
+        self._order = Order(len(dataset) * (2 if xflip else 1), seed)
+        self._array = getattr(dataset, "array", None)
+        self._on_device = self._all_images().to(device) if keep_on_device else None
+        self._decoders = ThreadPoolExecutor(max(workers, 1)) if self._array is None else None
+        self._loader = ThreadPoolExecutor(1)
+        self._ahead: tuple[tuple[int, int], Future] | None = None
+
+    def _all_images(self) -> Tensor:
+        """All images [N,C,H,W], also where the disk had no room for them."""
+        array = self._array
+        if array is None:
+            array = np.stack([self.dataset.image(index) for index in range(len(self.dataset))])
+        return torch.from_numpy(np.array(array))
+
+    def take(self, count: int) -> Batch:
+        """The next `count` images of this process, [count,C,H,W], with their conditions."""
+        key = (self.position, count)
+        if self._ahead is not None and self._ahead[0] == key:
+            raw, labels, flips = self._ahead[1].result()
+        else:
+            raw, labels, flips = self._load(*key)
+        self.position += count * self.world_size
+        following = (self.position, count)
+        self._ahead = following, self._loader.submit(self._load, *following)
+        return self._prepare(raw, labels, flips)
+
+    def _load(self, position: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        start = position + self.rank * count
+        items = self._order(np.arange(start, start + count))
+        flips, indices = np.divmod(items, len(self.dataset))
+        if self._on_device is not None:
+            raw = self._on_device[torch.from_numpy(indices).to(self.device)]
+        elif self._array is not None:
+            raw = torch.from_numpy(self._array[indices])
+        else:
+            raw = torch.from_numpy(np.stack(list(self._decoders.map(self.dataset.image, indices.tolist()))))
+        labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
+        if self.device.type == "cuda":
+            raw, labels = (part if part.is_cuda else part.pin_memory() for part in (raw, labels))
+        return raw, labels, torch.from_numpy(flips.astype(bool))
+
+    def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
+        raw, labels, flips = (part.to(self.device, non_blocking=True) for part in (raw, labels, flips))
+        mirrored = flips[:, None, None, None]
+        if self.xflip:  # before encoding: the latents of a mirrored image are not its latents mirrored
+            raw = torch.where(mirrored, raw.flip(3), raw)
+        batch = Batch(self.encoder.encode(raw))
+        if self.spec.label_dim:
+            if self.label_dropout:
+                labels = labels * (torch.rand(len(labels), 1, device=self.device) >= self.label_dropout)
+            batch.cond["labels"] = labels
+        if self.spec.coord_channels:
+            grid = coordinate_grid(*batch.images.shape[2:], device=self.device).expand(len(labels), -1, -1, -1)
+            batch.cond["coords"] = torch.where(mirrored, grid.flip(3), grid) if self.xflip else grid
+        return batch if self.augment is None else self.augment(batch)
+
+    def close(self) -> None:
+        """Stop the loading threads."""
+        for pool in (self._loader, self._decoders):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""What is stored to what the network sees, and back."""

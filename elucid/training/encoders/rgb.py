@@ -1,0 +1,22 @@
+"""Encoders: stored uint8 images to what the network sees, and back. RGB is the trivial one."""
+
+import torch
+from torch import Tensor
+
+from elucid.training.types import NetSpec
+
+
+class RGB:
+    """x = u / 127.5 - 1 and back u = trunc(clip(x * 127.5 + 128, 0, 255)); gray images have one channel."""
+
+    def adapt(self, spec: NetSpec) -> NetSpec:
+        return spec
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """u8 [B,C,H,W] -> f32 [B,C,H,W] in [-1, 1]."""
+        return raw.to(torch.float32) / 127.5 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Float [B,C,H,W] -> u8 [B,3,H,W]; gray is repeated."""
+        images = (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

@@ -1,0 +1,1 @@
+"""Losses: `loss(denoiser, batch, step) -> LossOutput`."""

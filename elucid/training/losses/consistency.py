@@ -1,0 +1,136 @@
+"""Consistent Diffusion Models (Daras et al. 2023, arXiv 2302.09057): DSM plus a martingale term along sampled paths."""
+
+import math
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.losses.base import Loss
+from elucid.training.losses.dsm import DSM
+from elucid.training.noise.schedules import rho_levels
+from elucid.training.preconds.base import Denoiser
+from elucid.training.samplers.sde import reverse_sde_path
+from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
+
+
+class ConsistencyLoss(Loss):
+    """base + weight * (D1 - D)(D2 - D), D = D(x; sigma), D_i = D(x_i; sigma') at the ends of two reverse-SDE paths.
+
+    Both paths start at the base loss's (x, sigma), go down to sigma' = max(sigma - U(epsilon_min, epsilon_max),
+    sigma_floor) in `martingale_steps` levels of the rho grid, and carry no gradient; D and the D_i do. A perfect
+    denoiser is a martingale along the path: the term's expectation is 0 (ibid., theorem 3.2). It is computed for a
+    random `consistency_fraction` of each batch and weighted up, which leaves the expected gradient as it is; where that
+    is less than one image, for one image in as many of the steps, on all processes the same ones.
+    `path_mode` "eval" switches dropout off on the path; `reuse_start` takes the path's first prediction from D.
+    """
+
+    def __init__(
+        self,
+        base: Loss,
+        martingale_lambda: float = 10.0,
+        martingale_steps: int = 6,
+        epsilon_min: float = 0.0,
+        epsilon_max: float = 0.05,
+        sigma_floor: float = 0.002,
+        rho: float = 7.0,
+        consistency_fraction: float = 1.0,
+        path_mode: str = "train",
+        reuse_start: bool = True,
+    ):
+        super().__init__()
+        if not isinstance(base, DSM):
+            raise UserError(f"cdm wraps edm, vp, ve or iddpm, not {type(base).__name__}; write e.g. patch(cdm(edm))")
+        if martingale_steps < 2:
+            raise UserError(f"martingale_steps={martingale_steps}: a path has at least 2 levels; published: 6")
+        if not 0 <= epsilon_min <= epsilon_max:
+            raise UserError(f"epsilon_min={epsilon_min}, epsilon_max={epsilon_max}: need 0 <= min <= max")
+        for name, value in (("sigma_floor", sigma_floor), ("rho", rho)):
+            if not value > 0:
+                raise UserError(f"{name}={value} must be above 0; published: sigma_floor 0.002, rho 7")
+        if not martingale_lambda >= 0:
+            raise UserError(f"martingale_lambda={martingale_lambda} must not be negative; published: 10")
+        if not 0 < consistency_fraction <= 1:
+            raise UserError(f"consistency_fraction={consistency_fraction} must be above 0 and at most 1")
+        if path_mode not in ("train", "eval"):
+            raise UserError(f"path_mode={path_mode!r}: choose train or eval")
+        self.base = base
+        self.martingale_lambda, self.martingale_steps, self.rho = martingale_lambda, martingale_steps, rho
+        self.epsilon_min, self.epsilon_max, self.sigma_floor = epsilon_min, epsilon_max, sigma_floor
+        self.consistency_fraction, self.path_mode, self.reuse_start = consistency_fraction, path_mode, reuse_start
+
+    def adapt(self, spec: NetSpec) -> NetSpec:
+        return self.base.adapt(spec)
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.base.check(denoiser)
+
+    def image_multiplier(self, step: Step) -> int:
+        return self.base.image_multiplier(step)
+
+    def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
+        start = self.base.evaluate(denoiser, batch)
+        dsm = start.error.sum(dim=(1, 2, 3))
+        count, weight = self.share(len(batch), step)
+        full = torch.zeros_like(dsm)
+        if count == 0:
+            return LossOutput(dsm, {"dsm": dsm, "consistency": full})
+        chosen = torch.randperm(len(batch), device=batch.images.device)[:count] if count < len(batch) else slice(None)
+        cond = {key: value[chosen] for key, value in batch.cond.items()}
+        x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
+        ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
+        term = self.consistency(denoiser, ends, sigma_end, x0, cond).sum(dim=(1, 2, 3))
+        full[chosen] = term * weight
+        return LossOutput(dsm + self.martingale_lambda * full, {"dsm": dsm, "consistency": full})
+
+    def share(self, batch_size: int, step: Step) -> tuple[int, float]:
+        """How many images of a batch get the term in this step, and its weight there."""
+        wanted = self.consistency_fraction * batch_size
+        if wanted >= 1:
+            count = math.ceil(wanted)
+            return count, batch_size / count
+        return int(step.shared_rng("consistency").random() < wanted), batch_size / wanted
+
+    def sigma_end(self, sigma: Tensor) -> Tensor:
+        """Where the paths from `sigma` [B,1,1,1] end, drawn at random; never above where they start."""
+        epsilon = self.epsilon_min + torch.rand_like(sigma) * (self.epsilon_max - self.epsilon_min)
+        return torch.minimum((sigma - epsilon).clamp(min=self.sigma_floor), sigma)
+
+    @torch.no_grad()
+    def path_ends(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, x0: Tensor, cond: dict) -> tuple[Tensor, Tensor]:
+        """Ends of two paths per image [2B,C,H,W] (first all first ones) and their levels [2B,1,1,1]."""
+        doubled = {key: twice(value) for key, value in cond.items()}
+        end = self.sigma_end(sigma)
+        sigmas = rho_levels(self.martingale_steps, twice(end).flatten(), twice(sigma).flatten(), self.rho)
+        first = twice(x0.detach()) if self.reuse_start else None
+        with mode(denoiser, self.path_mode):
+            ends = reverse_sde_path(lambda at, level: denoiser(at, level, doubled).x0, twice(x), sigmas, first=first)
+        return ends.to(x.dtype), twice(end)
+
+    @staticmethod
+    def consistency(denoiser: Denoiser, ends: Tensor, sigma_end: Tensor, x0: Tensor, cond: dict) -> Tensor:
+        """(D1 - D)(D2 - D), elementwise [B,C,H,W]."""
+        doubled = {key: twice(value) for key, value in cond.items()}
+        prediction: Prediction = denoiser(ends, sigma_end, doubled)
+        first, second = prediction.x0.chunk(2)
+        return (first - x0) * (second - x0)
+
+    def after_step(self, denoiser: Denoiser, step: Step) -> None:
+        self.base.after_step(denoiser, step)
+
+
+def twice(values: Tensor) -> Tensor:
+    """The batch followed by itself."""
+    return torch.cat([values, values])
+
+
+@contextmanager
+def mode(denoiser: Denoiser, name: str):
+    """Training or evaluation mode for a while."""
+    before = denoiser.training
+    denoiser.train(before and name == "train")
+    try:
+        yield
+    finally:
+        denoiser.train(before)

@@ -1,0 +1,110 @@
+"""Patch Diffusion (Wang et al. 2023, arXiv 2304.12526): any loss on random crops with their coordinates."""
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.losses.base import Loss
+from elucid.training.preconds.base import Denoiser, coordinate_grid
+from elucid.training.types import Batch, LossOutput, NetSpec, Step
+
+
+class PatchLoss(Loss):
+    """`base` on crops of one size per step: R/4, R/2, R with probability (1-p) 2/5, (1-p) 3/5, p, for p = `real_p`.
+
+    Latents have R/2, R with 1-p, p. Smaller crops come with R/size times the images. `progressive` walks through the
+    sizes in this order as training proceeds instead of drawing them. cond["coords"] [B,2,H,W] tells the network where a
+    crop lies (x, then y, each in [-1,1]). All processes use the same size in a step.
+    """
+
+    def __init__(self, base: Loss, real_p: float = 0.5, progressive: bool = False):
+        super().__init__()
+        if not 0 <= real_p <= 1:
+            raise UserError(f"real_p={real_p} is a probability; give a value from 0 to 1")
+        self.base, self.real_p, self.progressive = base, real_p, progressive
+        self.divisors: tuple[int, ...] = (4, 2, 1)
+
+    def adapt(self, spec: NetSpec) -> NetSpec:
+        self.divisors = (2, 1) if spec.latent else (4, 2, 1)
+        return self.base.adapt(spec).replace(coord_channels=2)
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.base.check(denoiser)
+        if isinstance(self.base, PatchLoss):
+            raise UserError("patch(patch(...)): crops of crops are not defined; write patch once")
+        divisor = 2 ** getattr(denoiser.model, "halvings", 0)
+        for height, width in self.sizes(denoiser.spec.resolution):
+            if height % divisor or width % divisor:
+                raise UserError(
+                    f"patches of {height}x{width} do not divide by {divisor}, as often as the network halves them; "
+                    "use fewer levels (--cres) or larger images"
+                )
+
+    def probabilities(self) -> list[float]:
+        """Probability of each size, smallest first."""
+        small = 1 - self.real_p
+        return [small, self.real_p] if len(self.divisors) == 2 else [small * 2 / 5, small * 3 / 5, self.real_p]
+
+    def sizes(self, resolution: tuple[int, int]) -> list[tuple[int, int]]:
+        """Height and width of each size that has a chance, smallest first."""
+        chances = zip(self.divisors, self.probabilities(), strict=True)
+        return [(resolution[0] // divisor, resolution[1] // divisor) for divisor, chance in chances if chance > 0]
+
+    def divisor(self, step: Step) -> int:
+        """R/size of this step, the same on all processes."""
+        draw = step.progress if self.progressive else step.shared_rng("patch size").random()
+        total = 0.0
+        for divisor, probability in zip(self.divisors, self.probabilities(), strict=True):
+            total += probability
+            if draw < total:
+                return divisor
+        return self.divisors[-1]
+
+    def image_multiplier(self, step: Step) -> int:
+        return self.divisor(step) * self.base.image_multiplier(step)
+
+    def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
+        divisor = self.divisor(step)
+        height, width = batch.images.shape[2:]
+        crops = random_crops(with_coordinates(batch), height // divisor, width // divisor)
+        out = self.base(denoiser, crops, step)
+        out.elements = out.elements or crops.images[0].numel()
+        return out
+
+    def after_step(self, denoiser: Denoiser, step: Step) -> None:
+        self.base.after_step(denoiser, step)
+
+
+def with_coordinates(batch: Batch) -> Batch:
+    """The batch with cond["coords"]; those of an augmented batch, which moved with the image, are kept."""
+    if "coords" in batch.cond:
+        return batch
+    grid = coordinate_grid(*batch.images.shape[2:], device=batch.images.device)
+    return Batch(batch.images, {**batch.cond, "coords": grid.expand(len(batch), -1, -1, -1)})
+
+
+def random_crops(batch: Batch, height: int, width: int) -> Batch:
+    """Crop each image, and every spatial condition with it, at a place of its own (rows are drawn first)."""
+    count, (full_height, full_width) = len(batch), batch.images.shape[2:]
+    if (height, width) == (full_height, full_width):
+        return batch
+    device = batch.images.device
+    rows = torch.randint(full_height - height + 1, (count,), device=device)
+    columns = torch.randint(full_width - width + 1, (count,), device=device)
+    return crop(batch, rows, columns, height, width)
+
+
+def crop(batch: Batch, rows: Tensor, columns: Tensor, height: int, width: int) -> Batch:
+    """Crops of one size with upper left corners at (rows[B], columns[B])."""
+    device = batch.images.device
+    i = (rows[:, None] + torch.arange(height, device=device))[:, None, :, None]
+    j = (columns[:, None] + torch.arange(width, device=device))[:, None, None, :]
+    full = batch.images.shape[2:]
+
+    def cut(maps: Tensor) -> Tensor:
+        batch_index = torch.arange(len(maps), device=device)[:, None, None, None]
+        channel = torch.arange(maps.shape[1], device=device)[None, :, None, None]
+        return maps[batch_index, channel, i, j]
+
+    cond = {key: cut(v) if v.ndim == 4 and v.shape[2:] == full else v for key, v in batch.cond.items()}
+    return Batch(cut(batch.images), cond)

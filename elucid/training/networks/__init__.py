@@ -1,0 +1,1 @@
+"""Networks: `net(x, c_noise, cond) -> [B,C_out,H,W]`."""

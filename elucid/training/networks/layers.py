@@ -1,0 +1,237 @@
+"""Layers shared by the U-Nets; weights are float32 and follow the type of the activations they meet."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Init = Callable[[tuple[int, ...], int, int], Tensor]
+"""(shape, fan_in, fan_out) -> initial value of a weight or bias."""
+
+
+def xavier_uniform(gain: float = 1.0) -> Init:
+    """U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010), as in Song et al. 2021."""
+    return lambda shape, fan_in, fan_out: _uniform(shape, gain * math.sqrt(6 / (fan_in + fan_out)))
+
+
+def lecun_uniform(gain: float = 1.0) -> Init:
+    """U(-b, b) with b = gain / sqrt(fan_in), torch's own default for convolutions."""
+    return lambda shape, fan_in, fan_out: _uniform(shape, gain / math.sqrt(fan_in))
+
+
+def zeros() -> Init:
+    return lambda shape, fan_in, fan_out: torch.zeros(shape)
+
+
+def _uniform(shape: tuple[int, ...], bound: float) -> Tensor:
+    return (torch.rand(shape) * 2 - 1) * bound
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, [B, n_in] -> [B, n_out]."""
+
+    def __init__(
+        self, n_in: int, n_out: int, bias: bool = True, init: Init | None = None, bias_init: Init | None = None
+    ):
+        super().__init__()
+        init, bias_init = init or xavier_uniform(), bias_init or zeros()
+        self.weight = nn.Parameter(init((n_out, n_in), n_in, n_out))
+        self.bias = nn.Parameter(bias_init((n_out,), n_in, n_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class Resample(nn.Module):
+    """Double (`up`) or halve (`down`) height and width with a separable low-pass filter, e.g. [1,1] or [1,3,3,1]."""
+
+    def __init__(self, mode: str, taps: list[int]):
+        super().__init__()
+        self.mode, self.box = mode, list(taps) == [1, 1]
+        line = torch.tensor(taps, dtype=torch.float32)
+        kernel = line.outer(line) / line.sum().square()
+        self.register_buffer("kernel", kernel * (4 if mode == "up" else 1), persistent=False)
+        self.padding = (len(taps) - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.box:  # the same numbers without a convolution
+            return F.avg_pool2d(x, 2) if self.mode == "down" else F.interpolate(x, scale_factor=2, mode="nearest")
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        convolve = F.conv2d if self.mode == "down" else F.conv_transpose2d
+        return convolve(x, kernel, stride=2, padding=self.padding, groups=channels)
+
+
+class Conv2d(nn.Module):
+    """Convolution of odd kernel size with zero padding, on the input as it is or resampled before."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        resample: str | None = None,
+        taps: list[int] | None = None,
+        init: Init | None = None,
+        bias_init: Init | None = None,
+    ):
+        super().__init__()
+        init, bias_init = init or xavier_uniform(), bias_init or zeros()
+        fan_in, fan_out = n_in * kernel**2, n_out * kernel**2
+        self.weight = nn.Parameter(init((n_out, n_in, kernel, kernel), fan_in, fan_out))
+        self.bias = nn.Parameter(bias_init((n_out,), fan_in, fan_out))
+        self.resample = Resample(resample, taps or [1, 1]) if resample else None
+        self.padding = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.resample is not None:
+            x = self.resample(x)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+
+
+class StridedConv2d(Conv2d):
+    """3x3 convolution with stride 2 on the low-passed input (Zhang 2019), [B,n_in,H,W] -> [B,n_out,H/2,W/2].
+
+    Filter and stride are applied apart, unlike `Conv2d(resample="down")`: the filter's result is not cut to every
+    second sample before the 3x3 convolution, only after.
+    """
+
+    def __init__(self, n_in: int, n_out: int, taps: list[int]):
+        super().__init__(n_in, n_out, 3)
+        line = torch.tensor(taps, dtype=torch.float32)
+        self.register_buffer("kernel", line.outer(line) / line.sum().square(), persistent=False)
+        self.low_pass_padding = (len(taps) - 1) // 2 + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        x = F.conv2d(x, kernel, padding=self.low_pass_padding, groups=channels)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) with 32 groups, fewer where a group would have under 4 channels."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.groups, self.eps = min(32, channels // 4), eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of geometrically spaced frequencies 1..1/10000 (Vaswani et al. 2017), [B] -> [B, channels].
+
+    `endpoint` puts the last frequency exactly at 1/10000, as DDPM++ does; `sin_first` is DDPM++'s order.
+    """
+
+    def __init__(self, channels: int, endpoint: bool = False, sin_first: bool = False):
+        super().__init__()
+        half = channels // 2
+        self.sin_first = sin_first
+        exponents = torch.arange(half, dtype=torch.float32) / (half - int(endpoint))
+        self.register_buffer("frequencies", (1 / 10000) ** exponents, persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        angles = values.outer(self.frequencies.to(values.dtype))
+        waves = [angles.cos(), angles.sin()]
+        return torch.cat(waves[::-1] if self.sin_first else waves, dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """sin and cos of 2 pi f v with random frequencies f ~ N(0, 16^2) (Tancik et al. 2020), [B] -> [B, channels]."""
+
+    def __init__(self, channels: int, scale: float = 16.0):
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(channels // 2) * scale)
+
+    def forward(self, values: Tensor) -> Tensor:
+        angles = values.outer((2 * math.pi * self.freqs).to(values.dtype))
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions with a skip path, conditioned on an embedding, then optional self-attention.
+
+    [B,n_in,H,W], [B,n_emb] -> [B,n_out,H',W']. The embedding shifts (DDPM++) or, with `adaptive_scale`, scales and
+    shifts (ADM) the second normalisation. Sums are multiplied by `skip_scale`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_emb: int,
+        *,
+        heads: int = 0,
+        resample: str | None = None,
+        taps: list[int] | None = None,
+        project_skip: bool = False,
+        adaptive_scale: bool = False,
+        skip_scale: float = 1.0,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        init: Init | None = None,
+        bias_init: Init | None = None,
+        last_init: Init | None = None,
+        qkv_init: Init | None = None,
+    ):
+        super().__init__()
+        self.heads, self.adaptive_scale, self.skip_scale, self.dropout = heads, adaptive_scale, skip_scale, dropout
+        inits = {"init": init, "bias_init": bias_init}
+        self.norm0 = GroupNorm(n_in, eps)
+        self.conv0 = Conv2d(n_in, n_out, 3, resample, taps, **inits)
+        self.affine = Linear(n_emb, n_out * (2 if adaptive_scale else 1), **inits)
+        self.norm1 = GroupNorm(n_out, eps)
+        self.conv1 = Conv2d(n_out, n_out, 3, init=last_init)
+        self.resample_skip = None
+        self.skip = None
+        if n_in != n_out or (resample and project_skip):
+            self.skip = Conv2d(n_in, n_out, 1, resample, taps, **inits)
+        elif resample:
+            self.resample_skip = Resample(resample, taps or [1, 1])
+        if heads:
+            self.norm2 = GroupNorm(n_out, eps)
+            self.qkv = Conv2d(n_out, 3 * n_out, 1, init=qkv_init or init, bias_init=bias_init)
+            self.proj = Conv2d(n_out, n_out, 1, init=last_init)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv0(F.silu(self.norm0(x)))
+        condition = self.affine(emb)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = condition.chunk(2, dim=1)
+            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+        else:
+            h = F.silu(self.norm1(h + condition))
+        h = self.conv1(F.dropout(h, self.dropout, self.training))
+        if self.skip is not None:
+            x = self.skip(x)
+        elif self.resample_skip is not None:
+            x = self.resample_skip(x)
+        x = self._scaled(x + h)
+        return self._scaled(x + self.attend(self.norm2(x))) if self.heads else x
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.skip_scale == 1 else x * self.skip_scale
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention over the H*W positions."""
+        batch, channels, height, width = x.shape
+        # The last axis of a head's output channels runs over q, k, v: the order of the published weights.
+        qkv = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
+        q, k, v = (part.transpose(2, 3).contiguous() for part in qkv.unbind(3))
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))
+
+
+def implicit_mlp_stem(n_in: int, n_out: int, **inits) -> nn.Sequential:
+    """Pixel-wise perceptron before the first 3x3 convolution (Wang et al. 2023)."""
+    layers: list[nn.Module] = []
+    for n_before in (n_in, n_out, n_out):
+        layers += [Conv2d(n_before, n_out, 1, **inits), nn.SiLU()]
+    return nn.Sequential(*layers, Conv2d(n_out, n_out, 3, **inits))

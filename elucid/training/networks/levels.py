@@ -1,0 +1,61 @@
+"""The levels of a U-Net: their sizes, names and widths."""
+
+from dataclasses import dataclass
+
+from elucid.dnnlib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Level:
+    index: int
+    height: int
+    width: int
+    channels: int
+    attention: bool
+
+    @property
+    def name(self) -> str:
+        """`{height}x{width}`, the prefix of this level's blocks in the published parameter names."""
+        return f"{self.height}x{self.width}"
+
+
+class LevelPlan:
+    """Levels from the full size down, halved each time; attention where the shorter side is in `attn_resolutions`.
+
+    `img_resolution` is the side of a square or [height, width]. Raises UserError if it cannot be halved so often.
+    """
+
+    def __init__(self, img_resolution, channel_mult, model_channels: int, attn_resolutions):
+        size = [img_resolution] * 2 if isinstance(img_resolution, int) else list(img_resolution)
+        self.model_channels = model_channels
+        self.halvings = len(channel_mult) - 1
+        if not channel_mult:
+            raise UserError("channel_mult is empty; give one multiplier per level, e.g. --cres=1,2,2,2")
+        if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
+            raise UserError(
+                f"model_channels={model_channels} times channel_mult={list(channel_mult)} makes no widths; give an "
+                "even --cbase and --cres of 1 or more"
+            )
+        divisor = 2**self.halvings
+        if any(side % divisor for side in size):
+            raise UserError(
+                f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
+                f"which does not divide by {divisor}; use fewer levels (--cres) or images of other sides"
+            )
+        self.levels = []
+        for index, multiplier in enumerate(channel_mult):
+            height, width = (side >> index for side in size)
+            attention = min(height, width) in attn_resolutions
+            self.levels.append(Level(index, height, width, model_channels * multiplier, attention))
+
+    @staticmethod
+    def require_blocks(num_blocks: int, dropout: float) -> None:
+        if num_blocks < 1:
+            raise UserError(f"num_blocks={num_blocks} must be 1 or more")
+        if not 0 <= dropout <= 1:
+            raise UserError(f"dropout={dropout} must be from 0 to 1")
+
+    @staticmethod
+    def require(option: str, value: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise UserError(f"{option}={value!r} is unknown; choose from {', '.join(choices)}")

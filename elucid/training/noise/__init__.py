@@ -1,0 +1,1 @@
+"""Noise processes, the levels drawn in training, and those visited in sampling."""

@@ -1,0 +1,53 @@
+"""The preconditioner of improved DDPM, with discrete noise levels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from elucid.training.preconds.base import Coefficients, Denoiser
+from elucid.training.types import NetSpec
+
+
+class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
+    """Improved DDPM (Nichol & Dhariwal 2021): c_skip 1, c_out -sigma, c_in 1/sqrt(sigma^2+1), c_noise M-1-index.
+
+    The M levels u_j of the cosine schedule, largest first, with u_M = 0 and
+    u_(j-1) = sqrt((u_j^2 + 1) / max(abar_(j-1) / abar_j, C_1) - 1), abar_j = sin^2(pi/2 j / (M (C_2 + 1))).
+    The network has 2C outputs, the second half for the variance.
+    """
+
+    def __init__(self, model, spec, precision="fp32", C_1: float = 0.001, C_2: float = 0.008, M: int = 1000):
+        super().__init__(model, spec, precision)
+        self.C_1, self.C_2, self.M = C_1, C_2, M
+        self.register_buffer("u", iddpm_levels(M, C_1, C_2), persistent=False)
+        self.sigma_min, self.sigma_max = float(self.u[M - 1]), float(self.u[0])
+
+    @classmethod
+    def adapt(cls, spec: NetSpec) -> NetSpec:
+        return spec.replace(learned_variance=True)
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """Index of the nearest level, of sigma's shape."""
+        flat = sigma.to(torch.float32).reshape(1, -1, 1)
+        return torch.cdist(flat, self.u.reshape(1, -1, 1)).argmin(2).reshape(sigma.shape)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        sigma = torch.as_tensor(sigma)
+        return self.u.to(sigma.device)[self.index(sigma.to(self.u.device)).to(sigma.device)].to(sigma.dtype)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        c_noise = (self.M - 1 - self.index(sigma)).to(torch.float32)
+        return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
+
+
+def iddpm_levels(M: int, C_1: float, C_2: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The levels u_0 > ... > u_M = 0 of `iDDPMPrecond` [M+1] (Karras et al. 2022, table 1)."""
+    # abar and its ratios in float32, as published, whatever the type of the levels: in float64 the smallest of them
+    # would differ by 5e-4.
+    abar = (0.5 * math.pi * torch.arange(M + 1) / M / (C_2 + 1)).sin() ** 2
+    ratios = (abar[:-1] / abar[1:]).clamp(min=C_1)
+    levels = torch.zeros(M + 1, dtype=dtype)
+    for j in range(M, 0, -1):
+        levels[j - 1] = ((levels[j] ** 2 + 1) / ratios[j - 1] - 1).sqrt()
+    return levels

@@ -1,0 +1,1 @@
+"""Samplers: `sampler(denoise, x, sigmas, noise) -> x`."""

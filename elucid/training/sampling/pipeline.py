@@ -1,0 +1,219 @@
+"""What generate.py and fid.py --network share: the flags of sampling, and a snapshot made ready to sample by them."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from elucid.dnnlib import cli
+from elucid.dnnlib.config import set_by_path
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import fetch, sha256
+from elucid.torch_utils import distributed
+from elucid.torch_utils.precision import set_precision
+from elucid.training.config.build import make, make_encoder, resolved
+from elucid.training.config.settings import PRECISIONS
+from elucid.training.guidance.base import AutoGuidance, ClassifierFreeGuidance, Guidance
+from elucid.training.guidance.window import CoordinateWindow, windowed
+from elucid.training.preconds.base import Denoiser
+from elucid.training.registry.names import SAMPLERS
+from elucid.training.sampling.generate import Samples, check_class, generate
+from elucid.training.snapshots.records import trust
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
+from elucid.training.types import NetSpec
+
+SAMPLER_OPTIONS = {
+    "steps": "num_steps",
+    "sigma_min": "sigma_min",
+    "sigma_max": "sigma_max",
+    "rho": "rho",
+    "S_churn": "S_churn",
+    "S_min": "S_min",
+    "S_max": "S_max",
+    "S_noise": "S_noise",
+    "solver": "solver",
+    "disc": "discretization",
+    "schedule": "schedule",
+    "scaling": "scaling",
+}
+"""Which of the sampler's options each flag sets; a flag that is not given leaves the sampler's default."""
+ABLATION_FLAGS = ("solver", "disc", "schedule", "scaling")
+WINDOW_FLAGS = ("x_start", "y_start", "image_size")
+
+_ABOVE_ZERO, _NOT_NEGATIVE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
+
+# fmt: off
+_FLAGS = [
+    click.option("--class", "class_idx", type=int, metavar="INT",
+                 help="Class of all images.  [default: drawn by the seed]"),
+    click.option("--ema", metavar="NAME", help="Which weight average of the snapshot.  [default: the first]"),
+    click.option("--sampler", metavar="NAME",
+                 help=f"{', '.join(SAMPLERS)}, module:Name or file.py:Name.  [default: edm]"),
+    click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the sampler's, 18 for edm]"),
+    click.option("--sigma_min", type=_ABOVE_ZERO, help="Lowest noise level above 0."),
+    click.option("--sigma_max", type=_ABOVE_ZERO, help="Highest noise level."),
+    click.option("--rho", type=_ABOVE_ZERO, help="Exponent of the time steps.  [default: 7]"),
+    click.option("--S_churn", "S_churn", type=_NOT_NEGATIVE, help="Strength of added noise.  [default: 0]"),
+    click.option("--S_min", "S_min", type=_NOT_NEGATIVE, help="Lowest level with added noise.  [default: 0]"),
+    click.option("--S_max", "S_max", type=_NOT_NEGATIVE, help="Highest level with added noise.  [default: inf]"),
+    click.option("--S_noise", "S_noise", type=_NOT_NEGATIVE, help="Scale of the added noise.  [default: 1]"),
+    click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation sampler: solver."),
+    click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps."),
+    click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation sampler: sigma(t)."),
+    click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation sampler: s(t)."),
+    click.option("--cfg", type=float, metavar="FLOAT",
+                 help="Guidance: away from the model's prediction without a class; 1 is none."),
+    click.option("--guidance_interval", "--guidance-interval", type=cli.NumberList(float), metavar="LO,HI",
+                 help="Noise levels with guidance.  [default: all]"),
+    click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
+    click.option("--on_latents", "--on-latents", type=bool,
+                 help="Whether the model makes latents; the snapshot knows, and another answer is an error."),
+    click.option("--resolution", type=click.IntRange(min=1), metavar="INT",
+                 help="Side of the model's images; the snapshot knows, and another answer is an error."),
+    click.option("--x_start", type=int, metavar="INT",
+                 help="First column to draw, of a model trained on patches (of latents: in their pixels)."),
+    click.option("--y_start", type=int, metavar="INT", help="First row to draw, likewise."),
+    click.option("--image_size", type=click.IntRange(min=1), metavar="INT",
+                 help="Rows and columns to draw, likewise; may be fewer or more than were trained."),
+    click.option("--embed_fq", hidden=True),
+    click.option("--mask_pos", type=bool, hidden=True),
+    click.option("--set", "assignments", multiple=True, metavar="sampler.OPTION=VALUE",
+                 help="Any option of the sampler or of the snapshot's encoder that has no flag; may be repeated."),
+    click.option("--plugins", metavar="LIST",
+                 help="Code of yours that the snapshot names: modules or files, e.g. my_net.py,my_pkg.nets."),
+    click.option("--precision", type=click.Choice(PRECISIONS),
+                 help="Arithmetic of the network.  [default: as trained]"),
+]
+# fmt: on
+
+
+def sampling_options(command: Callable) -> Callable:
+    """Decorator that adds the flags to a click command."""
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
+@dataclass
+class Prepared:
+    """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like."""
+
+    snapshot: Snapshot
+    denoiser: Denoiser | CoordinateWindow | Guidance
+    encoder: object
+    sampler: object
+    device: torch.device
+    class_idx: int | None
+    description: dict[str, Any]
+
+    def generate(self, seeds: Sequence[int], batch_size: int) -> Iterator[Samples]:
+        """Images of the seeds in order, at most `batch_size` at a time."""
+        options = {"device": self.device, "sampler": self.sampler, "class_idx": self.class_idx}
+        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, **options)
+
+
+def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepared:
+    """Load a snapshot and do what the flags say. Raises UserError for options or a class that it does not have."""
+    component = chosen_options(flags)["sampler"]
+    sampler = make(component, SAMPLERS, "sampler")
+    trust(filter(None, (flags["plugins"] or "").split(",")))
+    snapshot = load_snapshot(network, device, flags["ema"])
+    denoiser = snapshot.ema
+    check_class(denoiser.spec.label_dim, flags["class_idx"])
+    encoder = prepare_encoder(snapshot, flags, device)
+    denoiser.precision = flags["precision"] or denoiser.precision
+    check_patch_flags(denoiser.spec, getattr(encoder, "factor", 1), flags)
+    window = windowed(denoiser, *(flags[flag] for flag in WINDOW_FLAGS))
+    guided = with_guidance(window, flags, device)
+    warn_of_labels_never_dropped(snapshot.options, flags)
+    set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
+    description = {
+        "network": sha256(fetch(network)),
+        "ema": flags["ema"] or next(iter(snapshot.emas)),
+        "sampler": resolved(component, sampler),
+        "encoder": {"name": snapshot.encoder["name"], **getattr(encoder, "found", encoder.recipe["options"])},
+        "class": flags["class_idx"],
+        "window": None if window is denoiser else [*window.start, *window.spec.resolution],
+        "precision": denoiser.precision,
+        "device": device.type,
+        "guidance": [flags["cfg"], flags["guidance_interval"], flags["guide"] and sha256(fetch(flags["guide"]))],
+    }
+    return Prepared(snapshot, guided, encoder, sampler, device, flags["class_idx"], description)
+
+
+def check_patch_flags(spec: NetSpec, factor: int, flags: dict[str, Any]) -> None:
+    """The flags of Patch Diffusion that ask for nothing here. Raises UserError where one asks for something else.
+
+    `factor` is how many times larger decoded images are than what the network makes; either size will do.
+    """
+    side = flags["resolution"]
+    if side is not None and (side, side) not in (spec.resolution, tuple(size * factor for size in spec.resolution)):
+        height, width = spec.resolution
+        raise UserError(f"--resolution={side}, but the model makes {width}x{height}; leave --resolution out")
+    if flags["mask_pos"]:
+        raise UserError("--mask_pos: a model that was trained with coordinates is always told them; leave it out")
+    for flag in ("embed_fq", "mask_pos"):
+        if flags[flag] is not None:
+            distributed.print0(f"note: --{flag} is accepted for old commands and has no effect", file=sys.stderr)
+
+
+def with_guidance(denoiser: Denoiser | CoordinateWindow, flags: dict[str, Any], device: torch.device) -> nn.Module:
+    """The denoiser, guided if --cfg is given. Raises UserError for a guide that does not fit."""
+    scale, interval = flags["cfg"], flags["guidance_interval"]
+    if scale is None:
+        for flag in ("guidance_interval", "guide"):
+            if flags[flag] is not None:
+                raise UserError(f"--{flag} does nothing without a scale; give --cfg, e.g. --cfg=1.5")
+        return denoiser
+    if flags["guide"] is None:
+        return ClassifierFreeGuidance(denoiser, scale, interval)
+    guide = load_snapshot(flags["guide"], device).ema
+    guide.precision = flags["precision"] or guide.precision
+    if isinstance(denoiser, CoordinateWindow):
+        if not guide.spec.coord_channels:
+            raise UserError(
+                "--guide: it was trained without coordinates, so it draws no windows; choose another snapshot"
+            )
+        guide = windowed(guide, *(flags[flag] for flag in WINDOW_FLAGS))
+    return AutoGuidance(denoiser, guide, scale, interval)
+
+
+def warn_of_labels_never_dropped(options: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Say so if classifier-free guidance asks a network for what it was never trained to do."""
+    dropouts = [options.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
+    if flags["cfg"] not in (None, 1) and flags["guide"] is None and dropouts[0] is not None and not any(dropouts):
+        text = "warning: --cfg: the model was trained without --label_dropout, so it knows no images without a class"
+        distributed.print0(text, file=sys.stderr)
+
+
+def prepare_encoder(snapshot: Snapshot, flags: dict[str, Any], device: torch.device):
+    """The snapshot's encoder on the device, with what --set changes, e.g. where a VAE lies on this machine.
+
+    Raises UserError if --on_latents contradicts the snapshot, or the encoder does not fit its network.
+    """
+    spec = snapshot.ema.spec
+    if flags["on_latents"] not in (None, spec.latent):
+        makes, value = ("latents", 1) if spec.latent else ("images", 0)
+        raise UserError(f"--on_latents={1 - value}, but the snapshot's model makes {makes}; leave --on_latents out")
+    changes = chosen_options(flags)["encoder"]
+    if "name" in changes:
+        raise UserError("--set encoder.name: the model was trained with the snapshot's own encoder; leave it out")
+    encoder = make_encoder({**snapshot.encoder, **changes}, device)
+    if hasattr(encoder, "check"):
+        encoder.check(spec)
+    return encoder
+
+
+def chosen_options(flags: dict[str, Any]) -> dict[str, dict]:
+    """The sampler as {"name": ..., option: value}, from its flags, and changes of the snapshot's encoder."""
+    chosen = [flag for flag in ABLATION_FLAGS if flags[flag] is not None]
+    name = flags["sampler"] or ("ablation" if chosen else "edm")
+    given = {option: flags[flag] for flag, option in SAMPLER_OPTIONS.items() if flags[flag] is not None}
+    options = {"sampler": {"name": name, **given}, "encoder": {}}
+    for assignment in flags["assignments"]:
+        set_by_path(options, assignment)
+    return options

@@ -1,0 +1,1 @@
+"""Trained denoisers as files of data, ours and published ones."""

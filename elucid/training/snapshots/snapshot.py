@@ -1,0 +1,193 @@
+"""`network-snapshot-NNNNNN.pkl`: everything that sampling needs, as data; read without running code.
+
+`pickle.load(file)["ema"]` works too where this repository is importable.
+"""
+
+import os
+import pickle
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elucid import unpickle
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import fetch, write_output
+from elucid.dnnlib.unpickle import Record, read_pickle, recorder
+from elucid.training.preconds.base import Denoiser
+from elucid.training.registry.interfaces import INTERFACES
+from elucid.training.registry.names import ENCODERS
+from elucid.training.snapshots.edm_family import FOREIGN_NAMES, is_foreign, read_foreign
+from elucid.training.snapshots.records import admit, describe_denoiser, rebuild_denoiser
+
+FORMAT, VERSION = "elucid-snapshot", 2
+REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
+REBUILD_BY_FORMAT = {1: "training.rebuild.rebuild_denoiser", 2: REBUILD}
+"""The function that a denoiser's pickle names, by the version of the format."""
+OTHER_KINDS = {
+    b"PK": "a zip or torch archive",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x1f\x8b": "a gzip file",
+    b"version https://git-lfs": "a pointer of Git LFS, the file itself not yet fetched",
+}
+"""What is given for a snapshot by mistake, by its first bytes."""
+
+
+@dataclass
+class Snapshot:
+    """Averaged denoisers by name, the encoder's component, what the data set was, the run's options, images seen."""
+
+    emas: dict[str, Denoiser]
+    encoder: dict[str, Any] = field(default_factory=lambda: {"name": "rgb"})
+    dataset: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    nimg: int = 0
+
+    @property
+    def ema(self) -> Denoiser:
+        """The first of the averages."""
+        return next(iter(self.emas.values()))
+
+
+class _Pickler(pickle.Pickler):
+    """Writes a denoiser as a call of `elucid.unpickle.denoiser` on plain data; copying stays as it is."""
+
+    def reducer_override(self, obj):
+        if isinstance(obj, Denoiser):
+            return unpickle.denoiser, (plain(describe_denoiser(obj), "denoiser"),)
+        return NotImplemented
+
+
+def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
+    """Write a snapshot, whole or not at all; the same content gives the same bytes.
+
+    Raises UserError if its options are not plain data or the file cannot be written.
+    """
+    parts = {"encoder": snapshot.encoder, "dataset": snapshot.dataset, "options": snapshot.options}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "ema": snapshot.ema,
+        "emas": dict(snapshot.emas),
+        **{name: plain(value, name) for name, value in parts.items()},
+        "nimg": int(snapshot.nimg),
+    }
+    with write_output(path) as file:
+        _Pickler(file, protocol=4).dump(content)
+
+
+def plain(value: Any, place: str) -> Any:
+    """A copy of nested plain data in which equal texts are one object, for the pickle's bytes depend on that."""
+    if isinstance(value, dict):
+        return {plain(key, place): plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, place) for item in value]
+    if type(value) is str:
+        return sys.intern(value)
+    if value is None or type(value) in (bool, int, float, bytes):
+        return value
+    raise UserError(f"snapshot: {place} is a {type(value).__name__}, not plain data (numbers, texts, lists, dicts)")
+
+
+def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu", ema: str | None = None) -> Snapshot:
+    """Read a snapshot, or a published checkpoint of the EDM family, from a path or URL; `ema` chooses one average.
+
+    Raises UserError, in one line, for a file that is damaged, is something else, or names a callable out of place.
+    """
+    path = fetch(source, "snapshot")
+    content = read_pickle(
+        read(path), {**FOREIGN_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
+    )
+    try:
+        if is_foreign(content):
+            snapshot = Snapshot(**read_foreign(content))
+            snapshot.emas = snapshot.emas if ema is None else {ema: chosen(snapshot.emas, ema)}
+        else:
+            snapshot = read_own(content, ema)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for denoiser in snapshot.emas.values():
+        denoiser.to(device)
+    return snapshot
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file that may be a snapshot."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise UserError(f"{path} is empty; get the file again")
+    kind = next((kind for start, kind in OTHER_KINDS.items() if data.startswith(start)), None)
+    # The oldest pickles have no first byte of their own, but all of them end in a full stop.
+    if kind is None and not data.startswith(b"\x80") and not data.rstrip().endswith(b"."):
+        kind = "no pickle"
+    if kind is not None:
+        raise UserError(
+            f"{path} is {kind}, so it is no snapshot; give a network-snapshot-NNNNNN.pkl of train.py, or a published "
+            "checkpoint of EDM, CDM or Patch Diffusion"
+        )
+    return data
+
+
+def read_own(content: Any, ema: str | None = None) -> Snapshot:
+    """A snapshot from the content of its pickle; of several averages only `ema` is built, if it is given."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError("it is a pickle, but no snapshot of this program nor of the EDM family; check the path")
+    if content.get("version") not in REBUILD_BY_FORMAT:
+        raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
+    kinds = {"emas": dict, "encoder": dict, "dataset": dict, "options": dict, "nimg": int}
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind) or not content[name] and name in ("emas", "encoder"):
+            raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
+    check_encoder(content["encoder"])
+    emas = content["emas"] if ema is None else {ema: chosen(content["emas"], ema)}
+    for name, record in emas.items():
+        if (
+            not isinstance(record, Record)
+            or record.name != REBUILD_BY_FORMAT[content["version"]]
+            or len(record.args) != 1
+        ):
+            raise UserError(f"the snapshot's average {name!r} is no denoiser; get the file again")
+    built = {name: rebuild_denoiser(record.args[0]) for name, record in emas.items()}
+    return Snapshot(built, *(content[name] for name in ("encoder", "dataset", "options", "nimg")))
+
+
+def chosen(emas: dict[str, Any], name: str) -> Any:
+    """One of several averages. Raises UserError that lists them."""
+    if name not in emas:
+        raise UserError(f"no average {name!r}; the snapshot has {', '.join(emas)}")
+    return emas[name]
+
+
+def check_encoder(component: dict[str, Any]) -> None:
+    """Raise UserError unless the encoder is this program's or of a plug-in that is trusted (`rebuild.admit`)."""
+    name = str(component.get("name"))
+    if name not in ENCODERS:
+        INTERFACES["encoder"].require(admit(ENCODERS, name), name)
+
+
+def transfer(snapshot: Snapshot, denoiser: Denoiser) -> str:
+    """Copy every weight of the snapshot's first average whose name and shape the denoiser has; returns what was done.
+
+    Raises UserError if there is none.
+    """
+    old, new = snapshot.ema.state_dict(), denoiser.state_dict()
+    copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
+    if not copied:
+        raise UserError("--transfer: no weight of the snapshot fits this network; train with the snapshot's --arch")
+    with torch.no_grad():
+        for name in copied:
+            new[name].copy_(old[name])
+    left = [name for name in new if name not in copied]
+    unused = [name for name in old if name not in copied]
+    numbers = sum(new[name].numel() for name in copied)
+    report = f"transferred {len(copied)} of {len(new)} tensors, {numbers / 1e6:.2f} M numbers"
+    for names, what in ((left, "left as initialised"), (unused, "not used")):
+        if names:
+            report += f"; {what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return report

@@ -1,0 +1,1 @@
+"""Batch to batch, on the device."""

@@ -1,0 +1,151 @@
+"""Augmentation that does not leak: the network is told what was done to each image (Karras et al. 2022, appendix F.2).
+
+The operations are those of Karras et al. 2020 ("Training generative adversarial networks with limited data"). Where an
+image is left alone its label is zero, which is also the label to sample with.
+"""
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.transforms import operations as ops
+from elucid.training.transforms.resampling import resample
+from elucid.training.types import Batch, NetSpec
+
+SPATIAL = ("coords",)
+"""Names in `cond` of maps [B,c,H,W] that lie over the image and move with it."""
+
+Parameters = dict[str, Tensor]
+"""What is done to each image, by operation: [B] or [2,B], zeros where the image is left alone."""
+
+
+class AugmentPipe:
+    """Random changes of geometry and colour; each happens with probability p times its strength, 0 = never.
+
+    Every operation adds one number to the label, or two: rotate_*, translate_*, aniso and hue. A `std` is in octaves
+    (scale, aniso, contrast, saturation), shares of the side (translate_frac) or image values (brightness); a `max` is a
+    share of the side (translate_int) or in units of pi. Raises UserError for a negative number.
+    """
+
+    def __init__(
+        self,
+        p: float = 1.0,
+        *,
+        xflip: float = 0,
+        yflip: float = 0,
+        rotate_int: float = 0,
+        translate_int: float = 0,
+        scale: float = 0,
+        rotate_frac: float = 0,
+        aniso: float = 0,
+        translate_frac: float = 0,
+        brightness: float = 0,
+        contrast: float = 0,
+        lumaflip: float = 0,
+        hue: float = 0,
+        saturation: float = 0,
+        translate_int_max: float = 0.125,
+        scale_std: float = 0.2,
+        rotate_frac_max: float = 1.0,
+        aniso_std: float = 0.2,
+        aniso_rotate_prob: float = 0.5,
+        translate_frac_std: float = 0.125,
+        brightness_std: float = 0.2,
+        contrast_std: float = 0.5,
+        hue_max: float = 1.0,
+        saturation_std: float = 1.0,
+    ):
+        for name, number in locals().items():
+            if name != "self" and not (isinstance(number, (int, float)) and number >= 0):
+                raise UserError(f"augmentation: {name}={number!r} must be a number >= 0; 0 turns an operation off")
+        self.p = p
+        # The order is that of labels and draws, and the order in which the changes are made.
+        pipe = {
+            "xflip": (xflip, ops.Flip(dim=3)),
+            "yflip": (yflip, ops.Flip(dim=2)),
+            "rotate_int": (rotate_int, ops.RotateInt()),
+            "translate_int": (translate_int, ops.TranslateInt(translate_int_max)),
+            "scale": (scale, ops.Scale(scale_std)),
+            "rotate_frac": (rotate_frac, ops.RotateFrac(rotate_frac_max)),
+            "aniso": (aniso, ops.Aniso(aniso_std, aniso_rotate_prob)),
+            "translate_frac": (translate_frac, ops.TranslateFrac(translate_frac_std)),
+            "brightness": (brightness, ops.Brightness(brightness_std)),
+            "contrast": (contrast, ops.Contrast(contrast_std)),
+            "lumaflip": (lumaflip, ops.LumaFlip()),
+            "hue": (hue, ops.Hue(hue_max)),
+            "saturation": (saturation, ops.Saturation(saturation_std)),
+        }
+        self.strengths = {name: strength for name, (strength, _) in pipe.items() if strength > 0}
+        self.operations = {name: pipe[name][1] for name in self.strengths}
+
+    @property
+    def label_dim(self) -> int:
+        """Numbers in a label."""
+        return sum(operation.label_dim for operation in self.operations.values())
+
+    def adapt(self, spec: NetSpec) -> NetSpec:
+        """The network is given the label. Raises UserError if colours are to change where there are none."""
+        colours = [name for name, operation in self.operations.items() if hasattr(operation, "matrix")]
+        if colours and spec.image_channels not in (1, 3):
+            raise UserError(
+                f"augmentation: {colours[0]} needs gray or RGB images, not {spec.image_channels} channels; set it to 0"
+            )
+        return spec.replace(augment_dim=self.label_dim)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Change every image and what lies over it, each in its own way; the label [B,D] becomes cond["augment"]."""
+        if not self.operations:
+            return batch
+        images, cond = batch.images, dict(batch.cond)
+        unknown = [name for name, value in cond.items() if value.ndim == 4 and name not in SPATIAL]
+        if unknown:
+            raise UserError(f"augmentation does not know the map {unknown[0]!r}; use --augment=0 or add it to SPATIAL")
+        maps = [name for name in SPATIAL if name in cond]
+        parameters = self.draw(len(images), images.shape[2:], images.device)
+        parts = [images, *(cond[name] for name in maps)]
+        moved = self.move(torch.cat(parts, dim=1) if maps else images, parameters)
+        images, *moved_maps = moved.split([part.shape[1] for part in parts], dim=1)
+        cond.update(zip(maps, moved_maps, strict=True), augment=self.labels(parameters))
+        return Batch(self.recolour(images, parameters), cond)
+
+    def draw(self, batch_size: int, resolution: tuple[int, int], device: torch.device | str = "cpu") -> Parameters:
+        """What to do to a batch of images of resolution (height, width), from the device's global generator."""
+        draws = ops.Draws(batch_size, resolution, device)
+        return {name: op.draw(draws, self.p * self.strengths[name]) for name, op in self.operations.items()}
+
+    def labels(self, parameters: Parameters) -> Tensor:
+        """Labels [B,D] of what is done."""
+        return torch.cat([op.label(parameters[name]) for name, op in self.operations.items()], dim=1)
+
+    def parameters_from_labels(self, labels: Tensor) -> Parameters:
+        """What is done to images with these labels [B,D]; for `aniso` a label leaves two possibilities, see there."""
+        if labels.ndim != 2 or labels.shape[1] != self.label_dim:
+            raise UserError(f"augmentation labels {list(labels.shape)}: this pipe needs [batch, {self.label_dim}]")
+        blocks = labels.split([op.label_dim for op in self.operations.values()], dim=1)
+        return {name: op.read(block) for (name, op), block in zip(self.operations.items(), blocks, strict=True)}
+
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Images f32[B,C,H,W], moved and recoloured."""
+        return self.recolour(self.move(images, parameters), parameters)
+
+    def move(self, maps: Tensor, parameters: Parameters) -> Tensor:
+        """The geometric half of `apply`, for images or anything that lies over them [B,c,H,W]."""
+        sources = []
+        for name, operation in self.operations.items():
+            if hasattr(operation, "move"):
+                maps = operation.move(maps, parameters[name])
+            if hasattr(operation, "source"):
+                sources.append(operation.source(parameters[name], *maps.shape[2:]))
+        return resample(maps, reduce(torch.matmul, sources)) if sources else maps
+
+    def recolour(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """The colour half of `apply`, for RGB images f32[B,3,H,W] or gray ones [B,1,H,W]."""
+        matrices = [op.matrix(parameters[name]) for name, op in self.operations.items() if hasattr(op, "matrix")]
+        return ops.recolour(images, reduce(torch.matmul, reversed(matrices))) if matrices else images
+
+
+def edm_augment(p: float = 0.12) -> AugmentPipe:
+    """EDM's pipe: horizontal flips always on, geometry with probability p per operation; nine numbers in the label."""
+    return AugmentPipe(p, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)

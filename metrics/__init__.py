@@ -1,1 +1,0 @@
-"""Scores of images: features, their statistics, distances. Read next: `detectors.py`."""

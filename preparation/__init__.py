@@ -1,1 +1,0 @@
-"""Data sets made from folders, archives and arrays. Read next: `convert.py`."""

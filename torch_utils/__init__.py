@@ -1,1 +1,0 @@
-"""What only needs torch: processes, random numbers, statistics, checkpoints. Read next: `rng.py`."""

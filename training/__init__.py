@@ -1,1 +1,0 @@
-"""Diffusion training, from the zip to the snapshot. Read next: `types.py`."""

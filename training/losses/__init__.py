@@ -1,1 +1,0 @@
-"""Losses: `loss(denoiser, batch, step) -> LossOutput`. Read next: `base.py`."""

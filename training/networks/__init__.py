@@ -1,1 +1,0 @@
-"""Networks: `net(x, c_noise, cond) -> [B,C_out,H,W]`. Read next: `layers.py`."""

@@ -1,1 +1,0 @@
-"""Samplers: `sampler(denoise, x, sigmas, noise) -> x`. Read next: `edm.py`."""
