@@ -38,9 +38,11 @@ def describe_denoiser(denoiser: Denoiser) -> dict:
             raise UserError(
                 f"{type(part).__name__} does not know its options; make it with elucid.dnnlib.config.construct"
             )
+    network = denoiser.model
     return {
-        **denoiser.recipe,
-        "network": denoiser.model.recipe,
+        "name": kept_name(names.PRECONDS, type(denoiser)),
+        "options": denoiser.recipe["options"],
+        "network": {"name": kept_name(names.NETWORKS, type(network)), "options": network.recipe["options"]},
         "spec": dataclasses.asdict(denoiser.spec),
         "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
     }
