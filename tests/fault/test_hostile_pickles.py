@@ -189,7 +189,7 @@ def test_own_form_is_checked(tmp_path):
             "which this program lacks",
         ),
         (record_of(name="nothing"), "which this program lacks"),
-        (record_of(network={**network, "name": "elucid.training.run:Run"}), "no Module; refused"),
+        (record_of(network={**network, "name": "elucid.training.types:NetSpec"}), "no Module; refused"),
         (record_of(options={"model": None}), "no option 'model'"),
         (record_of(spec={"resolution": [8, 8], "image_channels": 1, "evil": 1}), "damaged"),
         (record_of(state={**state, name: {**value, "shape": [1 << 40]}}), "damaged"),
