@@ -10,7 +10,7 @@ from elucid.dnnlib import cli
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
 from elucid.training.config.build import make_encoder
-from elucid.training.samplers.edm import EDMSampler
+from elucid.training.noise.schedules import Karras
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.grid import save_grid
 from elucid.training.snapshots.snapshot import load_snapshot
@@ -27,8 +27,8 @@ def main(model_path, output_path, steps, device):
     device = choose_device(device)
     snapshot = load_snapshot(model_path, device)  # weights, and how images are encoded: data, no code is run
     encoder = make_encoder(snapshot.encoder, device)
-    sampler = EDMSampler(num_steps=steps)
-    batches = generate(snapshot.ema, encoder, seeds=range(64), device=device, sampler=sampler)
+    schedule = Karras(num_steps=steps)
+    batches = generate(snapshot.ema, encoder, seeds=range(64), device=device, schedule=schedule)
     save_grid(torch.cat([batch.images for batch in batches]), output_path, columns=8)
     print(output_path)
 

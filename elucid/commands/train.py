@@ -22,11 +22,15 @@ from elucid.training.config.run_folders import (
     remove_leftovers,
 )
 from elucid.training.config.settings import PRECISIONS, LoopOptions
+from elucid.training.hooks.base import Hooks
+from elucid.training.hooks.grid import SampleGrid
+from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train
-from elucid.training.report import Log
+from elucid.training.registry.components import make, walk
+from elucid.training.report import Report
 from elucid.training.run import Run, check, write_options
-from elucid.training.snapshots.records import trust
-from elucid.training.snapshots.snapshot import load_snapshot, transfer
+from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.snapshots.trust import require_named, trust
 
 LOOP = LoopOptions()
 IGNORED = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
@@ -48,6 +52,8 @@ def use_preset(ctx, param, value):
 @click.option("--train_on_latents", "--train-on-latents", type=bool, default=False,
               help="Train on a VAE's latents, encoded at every step, or stored by dataset_tool.py encode.")
 @click.option("--cond", type=bool, default=False, help="Condition on the class labels.")
+@click.option("--transform", "transforms", multiple=True, metavar="NAME",
+              help="A change of the batch of your own, file.py:Name, after all others; may be repeated.")
 @click.option("--arch", default="ddpmpp", metavar="NAME", help="Network: ddpmpp, ncsnpp, adm or module:Name.")
 @click.option("--precond", default="edm", metavar="NAME",
               help="Preconditioner and its loss: vp, ve, iddpm, edm; cdm, pedm: edm with that loss.")
@@ -65,9 +71,14 @@ def use_preset(ctx, param, value):
 @click.option("--batch-gpu", type=click.IntRange(min=1), help="Images per process and pass; less accumulates.")
 @click.option("--cbase", type=click.IntRange(min=1), help="Channels at full size.  [default: the network's]")
 @click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]")
+@click.option("--optimizer", default="adam", metavar="NAME", help="adam, adamw, sgd, muon, ... or module:Name.")
 @click.option("--lr", type=cli.FloatRange(min=0, min_open=True), default=1e-3, help="Learning rate.")
-@click.option("--ema", type=cli.NumberList(float), default="0.5", metavar="MIMG",
-              help="Half-life of the weight average; a list keeps several.")
+@click.option("--lr_schedule", "--lr-schedule", default="constant", metavar="NAME",
+              help="Rate after the warm-up: constant, linear, cosine, inverse_sqrt or module:Name.")
+@click.option("--clip", type=cli.FloatRange(min=0, min_open=True), metavar="NORM",
+              help="Scale gradients down to this norm.  [default: not]")
+@click.option("--ema", type=cli.NumberList(float), metavar="MIMG",
+              help="Half-life of the weight average; a list keeps several.  [default: 0.5]")
 @click.option("--dropout", type=cli.FloatRange(0, 1), help="Dropout probability.  [default: the network's, 0.13]")
 @click.option("--augment", type=cli.FloatRange(0, 1), default=0.12, help="Augmentation probability; 0 is off.")
 @click.option("--label_dropout", "--label-dropout", type=cli.FloatRange(0, 1), default=0.0,
@@ -85,6 +96,9 @@ def use_preset(ctx, param, value):
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--set", "assignments", multiple=True, metavar="PART.OPTION=VALUE",
               help="Any option that has no flag, e.g. network.num_blocks=2; may be repeated.")
+@click.option("--plugins", metavar="LIST", help="Modules or files, comma-separated, that a state may name.")
+@click.option("--hook", "hooks", multiple=True, metavar="NAME", help="A hook of your own, file.py:Name.")
+@click.option("--log", "loggers", multiple=True, metavar="NAME", help="One more logger, file.py:Name.")
 @click.option("--S_churn", "S_churn", type=float, hidden=True)
 @click.option("--S_min", "S_min", type=float, hidden=True)
 @click.option("--S_max", "S_max", type=float, hidden=True)
@@ -126,6 +140,7 @@ def start(flags: dict, given: set[str], device) -> None:
     """Options, folder, run; then the loop. `given` names the flags that the command line itself has."""
     for flag in IGNORED & given:
         distributed.print0(f"note: --{flag} is accepted for old commands and has no effect on training")
+    trust(plugins_of(flags))
     options, folder, state = options_and_state(flags, given)
     if flags["dry_run"]:
         show(options)
@@ -135,19 +150,32 @@ def start(flags: dict, given: set[str], device) -> None:
         named = (options[part]["name"] for part in ("network", "precond"))
         trust(name.rpartition(":")[0] for name in named if ":" in name)  # so the snapshot may name it too
         source = load_snapshot(flags["transfer"])
-    run = Run(options, device)
-    moved = transfer(source, run.denoiser) if source is not None else None
+    run = Run(options, device, source)
     if folder is None:
         description = describe(options, distributed.world_size(), flags["desc"])
         folder = distributed.broadcast_object(
             new_folder(flags["outdir"], description, flags["nosubdir"]) if distributed.is_main() else None
         )
     with claim(folder) if distributed.is_main() else nullcontext():
-        log = Log(folder)
-        begin(run, folder, log, state, moved)
+        loggers = Loggers([make(one, "logger", folder=folder) for one in loggers_of(options)])
+        run.log = loggers
+        begin(run, folder, state)
         state = source = None  # gigabytes that training does not need
-        if train(run, folder, log):
-            log(f"done: {folder}")
+        hooks = [Report(loggers), SampleGrid(loggers), *(make(one, "hook") for one in options.get("hooks", []))]
+        if train(run, folder, Hooks(hooks)):
+            run.log(f"done: {folder}")
+
+
+def plugins_of(flags: dict) -> list[str]:
+    """Modules and files of --plugins."""
+    return [name for name in (flags["plugins"] or "").split(",") if name]
+
+
+def loggers_of(options: dict) -> list[dict]:
+    """The components of all loggers: the main process's terminal and stats.jsonl, and what --log adds."""
+    if not distributed.is_main():
+        return []
+    return [{"name": "console"}, {"name": "jsonl"}, *options.get("loggers", [])]
 
 
 def options_and_state(flags: dict, given: set[str]) -> tuple[dict, Path | None, dict | None]:
@@ -166,7 +194,10 @@ def options_and_state(flags: dict, given: set[str]) -> tuple[dict, Path | None, 
         if found is not None:
             folder, state = found
             known = options or options_from({**flags, "data": ""})
-            return merge_options(state, explicit(flags, given, known)), folder, state
+            merged = merge_options(state, explicit(flags, given, known))
+            named = [component["name"].rpartition(":")[0] for component in walk(known)]
+            require_named(merged, [*named, *plugins_of(flags)])
+            return merged, folder, state
     if options is None:
         raise UserError("--data is missing; make a data set with dataset_tool.py and name it here")
     if not flags["outdir"] and not flags["dry_run"]:
@@ -174,21 +205,20 @@ def options_and_state(flags: dict, given: set[str]) -> tuple[dict, Path | None, 
     return options, None, None
 
 
-def begin(run: Run, folder: Path, log: Log, state: dict | None, moved: str | None) -> None:
-    """Take up a state, or start anew, perhaps with what was `moved` from a snapshot; say what is trained."""
+def begin(run: Run, folder: Path, state: dict | None) -> None:
+    """Take up a state, or start anew; say what is trained."""
     if state is not None:
         if distributed.is_main():
             remove_leftovers(folder)
         run.resume(state)
-        log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
+        run.log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
     elif holds_a_run(folder):
-        log(f"warning: {folder} holds an earlier run; its files stay beside this one's, or are replaced")
-    if moved is not None:
-        log(moved)
-        run.reset_ema()
+        run.log(f"warning: {folder} holds an earlier run; its files stay beside this one's, or are replaced")
+    if run.transferred is not None:
+        run.log(run.transferred)
     if distributed.is_main():
         write_options(folder, run.options)
-    introduce(run, folder, log)
+    introduce(run, folder, run.log)
 
 
 def show(options: dict) -> None:
@@ -199,7 +229,7 @@ def show(options: dict) -> None:
                        f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written")
 
 
-def introduce(run: Run, folder, log: Log) -> None:
+def introduce(run: Run, folder: Path, log: Loggers) -> None:
     """What is about to be trained, in a few lines."""
     data, loop = run.dataset, run.loop
     count = sum(parameter.numel() for parameter in run.denoiser.parameters())
@@ -211,12 +241,13 @@ def introduce(run: Run, folder, log: Log) -> None:
     if run.denoiser.spec.latent:
         channels, height, width = run.denoiser.spec.sample_shape
         log(f"latents   {height}x{width}, {channels} channels, of {json.dumps(run.options['encoder'])}")
-        if run.batches.augment is not None:
+        if run.options["augment"] is not None:
             log("warning: augmentation moves the latents, not the images they are of; --augment=0 is usual here")
     kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
     log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
     processes = distributed.world_size()
-    log(f"batch     {loop.batch_size} = {processes} processes x {run.rounds} passes x {run.micro} images")
+    passes = f"{run.grad_accum_steps} passes x {run.micro_batch_size} images"
+    log(f"batch     {loop.batch_size} = {processes} processes x {passes}")
     log(f"device    {run.device}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
 
 

@@ -179,20 +179,26 @@ def parse_chain(text: str) -> dict:
 def set_by_path(options: dict, assignment: str) -> None:
     """Apply one `part.option=value` to nested options, in place; the value is JSON, else a string.
 
-    Raises UserError if there is no such part.
+    Within a part, nested components that are not there yet, or are a name alone, become ones with options. Raises
+    UserError if there is no such part.
     """
     path, separator, text = assignment.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
         raise UserError(f"--set {assignment!r} is not of the form part.option=value")
     node = options
-    for depth, key in enumerate(keys[:-1] or keys):
-        known = isinstance(node.get(key), dict) or (len(keys) == 1 and key in node)  # a whole part may be given
-        if not known:
-            parts = [name for name, value in node.items() if isinstance(value, dict)]
+    known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be given
+    if not known:
+        parts = [name for name, value in node.items() if isinstance(value, dict)]
+        raise UserError(f"--set {assignment}: no part {keys[0]!r}{_hint(keys[0], parts)}; parts: {', '.join(parts)}")
+    for depth, key in enumerate(keys[:-1]):
+        value = node.setdefault(key, {})
+        if isinstance(value, str):
+            value = node[key] = {"name": value}
+        if not isinstance(value, dict):
             place = ".".join(keys[: depth + 1])
-            raise UserError(f"--set {assignment}: no part {place!r}{_hint(key, parts)}; parts: {', '.join(parts)}")
-        node = node if len(keys) == 1 else node[key]
+            raise UserError(f"--set {assignment}: {place} is {value!r}, which has no options")
+        node = value
     node[keys[-1]] = parse_value(text)
 
 

@@ -3,6 +3,7 @@
 A package adds names by entry points, e.g. in its pyproject.toml: [project.entry-points."elucid.losses"].
 """
 
+import importlib
 import importlib.metadata
 import inspect
 import sys
@@ -13,16 +14,25 @@ from typing import Any
 from elucid.dnnlib.errors import UserError
 
 GROUPS = {
-    "loss": "elucid.losses",
-    "network": "elucid.networks",
-    "preconditioner": "elucid.preconds",
-    "encoder": "elucid.encoders",
-    "augment": "elucid.augments",
-    "optimizer": "elucid.optimizers",
-    "sampler": "elucid.samplers",
-    "detector": "elucid.detectors",
+    "loss": ("elucid.losses",),
+    "network": ("elucid.networks",),
+    "preconditioner": ("elucid.preconds",),
+    "noise": ("elucid.noises",),
+    "process": ("elucid.processes",),
+    "schedule": ("elucid.schedules",),
+    "sampler": ("elucid.samplers",),
+    "guidance": ("elucid.guidances",),
+    "encoder": ("elucid.encoders",),
+    "transform": ("elucid.transforms", "elucid.augments"),
+    "dataset": ("elucid.datasets",),
+    "optimizer": ("elucid.optimizers",),
+    "lr_schedule": ("elucid.lr_schedules",),
+    "ema": ("elucid.emas",),
+    "hook": ("elucid.hooks",),
+    "logger": ("elucid.loggers",),
+    "detector": ("elucid.detectors",),
 }
-"""The entry-point group of each kind of component."""
+"""The entry-point groups of each kind of component."""
 
 
 @lru_cache
@@ -32,9 +42,10 @@ def installed(kind: str) -> dict[str, tuple[str, ...]]:
     Nothing is imported.
     """
     names: dict[str, tuple[str, ...]] = {}
-    for entry in importlib.metadata.entry_points(group=GROUPS[kind]) if kind in GROUPS else ():
-        place = f"{entry.module}:{entry.attr}"
-        names[entry.name] = tuple(sorted({place, *names.get(entry.name, ())}))
+    for group in GROUPS.get(kind, ()):
+        for entry in importlib.metadata.entry_points(group=group):
+            place = f"{entry.module}:{entry.attr}"
+            names[entry.name] = tuple(sorted({place, *names.get(entry.name, ())}))
     return names
 
 
@@ -42,27 +53,48 @@ def installed(kind: str) -> dict[str, tuple[str, ...]]:
 class Interface:
     """What a class must offer: a base class, methods with the arguments they are called with, constructor arguments.
 
-    A class that is `kept` in snapshots must be found under its own name in its module.
+    The base may be written `module:Name`, which is imported when it is needed. `optional` methods must take these
+    arguments where a class overrides them. A class that is `kept` in snapshots must be found under its own name in its
+    module.
     """
 
     kind: str
-    base: type = object
+    base: type | str = object
     methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     kept: bool = False
+    optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def base_class(self) -> type:
+        """The base, imported."""
+        if isinstance(self.base, type):
+            return self.base
+        module, _, name = self.base.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def is_base(self, kind: type) -> bool:
+        """Whether this class is the base; that nothing has imported yet it cannot be."""
+        if isinstance(self.base, type):
+            return kind is self.base
+        module, _, name = self.base.partition(":")
+        return getattr(sys.modules.get(module), name, None) is kind
 
     def require(self, target: Any, name: str) -> None:
         """Raise UserError naming what the class `target` lacks; nothing of it is called."""
         what = f"{self.kind} {name}"
         if not isinstance(target, type):
             raise UserError(f"{what} is a {type(target).__name__}, not a class; give the name of a class")
-        if not issubclass(target, self.base):
-            base = f"{self.base.__module__}.{self.base.__name__}"
+        if not issubclass(target, self.base_class):
+            base = f"{self.base_class.__module__}.{self.base_class.__name__}"
             raise UserError(f"{what}: {target.__name__} is no {base}; make it a subclass")
         if inspect.isabstract(target):
             raise UserError(f"{what}: {target.__name__} must define {', '.join(sorted(target.__abstractmethods__))}")
         for method, arguments in self.methods.items():
             self._require_method(target, method, arguments, what)
+        for method, arguments in self.optional.items():
+            if getattr(target, method) is not getattr(self.base_class, method):
+                self._require_method(target, method, arguments, what)
         accepted = inspect.signature(target).parameters if self.arguments else {}
         missing = [argument for argument in self.arguments if argument not in accepted]
         if missing:
@@ -79,7 +111,11 @@ class Interface:
         wanted = f"{target.__name__} must define {method}({', '.join(arguments)})"
         # Not getattr: every class has a __call__, which makes its objects.
         owner = next((one for one in target.__mro__ if method in vars(one)), None)
-        if owner is None or owner in self.base.__mro__ or getattr(vars(owner)[method], "__isabstractmethod__", False):
+        if (
+            owner is None
+            or owner in self.base_class.__mro__
+            or getattr(vars(owner)[method], "__isabstractmethod__", False)
+        ):
             raise UserError(f"{what}: {wanted}")
         function = vars(owner)[method]
         plain = not isinstance(function, (staticmethod, classmethod))

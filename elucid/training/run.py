@@ -1,155 +1,142 @@
 """A run: everything that trains, and how it is saved and taken up again exactly."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from elucid.dnnlib.config import bind, construct
+from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import save_state
+from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
 from elucid.torch_utils.stats import Statistics
-from elucid.training.config.build import Parts, build, make, resolved
+from elucid.training.config.build import Parts, build
+from elucid.training.config.data import dataset_spec, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions
-from elucid.training.data.cache import cached
-from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
-from elucid.training.ema import EMA
 from elucid.training.encoders.vae import stored_encoder
 from elucid.training.objective import Objective
-from elucid.training.registry.names import ENCODERS, OPTIMIZERS
+from elucid.training.optim.optimizers import make_optimizer
+from elucid.training.optim.phase import PhaseOptimizer
+from elucid.training.registry.components import make, resolved
+from elucid.training.registry.names import TABLES
 from elucid.training.snapshots.snapshot import Snapshot, save_snapshot
-from elucid.training.types import NetSpec, Step
+from elucid.training.snapshots.transfer import load_teacher, transfer
+from elucid.training.types import Step
+
+STATE_VERSION = 2
 
 
-def open_training_data(options: DataOptions):
-    """The data set of a run, cached as its options say; one process per machine fills the cache, the others wait."""
-    dataset = open_dataset(
-        options.path,
-        use_labels=options.use_labels,
-        max_size=options.max_size,
-        seed=options.subset_seed,
-        latents=True,
-    )
-    if dataset.encoder is not None and options.xflip:
-        raise UserError(
-            f"--xflip=1: {options.path} holds latents, and mirrored latents are not those of the mirrored image; "
-            "train without it, or on the images themselves"
-        )
-    if dataset.has_labels and not options.use_labels:
-        distributed.print0("warning: the data set has labels but --cond is off: they are not used")
-    if options.label_dropout and not dataset.label_dim:
-        distributed.print0("warning: --label_dropout drops nothing, as the model is not told labels; give --cond=1 too")
-    if options.cache == "none":
-        return dataset
-    if distributed.local_rank() == 0:
-        dataset = cached(dataset, None)
-    distributed.barrier()
-    return cached(dataset, None, progress=False) if distributed.local_rank() != 0 else dataset
-
-
-def dataset_spec(dataset) -> NetSpec:
-    """What the data set alone asks of a network; for stored latents, before the encoder has seen them."""
-    return NetSpec(
-        resolution=dataset.resolution,
-        image_channels=dataset.channels,
-        label_dim=dataset.label_dim,
-        latent=dataset.encoder is not None,
-    )
-
-
-def build_for(options: dict, dataset, precision: str = "fp32", weights: bool = True) -> Parts:
+def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Parts:
     """`build` for a data set; latents that it stores say themselves which encoder they need."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     return build(options, dataset_spec(dataset), precision, weights)
 
 
-def check(options: dict) -> tuple[ImageDataset, Parts]:
+def check(options: dict) -> tuple[Dataset, Parts]:
     """Raise UserError for all that can be refused before training; the parts have no weights."""
     LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
     dataset = open_training_data(replace(data, cache="none"))
     parts = build_for(options, dataset, weights=False)
-    construct(EMA, options["ema"], "ema", denoiser=parts.denoiser)
-    make(options["optimizer"], OPTIMIZERS, "optimizer", params=parts.denoiser.parameters())
+    ema = make(options["ema"], "ema", "ema", denoiser=parts.denoiser)
+    optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
+    others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
+    parts.options |= {name: resolved(one) for name, one in {"ema": ema, "optimizer": optimizer, **others}.items()}
     return dataset, parts
 
 
 class Run:
-    """All objects of a run. `state_dict` and `load_state_dict` cover every one of them, on every process."""
+    """All objects of a run. `state_dict` and `load_state_dict` cover every one of them, on every process.
 
-    def __init__(self, options: dict, device: torch.device):
+    `source` is a snapshot whose weights it starts from; `transferred` then says which fitted. `log` takes lines.
+    """
+
+    def __init__(self, options: dict, device: torch.device, source: Snapshot | None = None):
         self.device = device
         data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
         self.loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
-        self.micro, self.rounds = self.loop.micro_batch(distributed.world_size())
+        self.micro_batch_size, self.grad_accum_steps = self.loop.micro_batch(distributed.world_size())
+        self.log: Callable[[str], None] = distributed.print0
         seed_everything(self.loop.seed)  # the same initial weights on all processes
-        dataset = open_training_data(data)
-        parts = build_for(options, dataset, self.loop.precision)
-        self.dataset, self.encoder, self.loss = dataset, parts.encoder, parts.loss
-        if hasattr(self.encoder, "to"):
-            self.encoder.to(device)
+        self.dataset = open_training_data(data)
+        parts = build_for(options, self.dataset, self.loop.precision)
+        self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
         self.denoiser = parts.denoiser.to(device).train()
+        self.transferred = transfer(source, self.denoiser) if source is not None else None
+        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
         self.objective = Objective(self.denoiser, self.loss.to(device))
-        self.ema = construct(EMA, options["ema"], "ema", denoiser=self.denoiser)
-        self.optimizer = make(options["optimizer"], OPTIMIZERS, "optimizer", params=self.objective.parameters())
+        self.ema = make(options["ema"], "ema", "ema", denoiser=self.denoiser)
+        self.lr_schedule = make(options["lr_schedule"], "lr_schedule")
         scaled = self.loop.precision == "fp16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(
             device.type, init_scale=self.loop.loss_scale, growth_interval=200, enabled=scaled
         )
-        self.batches = BatchStream(
-            dataset,
-            parts.encoder,
-            parts.augment,
-            self.denoiser.spec,
+        self.optimizers = {phase: self._optimizer(options["optimizer"], phase) for phase in self.loss.all_phases}
+        self.sampler, self.schedule = make(options["sampler"], "sampler"), make(options["schedule"], "schedule")
+        self.stream = BatchStream(
+            self.dataset,
+            parts.transforms,
             device,
             seed=self.loop.seed,
             xflip=data.xflip,
-            label_dropout=data.label_dropout,
             workers=data.workers,
             keep_on_device=data.cache == "gpu",
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
         self.stats = Statistics()
-        self.nimg = self.tick = self.tick_start_nimg = 0
+        self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
+        main = next(iter(self.optimizers.values()))
         self.options = {
             "dataset": asdict(data),
             **parts.options,
-            "optimizer": resolved(options["optimizer"], self.optimizer),
-            "ema": self.ema.recipe["options"],
+            "optimizer": resolved(main.optimizer),
+            "lr_schedule": resolved(self.lr_schedule),
+            "ema": resolved(self.ema),
+            "sampler": resolved(self.sampler),
+            "schedule": resolved(self.schedule),
             "loop": asdict(self.loop),
+            "hooks": options.get("hooks", []),
+            "loggers": options.get("loggers", []),
         }
         seed_everything(self.loop.seed * distributed.world_size() + distributed.rank())
+
+    def _optimizer(self, component: dict, phase: str) -> PhaseOptimizer:
+        named = list(self.loss.parameters_of(self.denoiser, phase))
+        if not named:
+            raise UserError(f"loss {type(self.loss).__name__} names no parameters to train in the phase {phase!r}")
+        optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
+        return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase)
 
     @property
     def step(self) -> Step:
         """Where training stands, before the next step."""
-        return Step(self.nimg, self.loop.total_nimg, self.loop.seed)
-
-    def reset_ema(self) -> None:
-        """Start the averages from the present weights."""
-        self.ema = construct(EMA, self.options["ema"], "ema", denoiser=self.denoiser)
+        return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
 
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on. All processes must call it together."""
         own = {"random": random_state(self.device), "stats": self.stats.state_dict()}
         return {
             "format": "elucid-state",
+            "version": STATE_VERSION,
             "options": json.dumps(self.options),
+            "index": self.index,
             "nimg": self.nimg,
-            "position": self.batches.position,
+            "position": self.stream.position,
             "tick": self.tick,
             "tick_start_nimg": self.tick_start_nimg,
             "elapsed": self.elapsed,
-            "objective": self.objective.state_dict(),
+            "objective": full_state(self.objective),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "processes": distributed.gather_objects(own),
             "data": self.data_facts(),
@@ -170,6 +157,9 @@ class Run:
 
         Raises UserError if it does not fit.
         """
+        version = state.get("version", 1)
+        if version not in range(1, STATE_VERSION + 1):
+            raise UserError(f"state format {version!r}; this program reads up to {STATE_VERSION}: update it")
         if state.get("data", self.data_facts()) != self.data_facts():
             raise UserError(
                 f"{self.dataset.path} is not the data set of the run to be resumed: {self.data_facts()}, then "
@@ -187,10 +177,14 @@ class Run:
         """Undo of `state_dict`. With another number of processes the noise drawn from here on differs, nothing else."""
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Format 1 had one optimizer, and steps were not counted.
+        optimizers = state["optimizers"] if "optimizers" in state else {"main": state["optimizer"]}
+        for phase, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizers[phase])
         self.scaler.load_state_dict(state["scaler"])
         self.nimg, self.tick, self.tick_start_nimg = state["nimg"], state["tick"], state["tick_start_nimg"]
-        self.batches.position, self.elapsed = state["position"], state["elapsed"]
+        self.index = state.get("index", self.nimg // self.loop.batch_size)
+        self.stream.position, self.elapsed = state["position"], state["elapsed"]
         processes = state["processes"]
         if len(processes) == distributed.world_size():
             own = processes[distributed.rank()]
@@ -217,10 +211,11 @@ class Run:
     def snapshot(self) -> Snapshot:
         """The averaged denoisers and what sampling from them needs."""
         data = self.dataset
+        parts = {"encoder": self.encoder, "sampler": self.sampler, "schedule": self.schedule}
         return Snapshot(
             emas=dict(self.ema.averages),
             # By its class: a plug-in's path or short name need not mean the same on another machine.
-            encoder={**self.options["encoder"], "name": kept_name(self.options["encoder"]["name"], self.encoder)},
+            **{kind: {**self.options[kind], "name": kept_name(kind, made)} for kind, made in parts.items()},
             dataset={
                 "name": data.name,
                 "resolution": list(data.resolution),
@@ -241,9 +236,10 @@ class Run:
         return path
 
 
-def kept_name(name: str, made) -> str:
+def kept_name(kind: str, made) -> str:
     """How a snapshot calls a component: by its short name, or by `module:Name` if it is from outside."""
-    return name if name in ENCODERS else made.recipe["class"]
+    name = made.recipe["name"]
+    return name if name in TABLES[kind] else made.recipe["class"]
 
 
 def write_options(folder: Path, options: dict) -> None:

@@ -1,4 +1,4 @@
-"""Names to objects: the chain dataset -> encoder -> augmentation -> loss -> network -> denoiser.
+"""Options to objects: the chain data set -> encoder -> transforms -> loss -> network -> denoiser.
 
 Each link may change what the network must take in and give out (`adapt`).
 """
@@ -9,12 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from elucid.dnnlib.config import bind, construct, lookup
+from elucid.dnnlib.config import bind, construct
 from elucid.dnnlib.errors import UserError
+from elucid.training.encoders.base import Encoder
 from elucid.training.losses.base import Loss
-from elucid.training.preconds.base import Denoiser
-from elucid.training.registry import names
-from elucid.training.registry.interfaces import INTERFACES, PARTS, SPEC_ARGUMENTS
+from elucid.training.preconds.base import Preconditioned
+from elucid.training.registry.components import find, make, merged, resolved, split
+from elucid.training.registry.interfaces import PARTS, SPEC_ARGUMENTS
+from elucid.training.registry.names import OPTIONS
+from elucid.training.transforms.base import Transform
+from elucid.training.transforms.coordinates import Coordinates
+from elucid.training.transforms.encode import Encode
+from elucid.training.transforms.flips import Mirror
+from elucid.training.transforms.label_dropout import LabelDropout
 from elucid.training.types import NetSpec
 
 
@@ -22,70 +29,70 @@ from elucid.training.types import NetSpec
 class Parts:
     """What training is made of; `options` are the components with every default filled in."""
 
-    encoder: object
-    augment: object | None
+    encoder: Encoder
+    transforms: list[Transform]
     loss: Loss
-    denoiser: Denoiser
-    options: dict[str, dict | None]
+    denoiser: Preconditioned
+    options: dict
 
 
-def split(component: dict, kind: str) -> tuple[str, dict]:
-    """Name and options of a component."""
-    if not isinstance(component, dict) or not isinstance(component.get("name"), str):
-        raise UserError(f'{kind} must look like {{"name": ..., option: value}}, not {component!r}')
-    return component["name"], {key: value for key, value in component.items() if key != "name"}
-
-
-def make(component: dict, table: dict[str, str], kind: str, **parts):
-    """The object that a component describes, built through its table of names."""
-    name, options = split(component, kind)
-    return construct(lookup(table, name, kind, INTERFACES[kind]), options, f"{kind} {name}", **parts)
-
-
-def resolved(component: dict, made) -> dict:
-    """The component with every default filled in, and with what the object itself `found` out about its options."""
-    return {"name": component["name"], **made.recipe["options"], **getattr(made, "found", {})}
-
-
-def make_encoder(component: dict, device: torch.device | str | None = None):
+def make_encoder(component: dict, device: torch.device | str | None = None) -> Encoder:
     """The encoder of a snapshot or a run, e.g. {"name": "rgb"}, on the device; without one, no weights are loaded."""
-    encoder = make(component, names.ENCODERS, "encoder")
-    if device is not None and hasattr(encoder, "to"):
-        encoder.to(device)
-    return encoder
+    encoder = make(component, "encoder")
+    return encoder if device is None else encoder.to(device)
 
 
 def make_network(component: dict, spec: NetSpec):
-    """A network for the spec; options a name stands for are defaults that `component` may override."""
+    """A network for the spec; options that a name stands for are defaults that `component` may override."""
     name, options = split(component, "network")
-    target = lookup(names.NETWORKS, name, "network", INTERFACES["network"])
+    target = find("network", name)
+    given = spec_arguments(target, spec, name)
+    for option in SPEC_ARGUMENTS:
+        if option in options and options[option] != given.get(option):
+            value = given.get(option, "not an option of this network")
+            raise UserError(f"network.{option} follows from the data set ({value}); do not set it")
+    options = merged(OPTIONS["network"].get(name, {}), options)
+    network = construct(target, {**options, **given}, f"network {name}")
+    network.recipe["name"] = name
+    return network
+
+
+def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
+    """What a network's constructor is told of the spec. Raises UserError if it takes no condition of the spec's."""
     height, width = spec.resolution
     given = {
         "img_resolution": height if height == width else [height, width],
         "in_channels": spec.in_channels,
         "out_channels": spec.out_channels,
-        "label_dim": spec.label_dim,
-        "augment_dim": spec.augment_dim,
+        "vector": dict(spec.vector),
+        "label_dim": spec.vector.get("labels", 0),
+        "augment_dim": spec.vector.get("augment", 0),
     }
-    for option in SPEC_ARGUMENTS:
-        if option in options and options[option] != given[option]:
-            raise UserError(f"network.{option} follows from the data set ({given[option]}); do not set it")
-    return construct(target, {**names.NETWORK_OPTIONS.get(name, {}), **options, **given}, f"network {name}")
+    taken = inspect.signature(target).parameters
+    known = {"labels": "label_dim", "augment": "augment_dim"}
+    for condition in spec.vector:
+        if "vector" not in taken and known.get(condition) not in taken:
+            raise UserError(
+                f"network {name} takes no condition {condition!r}; let its constructor take vector, a dict of names "
+                "and widths, or train without that condition"
+            )
+    return {argument: value for argument, value in given.items() if argument in taken}
 
 
 def make_denoiser(
     network: dict, precond: dict, spec: NetSpec, precision: str = "fp32", weights: bool = True
-) -> Denoiser:
+) -> Preconditioned:
     """A denoiser with new weights, or without any, to check options. The preconditioner may `adapt` the spec."""
     name, options = split(precond, "precond")
-    target = lookup(names.PRECONDS, name, "preconditioner", INTERFACES["preconditioner"])
-    if hasattr(target, "adapt"):
-        spec = target.adapt(spec)
+    target = find("preconditioner", name)
+    spec = target.adapt(spec)
     # Before the network: a misspelt option of the preconditioner should not cost building 280 M parameters.
     bind(target, options, f"preconditioner {name}", PARTS)
     with nullcontext() if weights else torch.device("meta"):
         model = make_network(network, spec)
-    return construct(target, {**options, "precision": precision}, f"preconditioner {name}", model=model, spec=spec)
+    denoiser = construct(target, {**options, "precision": precision}, f"preconditioner {name}", model=model, spec=spec)
+    denoiser.recipe["name"] = name
+    return denoiser
 
 
 def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True) -> Parts:
@@ -94,26 +101,32 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     Raises UserError for unknown names and options, and for a loss that refuses the denoiser.
     """
     encoder = make_encoder(options["encoder"], "cpu" if weights else None)
-    augment = make(options["augment"], names.AUGMENTS, "augment") if options["augment"] else None
-    loss = make_loss(options["loss"])
-    spec = encoder.adapt(dataset_spec)
-    if augment is not None:
-        spec = augment.adapt(spec)
+    augment = make(options["augment"], "transform", "augment") if options.get("augment") else None
+    own = [make(component, "transform") for component in options.get("transforms") or []]
+    loss = make(options["loss"], "loss")
+    transforms = [Encode(encoder), *([augment] if augment else []), *own]
+    spec = dataset_spec
+    for transform in transforms:
+        spec = transform.adapt(spec)
     spec = adapted(spec, loss)
     denoiser = make_denoiser(options["network"], options["precond"], spec, precision, weights)
     loss.check(denoiser)
-    network = {
-        key: value for key, value in resolved(options["network"], denoiser.model).items() if key not in SPEC_ARGUMENTS
-    }
-    precond = {key: value for key, value in resolved(options["precond"], denoiser).items() if key != "precision"}
+    data = options.get("dataset", {})
+    first = [Mirror()] if data.get("xflip") else []
+    dropout = [LabelDropout(data["label_dropout"])] if data.get("label_dropout") and dataset_spec.label_dim else []
+    coordinates = [Coordinates()] if "coords" in spec.spatial else []
+    # Augmentation moves coordinates with the image, so they are there before it.
+    transforms = [*first, transforms[0], *dropout, *coordinates, *transforms[1:]]
+    network = {key: value for key, value in resolved(denoiser.model).items() if key not in SPEC_ARGUMENTS}
     components = {
-        "encoder": resolved(options["encoder"], encoder),
-        "augment": resolved(options["augment"], augment) if augment is not None else None,
+        "encoder": resolved(encoder),
+        "augment": resolved(augment) if augment else None,
+        "transforms": [resolved(one) for one in own],
         "network": network,
-        "precond": precond,
-        "loss": resolved_loss(options["loss"], loss),
+        "precond": {key: value for key, value in resolved(denoiser).items() if key != "precision"},
+        "loss": resolved(loss),
     }
-    return Parts(encoder, augment, loss, denoiser, components)
+    return Parts(encoder, transforms, loss, denoiser, components)
 
 
 def adapted(spec: NetSpec, loss: Loss) -> NetSpec:
@@ -121,28 +134,13 @@ def adapted(spec: NetSpec, loss: Loss) -> NetSpec:
     asked, name = loss.adapt(spec), type(loss).__name__
     if not isinstance(asked, NetSpec):
         raise UserError(f"loss {name}: adapt returned {type(asked).__name__}; return spec, or spec.replace(...)")
-    for option in ("resolution", "image_channels", "label_dim", "augment_dim", "latent"):
-        if getattr(asked, option) != getattr(spec, option):
-            raise UserError(f"loss {name}: adapt changed {option}, which the data decide; leave it as it is")
+    changed = [
+        option
+        for option in ("resolution", "image_channels", "latent")
+        if getattr(asked, option) != getattr(spec, option)
+    ]
+    for there, wanted in ((spec.vector, asked.vector), (spec.spatial, asked.spatial)):
+        changed += [condition for condition, width in there.items() if wanted.get(condition) != width]
+    if changed:
+        raise UserError(f"loss {name}: adapt changed {changed[0]}, which the data decide; leave it as it is")
     return asked
-
-
-def make_loss(component: dict) -> Loss:
-    """The loss that a component describes; a loss that wraps another one has it as its component `base`."""
-    name, options = split(component, "loss")
-    target = lookup(names.LOSSES, name, "loss", INTERFACES["loss"])
-    parts = {}
-    if "base" in inspect.signature(target).parameters:
-        base = options.pop("base", None)
-        if base is None:
-            raise UserError(f"the loss {name} wraps another one; write for example --loss={name}(edm)")
-        parts["base"] = make_loss(base)
-    elif "base" in options:
-        raise UserError(f"the loss {name} wraps no other; write --loss={name}")
-    return construct(target, options, f"loss {name}", **parts)
-
-
-def resolved_loss(component: dict, loss: Loss) -> dict:
-    """The component of a chain of losses with every default filled in."""
-    chain = resolved(component, loss)
-    return {**chain, "base": resolved_loss(component["base"], loss.base)} if "base" in component else chain

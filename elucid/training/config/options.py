@@ -7,7 +7,8 @@ from pathlib import Path
 from elucid.dnnlib.config import parse_chain, set_by_path
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
-from elucid.training.registry.names import PRECONDS
+from elucid.training.config.upgrade import look_up, moved, moved_assignment
+from elucid.training.registry.components import find
 
 FLAGS = {
     "data": "dataset.path",
@@ -23,7 +24,10 @@ FLAGS = {
     "dropout": "network.dropout",
     "implicit_mlp": "network.implicit_mlp",
     "precond": "precond.name",
+    "optimizer": "optimizer.name",
     "lr": "optimizer.lr",
+    "lr_schedule": "lr_schedule.name",
+    "clip": "loop.max_grad_norm",
     "ema": "ema.halflife_mimg",
     "augment": "augment.p",
     "duration": "loop.duration_mimg",
@@ -54,6 +58,9 @@ SAY_THE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
 PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and another loss than its own."""
 
+LISTS = {"transforms", "hooks", "loggers"}
+"""Parts that are lists of components."""
+
 CACHES = {"0": "none", "1": "disk", "gpu": "gpu"}
 
 ENCODER_OF = {False: "rgb", True: "vae"}
@@ -62,7 +69,8 @@ ENCODER_OF = {False: "rgb", True: "vae"}
 
 def options_from(flags: dict) -> dict:
     """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
-    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], own_loss(flags["precond"])))
+    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["loss"]))
+    flags = {**flags, "loss": flags["loss"] or loss}
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
     if flags["fp16"]:
@@ -75,28 +83,41 @@ def options_from(flags: dict) -> dict:
         "dataset": {},
         "encoder": {},
         "augment": {"name": "edm"} if flags["augment"] else None,
+        "transforms": [{"name": name} for name in flags["transforms"]],
         "network": {},
         "precond": {},
-        "loss": loss_chain(loss if flags["loss"] is None else flags["loss"], flags),
-        "optimizer": {"name": "adam"},
-        "ema": {},
+        "loss": loss_chain(flags["loss"] or own_loss(precond), flags),
+        "optimizer": {},
+        "lr_schedule": {},
+        "ema": {"name": "halflife"},
+        "sampler": {"name": "edm"},
+        "schedule": {"name": "karras"},
         "loop": {},
+        "hooks": [{"name": name} for name in flags["hooks"]],
+        "loggers": [{"name": name} for name in flags["loggers"]],
     }
     for flag, path in FLAGS.items():
         part, name = path.split(".")
         if values[flag] is not None and options[part] is not None:
             options[part][name] = values[flag]
     for assignment in flags["assignments"]:
-        set_by_path(options, assignment)
+        set_by_path(options, moved_assignment(assignment, options))
     for part, value in options.items():
-        if not isinstance(value, dict) and (part, value) != ("augment", None):
+        if part in LISTS and not isinstance(value, list):
+            raise UserError(
+                f'--set {part}={value!r}: {part} is a list of components, e.g. [{{"name": "mine.py:Name"}}]'
+            )
+        if part not in LISTS and not isinstance(value, dict) and (part, value) != ("augment", None):
             raise UserError(f"--set {part}={value!r}: {part} consists of options; set one, {part}.option=value")
     return options
 
 
 def own_loss(precond: str) -> str:
-    """The loss of a preconditioner that is given none."""
-    return precond if precond in PRECONDS else "edm"
+    """The loss of a preconditioner that is given none. Raises UserError if it has none of its own."""
+    loss = find("preconditioner", precond).default_loss
+    if loss is None:
+        raise UserError(f"--precond={precond} has no loss of its own; give --loss")
+    return loss
 
 
 def precond_and_loss(options: dict) -> str:
@@ -106,7 +127,8 @@ def precond_and_loss(options: dict) -> str:
         names.append(str(chain.get("name")))
         chain = chain.get("base")
     loss = "(".join(names) + ")" * (len(names) - 1)
-    short = {meaning: name for name, meaning in PRECOND_MEANS.items()} | {(precond, own_loss(precond)): precond}
+    own = find("preconditioner", precond).default_loss
+    short = {meaning: name for name, meaning in PRECOND_MEANS.items()} | {(precond, own): precond}
     return short.get((precond, loss)) or "-".join([precond, *names])
 
 
@@ -129,12 +151,12 @@ def loss_chain(text: str, flags: dict) -> dict:
     """The component that a chain such as `patch(cdm(edm))` and the flags of its losses describe."""
     chain = parse_chain(text)
     wants_patch = flags["patch"] or flags["real_p"] is not None or flags["progressive"]
-    if wants_patch and find(chain, "patch") is None:
+    if wants_patch and in_chain(chain, "patch") is None:
         chain = {"name": "patch", "base": chain}
     for flag, owner in LOSS_FLAGS.items():
         if flags[flag] is None:
             continue
-        component = find(chain, owner)
+        component = in_chain(chain, owner)
         if component is None:
             raise UserError(
                 f"--{flag} belongs to the loss {owner!r}, which --loss={text} lacks; give --loss={owner}({text})"
@@ -143,7 +165,7 @@ def loss_chain(text: str, flags: dict) -> dict:
     return chain
 
 
-def find(chain: dict | None, name: str) -> dict | None:
+def in_chain(chain: dict | None, name: str) -> dict | None:
     """The component of that name in a chain of losses."""
     while chain is not None and chain["name"] != name:
         chain = chain.get("base")
@@ -166,10 +188,9 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
             result[f"{path}.name"] = component.get("name")
         result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
         path, component = f"{path}.base", component.get("base")
+    for part in LISTS & given:
+        result[part] = options[part]
     for assignment in flags["assignments"]:
-        place = assignment.partition("=")[0]
-        value = options
-        for key in place.split("."):
-            value = value[key]
-        result[place] = value
+        place = moved(assignment.partition("=")[0], options)
+        result[place] = look_up(options, place)
     return result

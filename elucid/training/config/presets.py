@@ -27,8 +27,8 @@ PRESETS = {
         "assignments": [
             "network.num_blocks=1",
             "network.attn_resolutions=[8]",
-            "optimizer.lr_rampup_kimg=2",
-            "optimizer.lr_rampdown=0.5",
+            "lr_schedule.warmup_kimg=2",
+            "lr_schedule.cooldown=0.5",
         ],
     },
     "cifar10-cond-edm": {"cond": True, "arch": "ddpmpp"},

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.checkpoint import load_state, newest_state
+from elucid.torch_utils.distributed import print0
+from elucid.training.config.upgrade import upgraded
 
 RESUMABLE = {
     "dataset.path",
@@ -24,6 +26,10 @@ RESUMABLE = {
     "loop.snapshot_ticks",
     "loop.state_ticks",
     "loop.grid_images",
+    "sampler",  # of the grids, and of what samples the snapshot
+    "schedule",
+    "hooks",
+    "loggers",
 }
 """Options that a resumed run may change; any other would make it another run."""
 
@@ -54,18 +60,21 @@ def _next_number(outdir: Path) -> int:
 def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path, dict] | None:
     """Folder and state that `--resume` means: a state file, a run folder, or `auto`.
 
-    `auto` gives the newest whole state of the newest run of that description, or None if there is none yet.
-    Raises UserError if a named file or folder holds no whole state.
+    `auto` gives the newest whole state of the newest run of that description, by whatever number of processes; where
+    there is none yet it says so and gives None. Raises UserError if a named file or folder holds no whole state.
     """
     if resume == "auto":
         if outdir is None:
             raise UserError("--resume=auto needs --outdir, where it looks for runs")
-        runs = [path for path in Path(outdir).glob(f"*-{description}") if re.match(r"\d+-", path.name)]
-        runs = [path for path in runs if re.sub(r"^\d+-", "", path.name) == description]
-        for folder in [*sorted(runs, reverse=True), Path(outdir)]:
+        runs = [path for path in Path(outdir).glob("*-*") if re.match(r"\d+-", path.name)]
+        same = [path for path in runs if _identity(path.name) == _identity(f"0-{description}")]
+        for folder in [*sorted(same, reverse=True), Path(outdir)]:
             found = newest_state(folder)
             if found is not None:
                 return folder, found[1]
+        others = ", ".join(path.name for path in sorted(runs, reverse=True)[:3])
+        there = f"; others are there: {others}" if others else ""
+        print0(f"note: --resume=auto found no state of a run {description} in {outdir}{there}; a new run starts")
         return None
     path = Path(resume)
     if path.is_dir():
@@ -76,6 +85,11 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
     return path.parent, load_state(path)
 
 
+def _identity(name: str) -> str:
+    """What a run folder's name says of the run itself: not its number, nor how many processes it has."""
+    return re.sub(r"-gpus\d+-", "-", re.sub(r"^\d+-", "", name))
+
+
 def merge_options(state: dict, given: dict[str, object]) -> dict:
     """Options of a state with the explicitly given ones (by dotted path) laid over.
 
@@ -83,6 +97,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
     """
     try:
         options = json.loads(state["options"])
+        options = options if "sampler" in options else upgraded(options)  # format 1 had no sampler
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("the state holds no options; resume from another one") from error
     for path, value in given.items():
@@ -92,7 +107,10 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
             node = (node.get(part) or {}) if isinstance(node, dict) else {}
         old = node.get(last)
         same = old == value or (isinstance(old, (list, tuple)) and list(old) == value)
-        if same or path in RESUMABLE:
+        same = same or (isinstance(old, dict) and old.get("name") == value)
+        if same:
+            continue
+        if path in RESUMABLE or path.partition(".")[0] in RESUMABLE:
             node[last] = value
             continue
         raise UserError(

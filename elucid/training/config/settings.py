@@ -15,6 +15,7 @@ class DataOptions:
     """The data set of a run and how its batches are made; the flags of train.py say what each means."""
 
     path: str
+    reader: dict | str | None = None
     use_labels: bool = False
     xflip: bool = False
     label_dropout: float = 0.0
@@ -46,6 +47,7 @@ class LoopOptions:
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500
     grid_images: int = 64
+    max_grad_norm: float | None = None
 
     def __post_init__(self):
         require("loop.precision", self.precision, PRECISIONS)
@@ -53,7 +55,7 @@ class LoopOptions:
         require("loop.seed", self.seed, (0, LARGEST_SEED))
         for name in ("batch_size", "batch_gpu"):
             require(f"loop.{name}", getattr(self, name), (1, math.inf))
-        for name in ("tick_kimg", "loss_scale"):
+        for name in ("tick_kimg", "loss_scale", "max_grad_norm"):
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
         for name in ("snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))

@@ -10,6 +10,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet, open_files
+from elucid.training.data.base import Dataset
 from elucid.training.data.labels import Labels, from_json
 from elucid.training.data.pictures import header, is_picture, load_picture
 
@@ -67,10 +68,8 @@ def encoder_line(encoder: dict) -> str:
     return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
 
 
-class ImageDataset:
+class ImageDataset(Dataset):
     """Images in the order of their sorted names. Safe to read from threads, to pickle, and to use after a fork."""
-
-    encoder: dict | None = None  # with what the stored latents were made
 
     def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
         self._files = source

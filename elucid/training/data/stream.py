@@ -1,17 +1,18 @@
-"""The stream of training batches: load, flip, encode, add coordinates, augment, drop labels.
+"""The stream of training batches: images of the data set in an order that can be resumed, through the transforms.
 
 Which image stands at which position is a pure function of (seed, position): the same for any number of workers
 and processes, and resumable from the position alone.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from elucid.training.preconds.base import coordinate_grid
-from elucid.training.types import Batch, NetSpec
+from elucid.training.transforms.base import Transform
+from elucid.training.types import Batch
 
 
 class Order:
@@ -41,28 +42,26 @@ class BatchStream:
     """Batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
     `dataset` gives `image(i)` [C,H,W] as the encoder takes it and `label(i)` f32 [D], and may hold all images as
-    `array` [N,C,H,W]. `keep_on_device` copies that array to the device once. The next batch is loaded while this one
-    is trained on.
+    `array` [N,C,H,W]. `transforms` are applied on the device, in order. `xflip` doubles the data set: batches say which
+    images are to be mirrored. `keep_on_device` copies the array to the device once. The next batch is loaded while this
+    one is trained on.
     """
 
     def __init__(
         self,
         dataset,
-        encoder,
-        augment,
-        spec: NetSpec,
+        transforms: Sequence[Transform],
         device: torch.device,
         *,
         seed: int = 0,
         xflip: bool = False,
-        label_dropout: float = 0.0,
         workers: int = 1,
         keep_on_device: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.dataset, self.encoder, self.augment, self.spec, self.device = dataset, encoder, augment, spec, device
-        self.xflip, self.label_dropout, self.rank, self.world_size = xflip, label_dropout, rank, world_size
+        self.dataset, self.transforms, self.device = dataset, list(transforms), device
+        self.xflip, self.rank, self.world_size = xflip, rank, world_size
         self.position = 0
         self._order = Order(len(dataset) * (2 if xflip else 1), seed)
         self._array = getattr(dataset, "array", None)
@@ -78,7 +77,7 @@ class BatchStream:
             array = np.stack([self.dataset.image(index) for index in range(len(self.dataset))])
         return torch.from_numpy(np.array(array))
 
-    def take(self, count: int) -> Batch:
+    def next(self, count: int) -> Batch:
         """The next `count` images of this process, [count,C,H,W], with their conditions."""
         key = (self.position, count)
         if self._ahead is not None and self._ahead[0] == key:
@@ -107,18 +106,10 @@ class BatchStream:
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
         raw, labels, flips = (part.to(self.device, non_blocking=True) for part in (raw, labels, flips))
-        mirrored = flips[:, None, None, None]
-        if self.xflip:  # before encoding: the latents of a mirrored image are not its latents mirrored
-            raw = torch.where(mirrored, raw.flip(3), raw)
-        batch = Batch(self.encoder.encode(raw))
-        if self.spec.label_dim:
-            if self.label_dropout:
-                labels = labels * (torch.rand(len(labels), 1, device=self.device) >= self.label_dropout)
-            batch.cond["labels"] = labels
-        if self.spec.coord_channels:
-            grid = coordinate_grid(*batch.images.shape[2:], device=self.device).expand(len(labels), -1, -1, -1)
-            batch.cond["coords"] = torch.where(mirrored, grid.flip(3), grid) if self.xflip else grid
-        return batch if self.augment is None else self.augment(batch)
+        batch = Batch(raw, {"labels": labels} if self.dataset.label_dim else {}, flips if self.xflip else None)
+        for transform in self.transforms:
+            batch = transform(batch)
+        return batch
 
     def close(self) -> None:
         """Stop the loading threads."""

@@ -3,14 +3,11 @@
 import torch
 from torch import Tensor
 
-from elucid.training.types import NetSpec
+from elucid.training.encoders.base import Encoder
 
 
-class RGB:
+class RGB(Encoder):
     """x = u / 127.5 - 1 and back u = trunc(clip(x * 127.5 + 128, 0, 255)); gray images have one channel."""
-
-    def adapt(self, spec: NetSpec) -> NetSpec:
-        return spec
 
     def encode(self, raw: Tensor) -> Tensor:
         """u8 [B,C,H,W] -> f32 [B,C,H,W] in [-1, 1]."""

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.autoencoder import read_config, read_model, weights_hash
+from elucid.training.encoders.base import Encoder
 from elucid.training.encoders.rgb import RGB
 from elucid.training.types import NetSpec
 
 
-class VAE:
+class VAE(Encoder):
     """x = (mean + std * noise - shift) * scale, of the posterior a diffusers AutoencoderKL gives an image; and back.
 
     `scale` is the autoencoder's own factor where it is None (0.18215 for Stable Diffusion's). With `sha256`, other

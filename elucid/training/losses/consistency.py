@@ -2,20 +2,21 @@
 
 import math
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss
+from elucid.training.losses.base import Loss, LossWrapper, per_element
 from elucid.training.losses.dsm import DSM
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.preconds.base import Denoiser
 from elucid.training.samplers.sde import reverse_sde_path
-from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
+from elucid.training.types import Batch, LossOutput, Prediction, Step
 
 
-class ConsistencyLoss(Loss):
+class ConsistencyLoss(LossWrapper):
     """base + weight * (D1 - D)(D2 - D), D = D(x; sigma), D_i = D(x_i; sigma') at the ends of two reverse-SDE paths.
 
     Both paths start at the base loss's (x, sigma), go down to sigma' = max(sigma - U(epsilon_min, epsilon_max),
@@ -39,7 +40,7 @@ class ConsistencyLoss(Loss):
         path_mode: str = "train",
         reuse_start: bool = True,
     ):
-        super().__init__()
+        super().__init__(base)
         if not isinstance(base, DSM):
             raise UserError(f"cdm wraps edm, vp, ve or iddpm, not {type(base).__name__}; write e.g. patch(cdm(edm))")
         if martingale_steps < 2:
@@ -55,34 +56,25 @@ class ConsistencyLoss(Loss):
             raise UserError(f"consistency_fraction={consistency_fraction} must be above 0 and at most 1")
         if path_mode not in ("train", "eval"):
             raise UserError(f"path_mode={path_mode!r}: choose train or eval")
-        self.base = base
         self.martingale_lambda, self.martingale_steps, self.rho = martingale_lambda, martingale_steps, rho
         self.epsilon_min, self.epsilon_max, self.sigma_floor = epsilon_min, epsilon_max, sigma_floor
         self.consistency_fraction, self.path_mode, self.reuse_start = consistency_fraction, path_mode, reuse_start
-
-    def adapt(self, spec: NetSpec) -> NetSpec:
-        return self.base.adapt(spec)
-
-    def check(self, denoiser: Denoiser) -> None:
-        self.base.check(denoiser)
-
-    def image_multiplier(self, step: Step) -> int:
-        return self.base.image_multiplier(step)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         start = self.base.evaluate(denoiser, batch)
         dsm = start.error.sum(dim=(1, 2, 3))
         count, weight = self.share(len(batch), step)
         full = torch.zeros_like(dsm)
-        if count == 0:
-            return LossOutput(dsm, {"dsm": dsm, "consistency": full})
-        chosen = torch.randperm(len(batch), device=batch.images.device)[:count] if count < len(batch) else slice(None)
-        cond = {key: value[chosen] for key, value in batch.cond.items()}
-        x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
-        ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
-        term = self.consistency(denoiser, ends, sigma_end, x0, cond).sum(dim=(1, 2, 3))
-        full[chosen] = term * weight
-        return LossOutput(dsm + self.martingale_lambda * full, {"dsm": dsm, "consistency": full})
+        if count > 0:
+            everywhere = count == len(batch)
+            chosen = slice(None) if everywhere else torch.randperm(len(batch), device=batch.images.device)[:count]
+            cond = {key: value[chosen] for key, value in batch.cond.items()}
+            x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
+            ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
+            full[chosen] = self.consistency(denoiser, ends, sigma_end, x0, cond).sum(dim=(1, 2, 3)) * weight
+        loss = dsm + self.martingale_lambda * full if count > 0 else dsm
+        terms = {"loss": loss, "dsm": dsm, "consistency": full}
+        return LossOutput(loss, {name: per_element(term, batch.images) for name, term in terms.items()})
 
     def share(self, batch_size: int, step: Step) -> tuple[int, float]:
         """How many images of a batch get the term in this step, and its weight there."""
@@ -105,7 +97,7 @@ class ConsistencyLoss(Loss):
         sigmas = rho_levels(self.martingale_steps, twice(end).flatten(), twice(sigma).flatten(), self.rho)
         first = twice(x0.detach()) if self.reuse_start else None
         with mode(denoiser, self.path_mode):
-            ends = reverse_sde_path(lambda at, level: denoiser(at, level, doubled).x0, twice(x), sigmas, first=first)
+            ends = reverse_sde_path(partial(denoiser, cond=doubled), twice(x), sigmas, first=first)
         return ends.to(x.dtype), twice(end)
 
     @staticmethod
@@ -115,9 +107,6 @@ class ConsistencyLoss(Loss):
         prediction: Prediction = denoiser(ends, sigma_end, doubled)
         first, second = prediction.x0.chunk(2)
         return (first - x0) * (second - x0)
-
-    def after_step(self, denoiser: Denoiser, step: Step) -> None:
-        self.base.after_step(denoiser, step)
 
 
 def twice(values: Tensor) -> Tensor:

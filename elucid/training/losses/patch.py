@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss
-from elucid.training.preconds.base import Denoiser, coordinate_grid
+from elucid.training.losses.base import Loss, LossWrapper
+from elucid.training.preconds.base import Denoiser
+from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 
-class PatchLoss(Loss):
+class PatchLoss(LossWrapper):
     """`base` on crops of one size per step: R/4, R/2, R with probability (1-p) 2/5, (1-p) 3/5, p, for p = `real_p`.
 
     Latents have R/2, R with 1-p, p. Smaller crops come with R/size times the images. `progressive` walks through the
@@ -18,18 +19,18 @@ class PatchLoss(Loss):
     """
 
     def __init__(self, base: Loss, real_p: float = 0.5, progressive: bool = False):
-        super().__init__()
+        super().__init__(base)
         if not 0 <= real_p <= 1:
             raise UserError(f"real_p={real_p} is a probability; give a value from 0 to 1")
-        self.base, self.real_p, self.progressive = base, real_p, progressive
+        self.real_p, self.progressive = real_p, progressive
         self.divisors: tuple[int, ...] = (4, 2, 1)
 
     def adapt(self, spec: NetSpec) -> NetSpec:
         self.divisors = (2, 1) if spec.latent else (4, 2, 1)
-        return self.base.adapt(spec).replace(coord_channels=2)
+        return super().adapt(spec).with_spatial("coords", 2)
 
     def check(self, denoiser: Denoiser) -> None:
-        self.base.check(denoiser)
+        super().check(denoiser)
         if isinstance(self.base, PatchLoss):
             raise UserError("patch(patch(...)): crops of crops are not defined; write patch once")
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
@@ -61,18 +62,12 @@ class PatchLoss(Loss):
         return self.divisors[-1]
 
     def image_multiplier(self, step: Step) -> int:
-        return self.divisor(step) * self.base.image_multiplier(step)
+        return self.divisor(step) * super().image_multiplier(step)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         divisor = self.divisor(step)
         height, width = batch.images.shape[2:]
-        crops = random_crops(with_coordinates(batch), height // divisor, width // divisor)
-        out = self.base(denoiser, crops, step)
-        out.elements = out.elements or crops.images[0].numel()
-        return out
-
-    def after_step(self, denoiser: Denoiser, step: Step) -> None:
-        self.base.after_step(denoiser, step)
+        return self.base(denoiser, random_crops(with_coordinates(batch), height // divisor, width // divisor), step)
 
 
 def with_coordinates(batch: Batch) -> Batch:

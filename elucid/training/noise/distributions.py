@@ -1,55 +1,87 @@
 """Distributions of the noise level in training."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.preconds.base import Denoiser
+from elucid.training.noise.processes import VEProcess, VPProcess
 
 
-class LogNormal:
+class NoiseDistribution(ABC):
+    """Draws noise levels for training; what it needs to know of the process, it reads from the denoiser."""
+
+    def check(self, denoiser) -> None:  # noqa: B027 - most can draw for any
+        """Raise UserError when there is nothing to draw for this denoiser; called once, when building."""
+
+    @abstractmethod
+    def sample(self, count: int, denoiser, device) -> Tensor:
+        """Draws [count,1,1,1] on the device."""
+
+
+class LogNormal(NoiseDistribution):
     """ln sigma ~ N(P_mean, P_std^2), EDM's distribution (Karras et al. 2022, table 1)."""
 
     def __init__(self, P_mean: float = -1.2, P_std: float = 1.2):
+        if P_std < 0:
+            raise UserError(f"P_std={P_std} must not be negative; EDM uses 1.2")
         self.P_mean, self.P_std = P_mean, P_std
 
-    def sample(self, count: int, denoiser: Denoiser, device) -> Tensor:
-        """Draws [count,1,1,1]."""
+    def sample(self, count: int, denoiser, device) -> Tensor:
         return (torch.randn(count, 1, 1, 1, device=device) * self.P_std + self.P_mean).exp()
 
 
-class VPUniform:
-    """sigma(t) of the variance-preserving process at t ~ U(epsilon_t, 1) (Karras et al. 2022, table 1)."""
+class VPUniform(NoiseDistribution):
+    """sigma(t) of the variance-preserving process at t ~ U(epsilon_t, 1) (Karras et al. 2022, table 1).
 
-    def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
-        self.beta_d, self.beta_min, self.epsilon_t = beta_d, beta_min, epsilon_t
+    The process is the denoiser's, or the published one where the denoiser has another kind; what is given here wins.
+    """
 
-    def sample(self, count: int, denoiser: Denoiser, device) -> Tensor:
-        """Draws [count,1,1,1]."""
-        t = 1 + torch.rand(count, 1, 1, 1, device=device) * (self.epsilon_t - 1)
-        return (0.5 * self.beta_d * t**2 + self.beta_min * t).exp().sub(1).sqrt()
+    def __init__(self, beta_d: float | None = None, beta_min: float | None = None, epsilon_t: float | None = None):
+        given = {"beta_d": beta_d, "beta_min": beta_min, "epsilon_t": epsilon_t}
+        self.given = {name: value for name, value in given.items() if value is not None}
+        VPProcess(**self.given)
+
+    def process(self, denoiser) -> VPProcess:
+        """The process whose levels are drawn."""
+        own = denoiser.process if isinstance(denoiser.process, VPProcess) else VPProcess()
+        return VPProcess(**{name: getattr(own, name) for name in ("beta_d", "beta_min", "epsilon_t")} | self.given)
+
+    def sample(self, count: int, denoiser, device) -> Tensor:
+        process = self.process(denoiser)
+        t = 1 + torch.rand(count, 1, 1, 1, device=device) * (process.epsilon_t - 1)
+        return process.sigma(t)
 
 
-class LogUniform:
-    """ln sigma ~ U(ln sigma_min, ln sigma_max), VE's distribution (Karras et al. 2022, table 1)."""
+class LogUniform(NoiseDistribution):
+    """ln sigma ~ U(ln sigma_min, ln sigma_max), VE's distribution (Karras et al. 2022, table 1).
 
-    def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100.0):
-        if not 0 < sigma_min <= sigma_max:
-            raise UserError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min <= sigma_max")
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+    The ends are those of the denoiser's process, or the published 0.02 and 100 where that has none; what is given here
+    wins.
+    """
 
-    def sample(self, count: int, denoiser: Denoiser, device) -> Tensor:
-        """Draws [count,1,1,1]."""
+    def __init__(self, sigma_min: float | None = None, sigma_max: float | None = None):
+        given = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+        self.given = {name: value for name, value in given.items() if value is not None}
+        VEProcess(**self.given)
+
+    def sample(self, count: int, denoiser, device) -> Tensor:
+        own = denoiser.process if isinstance(denoiser.process, VEProcess) else VEProcess()
+        ends = VEProcess(**{"sigma_min": own.sigma_min, "sigma_max": own.sigma_max} | self.given)
         uniform = torch.rand(count, 1, 1, 1, device=device)
-        return self.sigma_min * (uniform * math.log(self.sigma_max / self.sigma_min)).exp()
+        return ends.sigma_min * (uniform * math.log(ends.sigma_max / ends.sigma_min)).exp()
 
 
-class DenoiserLevels:
+class DiscreteLevels(NoiseDistribution):
     """sigma = u_j, j uniform over the discrete levels of the denoiser, iDDPM's distribution (ibid., table 1)."""
 
-    def sample(self, count: int, denoiser: Denoiser, device) -> Tensor:
-        """Draws [count,1,1,1]."""
-        levels = denoiser.u[: denoiser.M].to(device)
+    def check(self, denoiser) -> None:
+        if denoiser.levels is None:
+            kind = type(denoiser).__name__
+            raise UserError(f"the loss needs discrete noise levels, {kind} has none; use --precond=iddpm")
+
+    def sample(self, count: int, denoiser, device) -> Tensor:
+        levels = denoiser.levels.to(device)
         return levels[torch.randint(len(levels), (count, 1, 1, 1), device=device)]

@@ -1,17 +1,55 @@
-"""The noise levels that a sampler visits (Karras et al. 2022, table 1), and the curves sigma(t) that it can follow.
+"""The noise levels that a sampler visits (Karras et al. 2022, table 1).
 
-A discretization chooses num_steps levels from sigma_max down to sigma_min; a sampler adds the final 0. A curve and a
-scaling choose the differential equation that connects them, which matters only to `samplers/ablation.py`.
+A schedule is a component: `schedule(denoise, num_steps)` gives levels from sigma_max to sigma_min and the final 0, each
+one that the denoiser knows.
 """
 
-import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
-from elucid.training.preconds.iddpm import iddpm_levels
+from elucid.dnnlib.errors import UserError
+from elucid.training.noise.discrete import iddpm_levels
+from elucid.training.noise.processes import EPSILON_S, VE_SIGMA_MAX, VE_SIGMA_MIN, VPProcess
 
-EPSILON_S = 1e-3  # where the variance-preserving time steps end
+
+class Schedule(ABC):
+    """Base: `num_steps` levels between sigma_max and sigma_min, which default to `default_range`.
+
+    `num_steps` None leaves the number to the sampler. The denoiser's own range limits both ends. Raises UserError for
+    values that leave no range.
+    """
+
+    default_range: tuple[float, float] = (0.002, 80.0)
+
+    def __init__(self, num_steps: int | None = None, sigma_min: float | None = None, sigma_max: float | None = None):
+        if num_steps is not None and num_steps < 1:
+            raise UserError(f"num_steps={num_steps} must be at least 1 (--steps)")
+        if sigma_min is not None and sigma_min <= 0:
+            raise UserError(f"sigma_min={sigma_min} must be positive (--sigma_min)")
+        self.num_steps, self.sigma_min, self.sigma_max = num_steps, sigma_min, sigma_max
+
+    def sigma_range(self, denoise) -> tuple[float, float]:
+        """Last and first level above 0, as (sigma_min, sigma_max)."""
+        low, high = self.default_range
+        low = max(low if self.sigma_min is None else self.sigma_min, denoise.sigma_min)
+        high = min(high if self.sigma_max is None else self.sigma_max, denoise.sigma_max)
+        if low > high:
+            raise UserError(
+                f"no noise levels between sigma_min={low:g} and sigma_max={high:g}; change --sigma_min or --sigma_max"
+            )
+        return low, high
+
+    @abstractmethod
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        """Levels above 0 in falling order, float64 [num_steps]."""
+
+    def __call__(self, denoise, num_steps: int = 18) -> Tensor:
+        """The levels to visit [num_steps + 1], the last of them 0; `num_steps` counts where the schedule has none."""
+        levels = self.levels(self.num_steps or num_steps, *self.sigma_range(denoise))
+        levels = denoise.round_sigma(levels)
+        return torch.cat([levels, levels.new_zeros(1)])
 
 
 def ramp(num_steps: int, device=None) -> Tensor:
@@ -30,89 +68,59 @@ def rho_levels(num_steps: int, sigma_min, sigma_max, rho: float = 7.0, device=No
     return (first + fraction * (last - first)) ** rho
 
 
-def vp_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Even steps of t from 1 to epsilon_s on the variance-preserving curve through sigma_max and sigma_min [N]."""
-    return VPCurve.through(sigma_min, sigma_max).sigma(1 + ramp(num_steps) * (EPSILON_S - 1))
+class Karras(Schedule):
+    """EDM's levels, `rho_levels` (Karras et al. 2022, eq. 5)."""
+
+    def __init__(
+        self,
+        num_steps: int | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        rho: float = 7.0,
+    ):
+        super().__init__(num_steps, sigma_min, sigma_max)
+        if rho <= 0:
+            raise UserError(f"rho={rho} must be positive; 7 is usual (--rho)")
+        self.rho = rho
+
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        return rho_levels(num_steps, sigma_min, sigma_max, self.rho)
 
 
-def ve_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """A geometric sequence from sigma_max to sigma_min [N]."""
-    return sigma_max * (sigma_min / sigma_max) ** ramp(num_steps)
+class Linear(Schedule):
+    """Even steps of sigma."""
+
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        return sigma_max + ramp(num_steps) * (sigma_min - sigma_max)
 
 
-def discrete_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Evenly chosen among iDDPM's 1000 levels u_j that lie between the two ends [N]."""
-    levels = iddpm_levels(M=1000, C_1=0.001, C_2=0.008, dtype=torch.float64)
-    levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
-    return levels[((len(levels) - 1) * ramp(num_steps)).round().long()]
+class Geometric(Schedule):
+    """A geometric sequence from sigma_max to sigma_min, the variance-exploding steps (Song et al. 2021)."""
+
+    default_range = (VE_SIGMA_MIN, VE_SIGMA_MAX)
+
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        return sigma_max * (sigma_min / sigma_max) ** ramp(num_steps)
 
 
-class VPCurve:
-    """Variance preserving: sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)."""
-
-    def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1):
-        self.beta_d, self.beta_min = beta_d, beta_min
-
-    @classmethod
-    def through(cls, sigma_min: float, sigma_max: float) -> "VPCurve":
-        """The curve with sigma(epsilon_s) = sigma_min and sigma(1) = sigma_max."""
-        low, high = math.log1p(sigma_min**2) / EPSILON_S, math.log1p(sigma_max**2)
-        beta_d = 2 * (high - low) / (1 - EPSILON_S)
-        return cls(beta_d, high - beta_d / 2)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t).sqrt()
-
-    def derivative(self, t: Tensor) -> Tensor:
-        sigma = self.sigma(t)
-        return 0.5 * (self.beta_d * t + self.beta_min) * (sigma + 1 / sigma)
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """The t at which the curve has this level; 0 at 0, also for a curve that dips below 0 just after it."""
-        t = ((self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - self.beta_min) / self.beta_d
-        return torch.where(sigma > 0, t, 0.0)
+_VP = VPProcess()
 
 
-class VECurve:
-    """Variance exploding: sigma(t) = sqrt(t)."""
+class VPSteps(Schedule):
+    """Even steps of t from 1 to epsilon_s on the variance-preserving curve through sigma_max and sigma_min."""
 
-    @classmethod
-    def through(cls, sigma_min: float, sigma_max: float) -> "VECurve":
-        return cls()
+    default_range = tuple(float(_VP.sigma(torch.tensor(t, dtype=torch.float64))) for t in (EPSILON_S, 1.0))
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return t.sqrt()
-
-    def derivative(self, t: Tensor) -> Tensor:
-        return 0.5 / t.sqrt()
-
-    def time(self, sigma: Tensor) -> Tensor:
-        return sigma**2
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        return VPProcess.through(sigma_min, sigma_max).sigma(1 + ramp(num_steps) * (EPSILON_S - 1))
 
 
-class LinearCurve:
-    """EDM's choice: sigma(t) = t."""
+class IDDPMSteps(Schedule):
+    """Evenly chosen among iDDPM's 1000 levels u_j that lie between the two ends (Nichol & Dhariwal 2021)."""
 
-    @classmethod
-    def through(cls, sigma_min: float, sigma_max: float) -> "LinearCurve":
-        return cls()
+    default_range = (0.002, 81.0)
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return t
-
-    def derivative(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def time(self, sigma: Tensor) -> Tensor:
-        return sigma
-
-
-_VP = VPCurve()
-DISCRETIZATIONS = {"vp": vp_levels, "ve": ve_levels, "iddpm": discrete_levels, "edm": rho_levels}
-SIGMA_RANGES = {
-    "vp": tuple(float(_VP.sigma(torch.tensor(t, dtype=torch.float64))) for t in (EPSILON_S, 1.0)),
-    "ve": (0.02, 100.0),
-    "iddpm": (0.002, 81.0),
-    "edm": (0.002, 80.0),
-}
-CURVES = {"vp": VPCurve, "ve": VECurve, "linear": LinearCurve}
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        levels = iddpm_levels(M=1000, C_1=0.001, C_2=0.008, dtype=torch.float64)
+        levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
+        return levels[((len(levels) - 1) * ramp(num_steps)).round().long()]

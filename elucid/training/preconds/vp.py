@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from elucid.training.noise.processes import BETA_D, BETA_MIN, EPSILON_T, VPProcess
 from elucid.training.preconds.base import Coefficients, Denoiser
 
 
@@ -12,27 +13,24 @@ class VPPrecond(Denoiser):
     sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1); sigma from sigma(epsilon_t) to sigma(1).
     """
 
+    default_loss = "vp"
+
     def __init__(
         self,
         model,
         spec,
         precision="fp32",
-        beta_d: float = 19.9,
-        beta_min: float = 0.1,
+        beta_d: float = BETA_D,
+        beta_min: float = BETA_MIN,
         M: int = 1000,
-        epsilon_t: float = 1e-5,
+        epsilon_t: float = EPSILON_T,
     ):
         super().__init__(model, spec, precision)
-        self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
-        self.sigma_min = float(self.sigma(torch.tensor(epsilon_t)))
-        self.sigma_max = float(self.sigma(torch.tensor(1.0)))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (0.5 * self.beta_d * t**2 + self.beta_min * t).exp().sub(1).sqrt()
-
-    def sigma_inv(self, sigma: Tensor) -> Tensor:
-        root = (self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt()
-        return (root - self.beta_min) / self.beta_d
+        self.M = M
+        self.process = VPProcess(beta_d, beta_min, epsilon_t)
+        self.sigma_min = float(self.process.sigma(torch.tensor(epsilon_t)))
+        self.sigma_max = float(self.process.sigma(torch.tensor(1.0)))
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1) * self.sigma_inv(sigma)
+        c_noise = (self.M - 1) * self.process.time(sigma)
+        return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise)

@@ -1,29 +1,48 @@
-"""What a part of each kind must offer; one that does not is refused by name before any of it is called."""
-
-import torch
-from torch import nn
+"""What a part of each kind must offer, data only; one that does not is refused by name before any of it is called."""
 
 from elucid.dnnlib.plugins import Interface
-from elucid.training.losses.base import Loss
-from elucid.training.preconds.base import Denoiser
 
-SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim")
-"""What a network's constructor takes from the spec; everything else is the user's option."""
+SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "vector", "label_dim", "augment_dim")
+"""What a network's constructor may take of the spec; everything else is the user's option.
+
+The first three it must take, and `vector` {name: width} where it is conditioned; `label_dim` and `augment_dim` are the
+widths of those two conditions alone.
+"""
+
+REQUIRED_OF_NETWORKS = SPEC_ARGUMENTS[:3]
 
 PARTS = ("model", "spec", "precision")
 """What a preconditioner's constructor is given; everything else is the user's option."""
 
-_ADAPT = {"adapt": ("spec",)}
+_T = "elucid.training."
+_SAMPLE = ("denoise", "x", "sigmas", "noise", "callback")
 
 INTERFACES = {
     one.kind: one
     for one in (
-        Interface("loss", Loss, {"forward": ("denoiser", "batch", "step")}),
-        Interface("network", nn.Module, {"forward": ("x", "c_noise", "cond")}, SPEC_ARGUMENTS, kept=True),
-        Interface("preconditioner", Denoiser, {"coefficients": ("sigma",)}, PARTS, kept=True),
-        Interface("encoder", methods={**_ADAPT, "encode": ("raw",), "decode": ("x",)}),
-        Interface("augment", methods={**_ADAPT, "__call__": ("batch",)}),
-        Interface("optimizer", torch.optim.Optimizer, {"set_lr": ("step",)}, ("params",)),
-        Interface("sampler", methods={"sigmas": ("denoise",), "__call__": ("denoise", "x", "sigmas", "noise")}),
+        Interface(
+            "loss",
+            _T + "losses.base:Loss",
+            {"forward": ("denoiser", "batch", "step")},
+            optional={"after_step": ("denoiser", "step", "stepped"), "setup": ("denoiser", "load")},
+        ),
+        Interface("network", "torch.nn:Module", {"forward": ("x", "c_noise", "cond")}, REQUIRED_OF_NETWORKS, kept=True),
+        Interface(
+            "preconditioner", _T + "preconds.base:Preconditioned", {"coefficients": ("sigma",)}, PARTS, kept=True
+        ),
+        Interface("noise", _T + "noise.distributions:NoiseDistribution", {"sample": ("count", "denoiser", "device")}),
+        Interface("process", _T + "noise.processes:Process"),
+        Interface("schedule", _T + "noise.schedules:Schedule", {"levels": ("num_steps", "sigma_min", "sigma_max")}),
+        Interface("sampler", _T + "samplers.base:Sampler", {"__call__": _SAMPLE}),
+        Interface("guidance", _T + "preconds.wrapper:DenoiserWrapper", {}, ("denoiser",)),
+        Interface("encoder", _T + "encoders.base:Encoder", {"encode": ("raw",), "decode": ("x",)}),
+        Interface("transform", _T + "transforms.base:Transform", {"__call__": ("batch",)}),
+        Interface("dataset", _T + "data.base:Dataset", {}, ("path",)),
+        Interface("optimizer", "torch.optim:Optimizer", {}, ("params",)),
+        Interface("lr_schedule", _T + "optim.schedules:LRSchedule", {}),
+        Interface("ema", _T + "ema.base:EMA", {"update": ("denoiser", "step")}, ("denoiser",)),
+        Interface("hook", _T + "hooks.base:Hook"),
+        Interface("logger", _T + "loggers.base:Logger", {"values": ("values", "nimg")}, ("folder",)),
+        Interface("module", "torch.nn:Module"),
     )
 }

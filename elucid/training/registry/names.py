@@ -1,62 +1,155 @@
 """Short names of components, data only; anything else may be given as `module:Name` or `file.py:Name`.
 
-An entry is a class, or a class with options that differ from its defaults.
+A name stands for a class, and in `OPTIONS` perhaps for options that differ from the class's defaults. Files name the
+first name of a class, so a class that is kept in files has a name with no options of its own before others.
 """
 
-NETWORKS = {
-    "song_unet": "elucid.training.networks.song_unet:SongUNet",
-    "ddpmpp": "elucid.training.networks.song_unet:SongUNet",
-    "ncsnpp": "elucid.training.networks.song_unet:SongUNet",
-    "adm": "elucid.training.networks.adm_unet:DhariwalUNet",
-}
+_T = "elucid.training."
 
-NETWORK_OPTIONS = {
-    "ddpmpp": {"model_channels": 128, "channel_mult": [2, 2, 2], "dropout": 0.13, "resample_filter": [1, 1]},
-    "ncsnpp": {
-        "model_channels": 128,
-        "channel_mult": [2, 2, 2],
-        "dropout": 0.13,
-        "resample_filter": [1, 3, 3, 1],
-        "embedding_type": "fourier",
-        "channel_mult_noise": 2,
-        "encoder_type": "residual",
-    },
-    "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
+NETWORKS = {
+    "song_unet": _T + "networks.song_unet:SongUNet",
+    "ddpmpp": _T + "networks.song_unet:SongUNet",
+    "ncsnpp": _T + "networks.song_unet:SongUNet",
+    "adm": _T + "networks.adm_unet:DhariwalUNet",
 }
 
 PRECONDS = {
-    "vp": "elucid.training.preconds.vp:VPPrecond",
-    "ve": "elucid.training.preconds.ve:VEPrecond",
-    "iddpm": "elucid.training.preconds.iddpm:iDDPMPrecond",
-    "edm": "elucid.training.preconds.edm:EDMPrecond",
+    "vp": _T + "preconds.vp:VPPrecond",
+    "ve": _T + "preconds.ve:VEPrecond",
+    "iddpm": _T + "preconds.iddpm:iDDPMPrecond",
+    "edm": _T + "preconds.edm:EDMPrecond",
+    "classifier": _T + "preconds.classifier:NoisyClassifier",
 }
 
 LOSSES = {
-    "vp": "elucid.training.losses.dsm:VPLoss",
-    "ve": "elucid.training.losses.dsm:VELoss",
-    "iddpm": "elucid.training.losses.dsm:IDDPMLoss",
-    "edm": "elucid.training.losses.dsm:EDMLoss",
-    "cdm": "elucid.training.losses.consistency:ConsistencyLoss",
-    "patch": "elucid.training.losses.patch:PatchLoss",
+    "dsm": _T + "losses.dsm:DSM",
+    "vp": _T + "losses.dsm:DSM",
+    "ve": _T + "losses.dsm:DSM",
+    "iddpm": _T + "losses.dsm:DSM",
+    "edm": _T + "losses.dsm:DSM",
+    "cdm": _T + "losses.consistency:ConsistencyLoss",
+    "patch": _T + "losses.patch:PatchLoss",
 }
 
-ENCODERS = {
-    "rgb": "elucid.training.encoders.rgb:RGB",
-    "vae": "elucid.training.encoders.vae:VAE",
+NOISES = {
+    "lognormal": _T + "noise.distributions:LogNormal",
+    "loguniform": _T + "noise.distributions:LogUniform",
+    "vp": _T + "noise.distributions:VPUniform",
+    "levels": _T + "noise.distributions:DiscreteLevels",
+}
+
+PROCESSES = {
+    "linear": _T + "noise.processes:LinearProcess",
+    "vp": _T + "noise.processes:VPProcess",
+    "ve": _T + "noise.processes:VEProcess",
+}
+
+SCHEDULES = {
+    "karras": _T + "noise.schedules:Karras",
+    "linear": _T + "noise.schedules:Linear",
+    "geometric": _T + "noise.schedules:Geometric",
+    "vp": _T + "noise.schedules:VPSteps",
+    "iddpm": _T + "noise.schedules:IDDPMSteps",
 }
 
 SAMPLERS = {
-    "edm": "elucid.training.samplers.edm:EDMSampler",
-    "ablation": "elucid.training.samplers.ablation:AblationSampler",
-    "sde": "elucid.training.samplers.sde:SDESampler",
-    "dpmpp2m": "elucid.training.samplers.dpmpp2m:DPMpp2MSampler",
+    "edm": _T + "samplers.edm:EDMSampler",
+    "ablation": _T + "samplers.ablation:AblationSampler",
+    "sde": _T + "samplers.sde:SDESampler",
+    "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",
 }
 
-AUGMENTS = {
-    "edm": "elucid.training.transforms.augment_pipe:edm_augment",
-    "pipe": "elucid.training.transforms.augment_pipe:AugmentPipe",
+GUIDANCES = {
+    "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
+    "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
+}
+
+ENCODERS = {
+    "rgb": _T + "encoders.rgb:RGB",
+    "vae": _T + "encoders.vae:VAE",
+}
+
+TRANSFORMS = {
+    "edm": _T + "transforms.augment_pipe:edm_augment",
+    "pipe": _T + "transforms.augment_pipe:AugmentPipe",
+}
+
+DATASETS = {
+    "auto": _T + "data.dataset:open_dataset",
 }
 
 OPTIMIZERS = {
-    "adam": "elucid.training.optim.optimizers:Adam",
+    "adam": "torch.optim:Adam",
+    "adamw": "torch.optim:AdamW",
+    "sgd": "torch.optim:SGD",
+    "radam": "torch.optim:RAdam",
+    "nadam": "torch.optim:NAdam",
+    "rmsprop": "torch.optim:RMSprop",
+    "muon": _T + "optim.muon:Muon",
 }
+
+LR_SCHEDULES = {
+    "constant": _T + "optim.schedules:Constant",
+    "linear": _T + "optim.schedules:Linear",
+    "cosine": _T + "optim.schedules:Cosine",
+    "inverse_sqrt": _T + "optim.schedules:InverseSqrt",
+}
+
+EMAS = {
+    "halflife": _T + "ema.halflife:HalflifeEMA",
+}
+
+HOOKS = {
+    "grid": _T + "hooks.grid:SampleGrid",
+}
+
+LOGGERS = {
+    "console": _T + "loggers.console:Console",
+    "jsonl": _T + "loggers.jsonl:JSONLines",
+}
+
+TABLES: dict[str, dict[str, str]] = {
+    "network": NETWORKS,
+    "preconditioner": PRECONDS,
+    "loss": LOSSES,
+    "noise": NOISES,
+    "process": PROCESSES,
+    "schedule": SCHEDULES,
+    "sampler": SAMPLERS,
+    "guidance": GUIDANCES,
+    "encoder": ENCODERS,
+    "transform": TRANSFORMS,
+    "dataset": DATASETS,
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": LR_SCHEDULES,
+    "ema": EMAS,
+    "hook": HOOKS,
+    "logger": LOGGERS,
+    "module": {},
+}
+"""The table of each kind of component."""
+
+OPTIONS: dict[str, dict[str, dict]] = {
+    "network": {
+        "ddpmpp": {"model_channels": 128, "channel_mult": [2, 2, 2], "dropout": 0.13, "resample_filter": [1, 1]},
+        "ncsnpp": {
+            "model_channels": 128,
+            "channel_mult": [2, 2, 2],
+            "dropout": 0.13,
+            "resample_filter": [1, 3, 3, 1],
+            "embedding_type": "fourier",
+            "channel_mult_noise": 2,
+            "encoder_type": "residual",
+        },
+        "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
+    },
+    "loss": {
+        "dsm": {"noise": {"name": "lognormal"}},
+        "edm": {"noise": {"name": "lognormal"}},
+        "vp": {"noise": {"name": "vp"}},
+        "ve": {"noise": {"name": "loguniform"}},
+        "iddpm": {"noise": {"name": "levels"}},
+    },
+    "sampler": {"ablation": {"process": {"name": "linear"}}},
+}
+"""Options that a short name stands for beside its class, by kind."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from elucid.training.samplers.base import Denoise, Noise, Sampler, state_and_steps
+from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
 
 
 class DPMpp2MSampler(Sampler):
@@ -13,16 +13,16 @@ class DPMpp2MSampler(Sampler):
     predictions the solver takes D as linear in it. The first step, and that to 0, have c = 0.
     """
 
-    def __init__(
-        self, num_steps: int = 20, sigma_min: float | None = None, sigma_max: float | None = None, rho: float = 7.0
-    ):
-        super().__init__(num_steps, sigma_min, sigma_max, rho)
+    order = 2
+    default_steps = 20
 
-    def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
+    ) -> Tensor:
         x, sigmas, is_zero = state_and_steps(x, sigmas)
         previous_x0 = previous_h = None
         for i in range(len(sigmas) - 1):
-            x0 = denoise(x, sigmas[i])
+            x0 = estimate(denoise, x, sigmas[i], callback)
             if is_zero[i + 1]:
                 return x0
             ratio = sigmas[i + 1] / sigmas[i]

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from elucid.training.samplers.base import Churn, Denoise, Noise, Sampler, state_and_steps
+from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
+from elucid.training.samplers.churn import Churn
 
 
 class EDMSampler(Sampler):
@@ -11,30 +12,26 @@ class EDMSampler(Sampler):
     `S_churn` > 0 adds noise before each step at levels in [S_min, S_max], scaled by S_noise.
     """
 
-    def __init__(
-        self,
-        num_steps: int = 18,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        rho: float = 7.0,
-        S_churn: float = 0.0,
-        S_min: float = 0.0,
-        S_max: float = float("inf"),
-        S_noise: float = 1.0,
-    ):
-        super().__init__(num_steps, sigma_min, sigma_max, rho)
+    order = 2
+
+    def __init__(self, S_churn: float = 0.0, S_min: float = 0.0, S_max: float | None = None, S_noise: float = 1.0):
         self.churn = Churn(S_churn, S_min, S_max, S_noise)
 
-    def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    def evaluations(self, num_steps: int) -> int:
+        return 2 * num_steps - 1
+
+    def __call__(
+        self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
+    ) -> Tensor:
         x, sigmas, is_zero = state_and_steps(x, sigmas)
         num_steps = len(sigmas) - 1
         for i in range(num_steps):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]
             sigma_hat = self.churn.raised(denoise, sigma, num_steps)
             x_hat = x + self.churn.added(x, sigma, sigma_hat, noise)
-            slope = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
+            slope = (x_hat - estimate(denoise, x_hat, sigma_hat, callback)) / sigma_hat
             x = x_hat + (sigma_next - sigma_hat) * slope
             if not is_zero[i + 1]:
-                slope_next = (x - denoise(x, sigma_next)) / sigma_next
+                slope_next = (x - denoise(x, sigma_next).x0) / sigma_next
                 x = x_hat + (sigma_next - sigma_hat) * (slope + slope_next) / 2
         return x

@@ -1,37 +1,37 @@
 """The reverse SDE of the process with sigma(t) = t, by Euler-Maruyama."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from elucid.training.samplers.base import Denoise, Noise, Sampler, state_and_steps
+from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
 
 
 class SDESampler(Sampler):
     """Euler-Maruyama on the reverse SDE, as in the paths of Daras et al. 2023; the step to 0 is D, without noise.
 
-    N evaluations of order 1/2: it wants more steps than the samplers of the differential equation.
+    N evaluations; paths converge with order 1/2, their distribution with order 1: it wants more steps than the samplers
+    of the differential equation.
     """
 
-    def __init__(
-        self, num_steps: int = 128, sigma_min: float | None = None, sigma_max: float | None = None, rho: float = 7.0
-    ):
-        super().__init__(num_steps, sigma_min, sigma_max, rho)
+    default_steps = 128
 
-    def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
+    ) -> Tensor:
         x, sigmas, is_zero = state_and_steps(x, sigmas)
         if not is_zero[-1]:
-            return reverse_sde_path(denoise, x, sigmas, noise)
-        return denoise(reverse_sde_path(denoise, x, sigmas[:-1], noise), sigmas[-2])
+            return reverse_sde_path(denoise, x, sigmas, noise, callback=callback)
+        x = reverse_sde_path(denoise, x, sigmas[:-1], noise, callback=callback)
+        return estimate(denoise, x, sigmas[-2], callback)
 
 
 def reverse_sde_path(
-    denoise: Callable[[Tensor, Tensor], Tensor],
+    denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    noise: Callable[[Tensor], Tensor] = torch.randn_like,
+    noise: Noise = torch.randn_like,
     first: Tensor | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """End of a path from x [B,C,H,W] through sigmas [N] or [N,B], largest first (Daras et al. 2023).
 
@@ -41,7 +41,8 @@ def reverse_sde_path(
     levels = sigmas.reshape(len(sigmas), -1, 1, 1, 1)
     x = x.to(levels.dtype)
     for index, (now, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        x0 = first if index == 0 and first is not None else denoise(x, now)
+        known = index == 0 and first is not None
+        x0 = first if known else estimate(denoise, x, now, callback)
         drift = 2 * (following - now) * (x - x0.to(x.dtype)) / now
         x = x + drift + (2 * now * (now - following)).sqrt() * noise(x)
     return x

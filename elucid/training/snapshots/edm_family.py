@@ -98,10 +98,9 @@ def read_denoiser(record: Record) -> Denoiser:
     spec = NetSpec(
         resolution=(options["img_resolution"],) * 2,
         image_channels=image_channels,
-        label_dim=options["label_dim"],
-        augment_dim=options.get("augment_dim", 0),
-        coord_channels=coord_channels,
-        learned_variance=learned_variance,
+        out_channels=options["out_channels"],
+        vector={"labels": options["label_dim"], "augment": options.get("augment_dim", 0)},
+        spatial={"coords": coord_channels},
         latent=image_channels == LATENT_CHANNELS,
     )
     precond_options = {name: value for name, value in outer.items() if name in own}

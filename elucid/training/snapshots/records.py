@@ -1,11 +1,7 @@
-"""Denoisers as data and back: class names, options and arrays. Snapshots and published checkpoints both end here."""
+"""Denoisers as data and back: class names, options and arrays. Published checkpoints end here, too."""
 
 import dataclasses
 import math
-import os
-import sys
-from collections.abc import Iterable, Mapping
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,22 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from elucid.dnnlib.config import construct, import_code, plugin_name, resolve
+from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.plugins import installed
-from elucid.training.preconds.base import Denoiser
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
+from elucid.training.snapshots.trust import admitted, kept_name
 from elucid.training.types import NetSpec
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8)
 }
-PLUGINS = "ELUCID_PLUGINS"
-"""Environment variable: modules (`my_pkg.nets`) and files (`nets.py`), with commas between, that snapshots may name."""
 
 
-def describe_denoiser(denoiser: Denoiser) -> dict:
+def describe_denoiser(denoiser: Preconditioned) -> dict:
     """A denoiser as plain data; `rebuild_denoiser` is the way back.
 
     Raises UserError if it was not made by `elucid.dnnlib.config.construct`, which notes the options.
@@ -48,7 +42,7 @@ def describe_denoiser(denoiser: Denoiser) -> dict:
     }
 
 
-def rebuild_denoiser(record: dict) -> Denoiser:
+def rebuild_denoiser(record: dict) -> Preconditioned:
     """The denoiser that `describe_denoiser` described, on the CPU, for evaluation.
 
     Raises UserError if a class is not admitted, an option does not exist or an array does not fit.
@@ -56,12 +50,12 @@ def rebuild_denoiser(record: dict) -> Denoiser:
     try:
         record = upgraded(record)
         network = record["network"]
-        spec = NetSpec(**{**record["spec"], "resolution": tuple(record["spec"]["resolution"])})
+        spec = read_spec(record["spec"])
         require_spec(network["options"], spec)
         state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
         return assemble(
             admitted(names.NETWORKS, network["name"], nn.Module), network["options"],
-            admitted(names.PRECONDS, record["name"], Denoiser), record["options"], spec, state,
+            admitted(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,
         )  # fmt: skip
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the denoiser's description is damaged ({type(error).__name__}: {error})") from error
@@ -71,10 +65,12 @@ def require_spec(options: dict, spec: NetSpec) -> None:
     """Raise UserError unless the network was made for this spec."""
     size = options["img_resolution"]
     asked = {"resolution": (size, size) if isinstance(size, int) else tuple(size)}
-    asked |= {name: options[name] for name in ("in_channels", "out_channels", "label_dim", "augment_dim")}
+    there = {"resolution": spec.resolution, "label_dim": spec.label_dim, "augment_dim": spec.vector.get("augment", 0)}
+    there |= {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "vector": spec.vector}
+    asked |= {name: options[name] for name in there if name in options}
     for name, value in asked.items():
-        if getattr(spec, name) != value:
-            raise UserError(f"the network's {name} is {value}, but {getattr(spec, name)} beside it; get the file again")
+        if there[name] != value:
+            raise UserError(f"the network's {name} is {value}, but {there[name]} beside it; get the file again")
 
 
 def describe_tensor(value: Tensor) -> dict:
@@ -95,12 +91,6 @@ def rebuild_tensor(record: dict) -> Tensor:
     return flat.reshape(shape)
 
 
-def kept_name(table: Mapping[str, str], kind: type) -> str:
-    """How a file calls a class: by its short name, which outlives its module; `module:Name` if it is from outside."""
-    path = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, place in table.items() if place == path), path)
-
-
 FORMAT_1 = {
     "training.networks.song_unet:SongUNet": "song_unet",
     "training.networks.adm_unet:DhariwalUNet": "adm",
@@ -116,8 +106,25 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     """A record of format 1 as one of format 2; one of format 2 as it is."""
     if "class" not in record:
         return record
-    network = {"options": record["network"]["options"], "name": renamed(record["network"]["class"])}
-    return {**record, "name": renamed(record["class"]), "network": network}
+    network, spec = record["network"], dict(record["spec"])
+    vector = {"labels": spec.pop("label_dim", 0), "augment": spec.pop("augment_dim", 0)}
+    spatial = {"coords": spec.pop("coord_channels", 0)}
+    out_channels = spec["image_channels"] * (2 if spec.pop("learned_variance", False) else 1)
+    return {
+        **record,
+        "name": renamed(record["class"]),
+        "network": {"options": network["options"], "name": renamed(network["class"])},
+        "spec": {**spec, "out_channels": out_channels, "vector": vector, "spatial": spatial},
+    }
+
+
+def read_spec(record: dict[str, Any]) -> NetSpec:
+    """The spec that a snapshot keeps as data. Raises ValueError for what is none."""
+    spec = NetSpec(**{**record, "resolution": tuple(record["resolution"])})
+    widths = [*spec.vector.items(), *spec.spatial.items()]
+    if not all(type(name) is str and type(width) is int and width > 0 for name, width in widths):
+        raise ValueError("conditions of the network that are no widths")
+    return spec
 
 
 def renamed(name: str) -> str:
@@ -127,71 +134,15 @@ def renamed(name: str) -> str:
     return FORMAT_1.get(name, name)
 
 
-def admitted(table: Mapping[str, str], name: str, base: type) -> type:
-    """The class of that name, if it is a subclass of `base` and snapshots may name it. Raises UserError otherwise."""
-    target = admit(table, name)
-    if not isinstance(target, type) or not issubclass(target, base):
-        raise UserError(f"the snapshot names {name!r}, which is no {base.__name__}; refused")
-    return target
-
-
-def admit(table: Mapping[str, str], name: str) -> Any:
-    """What a short name or `module:Name` is, if snapshots may name it: a stranger's file must not choose code to run.
-
-    Those are the names in this program's table; of a module that this process has imported already (`trust`) or that
-    the environment variable ELUCID_PLUGINS lists; and classes that an installed package registers by an entry point.
-    Raises UserError otherwise, importing nothing.
-    """
-    if name in table:
-        return resolve(table[name])
-    module, _, attribute = name.rpartition(":")
-    if not module:
-        raise UserError(f"the snapshot names {name!r}, which this program lacks; update it")
-    if module in sys.modules:
-        return getattr(sys.modules[module], attribute, None)
-    return registered(name) or resolve(f"{trusted(module, name)}:{attribute}")
-
-
-def trust(plugins: Iterable[str]) -> None:
-    """Import modules (`my_pkg.nets`) and files (`nets.py`), whose classes snapshots may name from then on."""
-    for name in plugins:
-        import_code(name)
-
-
-def registered(name: str) -> type | None:
-    """The class `module:Name`, if an installed package registers it, under this or another path."""
-    package = name.partition(":")[0].partition(".")[0]
-    for kind in ("network", "preconditioner", "encoder"):
-        for place in chain.from_iterable(installed(kind).values()):
-            if place.partition(":")[0].partition(".")[0] == package:
-                target = resolve(place)
-                if f"{target.__module__}:{target.__qualname__}" == name:
-                    return target
-    return None
-
-
-def trusted(module: str, name: str) -> str:
-    """The entry of ELUCID_PLUGINS that is this module. Raises UserError if there is none."""
-    for entry in filter(None, os.environ.get(PLUGINS, "").split(",")):
-        if entry == module or (entry.endswith(".py") and module == plugin_name(entry)):
-            return entry
-    prefix = plugin_name("")
-    where = f"path/{module.removeprefix(prefix)}.py" if module.startswith(prefix) else module
-    raise UserError(
-        f"the snapshot names {name!r}, which is not of this program; if you trust it, "
-        f"give --plugins={where} or set {PLUGINS}={where}"
-    )
-
-
 def assemble(
     network: type[nn.Module],
     network_options: dict[str, Any],
-    precond: type[Denoiser],
+    precond: type[Preconditioned],
     precond_options: dict[str, Any],
     spec: NetSpec,
     state: dict[str, Tensor],
     buffers: dict[str, Tensor] | None = None,
-) -> Denoiser:
+) -> Preconditioned:
     """A denoiser with these weights by name, on the CPU, for evaluation; the random generators are left as they were.
 
     Of `buffers`, those are taken that the network has; others are constants that follow from its options.

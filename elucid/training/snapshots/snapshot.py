@@ -16,16 +16,20 @@ from elucid import unpickle
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import fetch, write_output
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder
-from elucid.training.preconds.base import Denoiser
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
-from elucid.training.registry.names import ENCODERS
+from elucid.training.registry.names import TABLES
 from elucid.training.snapshots.edm_family import FOREIGN_NAMES, is_foreign, read_foreign
-from elucid.training.snapshots.records import admit, describe_denoiser, rebuild_denoiser
+from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
+from elucid.training.snapshots.trust import admit
 
 FORMAT, VERSION = "elucid-snapshot", 2
 REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
 REBUILD_BY_FORMAT = {1: "training.rebuild.rebuild_denoiser", 2: REBUILD}
 """The function that a denoiser's pickle names, by the version of the format."""
+PARTS = ("encoder", "dataset", "options", "sampler", "schedule")
+"""What a snapshot keeps beside the denoisers, as data."""
+
 OTHER_KINDS = {
     b"PK": "a zip or torch archive",
     b"\x89PNG": "a PNG picture",
@@ -38,16 +42,18 @@ OTHER_KINDS = {
 
 @dataclass
 class Snapshot:
-    """Averaged denoisers by name, the encoder's component, what the data set was, the run's options, images seen."""
+    """Averaged denoisers by name, the encoder, sampler and schedule as components, the data set, the run's options."""
 
-    emas: dict[str, Denoiser]
+    emas: dict[str, Preconditioned]
     encoder: dict[str, Any] = field(default_factory=lambda: {"name": "rgb"})
     dataset: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     nimg: int = 0
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "edm"})
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "karras"})
 
     @property
-    def ema(self) -> Denoiser:
+    def ema(self) -> Preconditioned:
         """The first of the averages."""
         return next(iter(self.emas.values()))
 
@@ -56,7 +62,7 @@ class _Pickler(pickle.Pickler):
     """Writes a denoiser as a call of `elucid.unpickle.denoiser` on plain data; copying stays as it is."""
 
     def reducer_override(self, obj):
-        if isinstance(obj, Denoiser):
+        if isinstance(obj, Preconditioned):
             return unpickle.denoiser, (plain(describe_denoiser(obj), "denoiser"),)
         return NotImplemented
 
@@ -66,7 +72,7 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
 
     Raises UserError if its options are not plain data or the file cannot be written.
     """
-    parts = {"encoder": snapshot.encoder, "dataset": snapshot.dataset, "options": snapshot.options}
+    parts = {name: getattr(snapshot, name) for name in PARTS}
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -140,11 +146,17 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
         raise UserError("it is a pickle, but no snapshot of this program nor of the EDM family; check the path")
     if content.get("version") not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
-    kinds = {"emas": dict, "encoder": dict, "dataset": dict, "options": dict, "nimg": int}
+    if content["version"] == 1:
+        content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}
+    kinds = {"emas": dict, **dict.fromkeys(PARTS, dict), "nimg": int}
     for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind) or not content[name] and name in ("emas", "encoder"):
+        if (
+            not isinstance(content.get(name), kind)
+            or not content[name]
+            and name in ("emas", "encoder", "sampler", "schedule")
+        ):
             raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
-    check_encoder(content["encoder"])
+    check_component("encoder", content["encoder"])
     emas = content["emas"] if ema is None else {ema: chosen(content["emas"], ema)}
     for name, record in emas.items():
         if (
@@ -154,7 +166,7 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
         ):
             raise UserError(f"the snapshot's average {name!r} is no denoiser; get the file again")
     built = {name: rebuild_denoiser(record.args[0]) for name, record in emas.items()}
-    return Snapshot(built, *(content[name] for name in ("encoder", "dataset", "options", "nimg")))
+    return Snapshot(built, nimg=content["nimg"], **{name: content[name] for name in PARTS})
 
 
 def chosen(emas: dict[str, Any], name: str) -> Any:
@@ -164,30 +176,8 @@ def chosen(emas: dict[str, Any], name: str) -> Any:
     return emas[name]
 
 
-def check_encoder(component: dict[str, Any]) -> None:
-    """Raise UserError unless the encoder is this program's or of a plug-in that is trusted (`rebuild.admit`)."""
+def check_component(kind: str, component: dict[str, Any]) -> None:
+    """Raise UserError unless a part is this program's or of a plug-in that is trusted (`trust.admit`)."""
     name = str(component.get("name"))
-    if name not in ENCODERS:
-        INTERFACES["encoder"].require(admit(ENCODERS, name), name)
-
-
-def transfer(snapshot: Snapshot, denoiser: Denoiser) -> str:
-    """Copy every weight of the snapshot's first average whose name and shape the denoiser has; returns what was done.
-
-    Raises UserError if there is none.
-    """
-    old, new = snapshot.ema.state_dict(), denoiser.state_dict()
-    copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
-    if not copied:
-        raise UserError("--transfer: no weight of the snapshot fits this network; train with the snapshot's --arch")
-    with torch.no_grad():
-        for name in copied:
-            new[name].copy_(old[name])
-    left = [name for name in new if name not in copied]
-    unused = [name for name in old if name not in copied]
-    numbers = sum(new[name].numel() for name in copied)
-    report = f"transferred {len(copied)} of {len(new)} tensors, {numbers / 1e6:.2f} M numbers"
-    for names, what in ((left, "left as initialised"), (unused, "not used")):
-        if names:
-            report += f"; {what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return report
+    if name not in TABLES[kind]:
+        INTERFACES[kind].require(admit(TABLES[kind], name), name)

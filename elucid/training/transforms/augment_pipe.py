@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.transforms import operations as ops
+from elucid.training.transforms.base import Transform
 from elucid.training.transforms.resampling import resample
 from elucid.training.types import Batch, NetSpec
 
@@ -21,7 +22,7 @@ Parameters = dict[str, Tensor]
 """What is done to each image, by operation: [B] or [2,B], zeros where the image is left alone."""
 
 
-class AugmentPipe:
+class AugmentPipe(Transform):
     """Random changes of geometry and colour; each happens with probability p times its strength, 0 = never.
 
     Every operation adds one number to the label, or two: rotate_*, translate_*, aniso and hue. A `std` is in octaves
@@ -92,7 +93,7 @@ class AugmentPipe:
             raise UserError(
                 f"augmentation: {colours[0]} needs gray or RGB images, not {spec.image_channels} channels; set it to 0"
             )
-        return spec.replace(augment_dim=self.label_dim)
+        return spec.with_vector("augment", self.label_dim)
 
     def __call__(self, batch: Batch) -> Batch:
         """Change every image and what lies over it, each in its own way; the label [B,D] becomes cond["augment"]."""
@@ -108,7 +109,7 @@ class AugmentPipe:
         moved = self.move(torch.cat(parts, dim=1) if maps else images, parameters)
         images, *moved_maps = moved.split([part.shape[1] for part in parts], dim=1)
         cond.update(zip(maps, moved_maps, strict=True), augment=self.labels(parameters))
-        return Batch(self.recolour(images, parameters), cond)
+        return Batch(self.recolour(images, parameters), cond, batch.mirrored)
 
     def draw(self, batch_size: int, resolution: tuple[int, int], device: torch.device | str = "cpu") -> Parameters:
         """What to do to a batch of images of resolution (height, width), from the device's global generator."""

@@ -1,22 +1,23 @@
-"""Exponential moving averages of a denoiser's weights, several at once."""
-
-import copy
+"""Exponential moving averages with half-lives, several at once."""
 
 import torch
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.preconds.base import Denoiser
+from elucid.training.ema.base import EMA
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Step
 
 
-class EMA:
+class HalflifeEMA(EMA):
     """theta_ema <- beta theta_ema + (1 - beta) theta, beta = 0.5^(images / min(halflife, rampup_ratio * nimg)).
 
     `halflife_mimg`: half-lives in millions of images, one average each, named as written. `rampup_ratio` None: no
     ramp-up (Karras et al. 2022, appendix F.2). Raises UserError for values that give no average.
     """
 
-    def __init__(self, denoiser: Denoiser, halflife_mimg: list[float] = (0.5,), rampup_ratio: float | None = 0.05):
+    def __init__(
+        self, denoiser: Preconditioned, halflife_mimg: list[float] = (0.5,), rampup_ratio: float | None = 0.05
+    ):
         if not halflife_mimg or min(halflife_mimg) < 0:
             raise UserError(f"halflife_mimg={list(halflife_mimg)}: give half-lives from 0 on, e.g. --ema=0.5")
         if rampup_ratio is not None and rampup_ratio <= 0:
@@ -25,9 +26,7 @@ class EMA:
         if len(self.halflives) < len(halflife_mimg):
             raise UserError(f"halflife_mimg={list(halflife_mimg)}: two are the same; give each half-life once")
         self.rampup_ratio = rampup_ratio
-        self.averages: dict[str, Denoiser] = {}
-        for name in self.halflives:
-            self.averages[name] = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        super().__init__(denoiser, self.halflives)
 
     def beta(self, name: str, step: Step) -> float:
         """Weight of the old average at this step, which trained on `step.batch_size` images."""
@@ -37,17 +36,10 @@ class EMA:
         return 0.5 ** (step.batch_size / max(halflife, 1e-8))
 
     @torch.no_grad()
-    def update(self, denoiser: Denoiser, step: Step) -> None:
+    def update(self, denoiser: Preconditioned, step: Step) -> None:
         """Move every average towards the weights; buffers are copied."""
         parameters = [parameter.detach() for parameter in denoiser.parameters()]
         for name, average in self.averages.items():
             torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.beta(name, step))
             for old, new in zip(average.buffers(), denoiser.buffers(), strict=True):
                 old.copy_(new)
-
-    def state_dict(self) -> dict:
-        return {name: average.state_dict() for name, average in self.averages.items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name, average in self.averages.items():
-            average.load_state_dict(state[name])

@@ -1,0 +1,31 @@
+"""Autoguidance: away from a weaker model."""
+
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.guidance.base import Guidance
+from elucid.training.types import Cond, Prediction
+
+
+class AutoGuidance(Guidance):
+    """The weaker prediction is another model's, e.g. a smaller or less trained one (Karras et al. 2024, 2406.02507).
+
+    A guide without classes is not told them. Raises UserError if the two do not fit together.
+    """
+
+    def __init__(self, denoiser, guide, scale: float = 1.0, interval: list[float] | None = None):
+        super().__init__(denoiser, scale, interval)
+        for what, ours, theirs in (
+            ("size", denoiser.spec.resolution, guide.spec.resolution),
+            ("channels", denoiser.spec.image_channels, guide.spec.image_channels),
+            ("classes", denoiser.spec.label_dim, guide.spec.label_dim or denoiser.spec.label_dim),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"--guide: its {what}, {theirs}, must be the network's, {ours}; choose another snapshot"
+                )
+        self.guide = guide
+
+    def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
+        told = cond if self.guide.spec.label_dim else {name: cond[name] for name in cond if name != "labels"}
+        return self.denoiser(x, sigma, cond), self.guide(x, sigma, told).x0

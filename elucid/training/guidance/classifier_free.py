@@ -1,0 +1,36 @@
+"""Classifier-free guidance."""
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.guidance.base import Guidance
+from elucid.training.types import Cond, Prediction
+
+
+class ClassifierFreeGuidance(Guidance):
+    """The weaker prediction is the same network's with an all-zero label (Ho & Salimans 2022): one doubled pass.
+
+    Raises UserError if the denoiser has no labels.
+    """
+
+    def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None):
+        super().__init__(denoiser, scale, interval)
+        if not denoiser.spec.label_dim:
+            raise UserError(
+                f"--cfg={scale:g}: the model was trained without classes; leave --cfg out, or give a --guide"
+            )
+
+    def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
+        count = len(x)
+        labels = cond.get("labels", x.new_zeros(count, self.spec.label_dim))
+        both = {name: twice(value, count) for name, value in cond.items()}
+        both["labels"] = torch.cat([labels.expand(count, -1), torch.zeros_like(labels).expand(count, -1)])
+        out = self.denoiser(torch.cat([x, x]), twice(sigma, count), both)
+        main = Prediction(*(None if part is None else part[:count] for part in (out.x0, out.var, out.logvar)))
+        return main, out.x0[count:]
+
+
+def twice(value: Tensor, count: int) -> Tensor:
+    """The first axis, of length `count` or 1, as `count` rows and once more."""
+    return value.expand(count, *value.shape[1:]).repeat(2, *[1] * (value.ndim - 1))

@@ -1,0 +1,1 @@
+"""Where a run's values, lines and pictures go."""

@@ -1,0 +1,76 @@
+"""What every logger is. A logger of your own is a subclass, e.g. `--log=mine.py:Logger`."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from elucid.dnnlib.errors import UserError
+
+
+class Logger:
+    """Takes what a run says, in the main process; constructed with the run's folder, or None without one.
+
+    A logger that fails is left out from then on, with a warning: it never stops a run.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def begin(self, options: dict[str, Any], nimg: int) -> None:
+        """The run starts with these options, or goes on at `nimg` images."""
+
+    def line(self, text: str) -> None:
+        """A line for people."""
+
+    def step(self, nimg: int) -> None:
+        """A step is done; `nimg` images have been seen."""
+
+    def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
+        """Statistics of a tick, by name: {num, mean, std}."""
+
+    def image(self, name: str, path: Path, nimg: int) -> None:
+        """A picture was written."""
+
+    def close(self) -> None:
+        """The run ends."""
+
+
+class Loggers(Logger):
+    """Several loggers as one, of which a failing one is left out."""
+
+    def __init__(self, loggers=()):
+        self.loggers: list[Logger] = list(loggers)
+
+    def __call__(self, text: str) -> None:
+        self.line(text)
+
+    def _each(self, method: str, *args) -> None:
+        for logger in list(self.loggers):
+            try:
+                getattr(logger, method)(*args)
+            except Exception as error:  # noqa: BLE001  loggers are code from outside, and training must go on
+                self.loggers.remove(logger)
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                text = f"warning: {type(logger).__name__} logs no more ({reason}); training goes on"
+                if self.loggers:
+                    self.line(text)
+                else:
+                    warnings.warn(text, stacklevel=3)
+
+    def begin(self, options: dict[str, Any], nimg: int) -> None:
+        self._each("begin", options, nimg)
+
+    def line(self, text: str) -> None:
+        self._each("line", text)
+
+    def step(self, nimg: int) -> None:
+        self._each("step", nimg)
+
+    def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
+        self._each("values", values, nimg)
+
+    def image(self, name: str, path: Path, nimg: int) -> None:
+        self._each("image", name, path, nimg)
+
+    def close(self) -> None:
+        self._each("close")

@@ -1,0 +1,70 @@
+"""The terminal and `log.txt`: lines, a status line per tick, and a bar with images/s and time left."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from elucid.dnnlib.files import append_line
+from elucid.dnnlib.progress import progress_bar
+from elucid.training.loggers.base import Logger
+
+
+class Console(Logger):
+    """Lines to the terminal and to the folder's `log.txt`; progress to a bar."""
+
+    def __init__(self, folder: Path | None):
+        super().__init__(folder)
+        self.bar: tqdm | None = None
+        self.total_nimg = 0
+
+    def begin(self, options: dict[str, Any], nimg: int) -> None:
+        self.total_nimg = round(options["loop"]["duration_mimg"] * 1e6)
+        self.bar = progress_bar(total=self.total_nimg, initial=nimg, unit_scale=True, desc="training")
+
+    def line(self, text: str) -> None:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+        if self.folder is not None:
+            append_line(self.folder / "log.txt", text)
+
+    def step(self, nimg: int) -> None:
+        if self.bar is not None:
+            self.bar.update(nimg - self.bar.n)
+
+    def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
+        mean = {name: value["mean"] for name, value in values.items()}
+        left = max(self.total_nimg - nimg, 0) / max(mean["Timing/images_per_sec"], 1e-9)
+        columns = [
+            f"tick {mean['Progress/tick']:<5.0f}",
+            f"kimg {mean['Progress/kimg']:<9.1f}",
+            f"time {format_time(mean['Timing/total_sec']):<12s}",
+            f"sec/tick {mean['Timing/sec_per_tick']:<7.1f}",
+            f"sec/kimg {mean['Timing/sec_per_kimg']:<7.2f}",
+            f"img/s {mean['Timing/images_per_sec']:<8.1f}",
+            f"left {format_time(left):<12s}",
+            f"maintenance {mean['Timing/maintenance_sec']:<6.1f}",
+            f"cpumem {mean['Resources/cpu_mem_gb']:<6.2f}",
+            f"gpumem {mean['Resources/peak_gpu_mem_gb']:<6.2f}",
+            f"reserved {mean['Resources/peak_gpu_mem_reserved_gb']:<6.2f}",
+            f"lr {mean['Optimizer/lr']:<9.3g}",
+            f"grad {mean.get('Optimizer/grad_norm', 0):<8.3g}",
+            *(f"{name.removeprefix('Loss/')} {value:.4f}" for name, value in mean.items() if name.startswith("Loss/")),
+        ]
+        self.line(" ".join(columns).rstrip())
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def format_time(seconds: float) -> str:
+    """`42s`, `3m 07s`, `2h 05m 09s`, `1d 04h 12m`."""
+    seconds = round(seconds)
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days}d {hours:02d}h {minutes:02d}m"
+    if hours:
+        return f"{hours}h {minutes:02d}m {seconds % 60:02d}s"
+    return f"{minutes}m {seconds % 60:02d}s" if minutes else f"{seconds}s"

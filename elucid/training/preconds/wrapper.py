@@ -1,0 +1,81 @@
+"""Denoisers that wrap denoisers: guidance, windows and bound conditions derive from one class."""
+
+import torch
+from torch import Tensor, nn
+
+from elucid.training.noise.processes import Process
+from elucid.training.preconds.base import Coefficients
+from elucid.training.types import Cond, NetSpec, Prediction
+
+
+class DenoiserWrapper(nn.Module):
+    """A denoiser that calls another, with all that a denoiser offers delegated to it; wrappers nest.
+
+    Subclasses override `forward`, and what they change of the rest.
+    """
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    @property
+    def spec(self) -> NetSpec:
+        return self.denoiser.spec
+
+    @property
+    def model(self) -> nn.Module:
+        return self.denoiser.model
+
+    @property
+    def precision(self) -> str:
+        return self.denoiser.precision
+
+    @property
+    def sigma_min(self) -> float:
+        return self.denoiser.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.denoiser.sigma_max
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    @property
+    def levels(self) -> Tensor | None:
+        return self.denoiser.levels
+
+    @property
+    def default_loss(self) -> str | None:
+        return self.denoiser.default_loss
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return self.denoiser.coefficients(sigma)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.denoiser.round_sigma(sigma)
+
+    def condition(self, x: Tensor, cond: Cond | None) -> Cond:
+        return self.denoiser.condition(x, cond)
+
+    def after_step(self, step) -> None:
+        self.denoiser.after_step(step)
+
+    def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
+        return self.denoiser(x, sigma, cond)
+
+
+class BoundDenoiser(DenoiserWrapper):
+    """A denoiser with its conditions filled in, in the form that samplers call: denoise(x, sigma) -> Prediction.
+
+    x0 comes in the number type of x, in which a sampler keeps its state.
+    """
+
+    def __init__(self, denoiser: nn.Module, cond: Cond | None = None):
+        super().__init__(denoiser)
+        self.cond = cond or {}
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond | None = None) -> Prediction:
+        out = self.denoiser(x, torch.as_tensor(sigma).reshape(-1), {**self.cond, **(cond or {})})
+        return Prediction(out.x0.to(x.dtype), out.var, out.logvar)

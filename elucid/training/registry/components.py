@@ -1,0 +1,111 @@
+"""Components: parts as data, `{"name": ..., option: value}`, made into objects and back, nested ones included.
+
+A constructor's argument that is annotated with the base class of a kind (`base: Loss`, `noise: NoiseDistribution`)
+takes a component of that kind. Options are bound against signatures, which are the only home of defaults.
+"""
+
+import types
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin
+
+from elucid.dnnlib.config import construct, lookup
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.values import signature
+from elucid.training.registry.interfaces import INTERFACES
+from elucid.training.registry.names import OPTIONS, TABLES
+
+
+def split(component: Any, kind: str) -> tuple[str, dict]:
+    """Name and options of a component; a name alone is one without options."""
+    if isinstance(component, str):
+        component = {"name": component}
+    if not isinstance(component, dict) or not isinstance(component.get("name"), str):
+        raise UserError(f'{kind} must look like {{"name": ..., option: value}}, not {component!r}')
+    return component["name"], {key: value for key, value in component.items() if key != "name"}
+
+
+def find(kind: str, name: str) -> Any:
+    """The class of a short name, or of a `module:Name`, which must have the kind's interface."""
+    return lookup(TABLES[kind], name, kind, INTERFACES.get(kind))
+
+
+def nested(target: Any) -> dict[str, str]:
+    """Which arguments of a constructor take components, each with its kind."""
+    kinds = {}
+    for name, parameter in signature(target).parameters.items():
+        kind = _kind_of(parameter.annotation)
+        if kind is not None:
+            kinds[name] = kind
+    return kinds
+
+
+def _kind_of(annotation: Any) -> str | None:
+    if get_origin(annotation) in (Union, types.UnionType):
+        choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+        annotation = choices[0] if len(choices) == 1 else None
+    for base in getattr(annotation, "__mro__", ()):
+        for kind, interface in INTERFACES.items():
+            # Networks and losses are modules too; an argument that is just any module takes one from outside.
+            if kind != "network" and interface.is_base(base):
+                return kind
+    return None
+
+
+def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
+    """The object that a component describes, and all that it is made of; `parts` are arguments that are no options.
+
+    Raises UserError for unknown names and options, and for a nested component that is missing or out of place.
+    """
+    name, options = split(component, kind)
+    what = what or f"{kind} {name}"
+    target = find(kind, name)
+    options = merged(OPTIONS.get(kind, {}).get(name, {}), options)
+    kinds = {argument: inner for argument, inner in nested(target).items() if argument not in parts}
+    if kind == "loss":
+        _require_base(name, kinds, options)
+    made = {}
+    for argument, inner in kinds.items():
+        if options.get(argument) is not None:
+            made[argument] = make(options.pop(argument), inner, f"{what}, {argument}" if inner != "loss" else None)
+    result = construct(target, options, what, **parts, **made)
+    result.recipe["name"] = name
+    result.recipe["options"] |= {argument: resolved(child) for argument, child in made.items()}
+    return result
+
+
+def merged(defaults: dict, options: dict) -> dict:
+    """Options over defaults; those of a nested component are merged, too, unless another one is named."""
+    result = {**defaults, **options}
+    for key, default in defaults.items():
+        given = options.get(key)
+        if (
+            isinstance(default, dict)
+            and isinstance(given, dict)
+            and given.get("name", default["name"]) == default["name"]
+        ):
+            result[key] = merged(default, given)
+    return result
+
+
+def _require_base(name: str, kinds: dict[str, str], options: dict) -> None:
+    if "base" in kinds and options.get("base") is None:
+        raise UserError(f"the loss {name} wraps another one; write for example --loss={name}(edm)")
+    if "base" in options and "base" not in kinds:
+        raise UserError(f"the loss {name} wraps no other; write --loss={name}")
+
+
+def resolved(made: Any) -> dict:
+    """The component of an object with every default filled in, and with what the object itself `found` out."""
+    return {"name": made.recipe["name"], **made.recipe["options"], **getattr(made, "found", {})}
+
+
+def walk(options: Any) -> Iterator[dict]:
+    """Every component in nested options, outer ones first."""
+    if isinstance(options, dict):
+        if isinstance(options.get("name"), str):
+            yield options
+        options = options.values()
+    if not isinstance(options, (str, bytes)) and hasattr(options, "__iter__"):
+        for item in options:
+            if isinstance(item, (dict, list, tuple)):
+                yield from walk(item)

@@ -1,0 +1,36 @@
+"""Noise added on the way down, as EDM's stochastic sampler does."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.samplers.base import Denoise, Noise
+
+
+class Churn:
+    """Noise added before a step (Karras et al. 2022, algorithm 2, lines 4-6).
+
+    gamma = min(S_churn/N, sqrt(2)-1) for levels in [S_min, S_max], None: no end, else 0; sigma_hat = sigma (1 + gamma).
+    """
+
+    def __init__(self, S_churn: float = 0.0, S_min: float = 0.0, S_max: float | None = None, S_noise: float = 1.0):
+        if S_churn < 0:
+            raise UserError(f"S_churn={S_churn} must not be negative (--S_churn)")
+        self.S_churn, self.S_min, self.S_noise = S_churn, S_min, S_noise
+        self.S_max = math.inf if S_max is None else S_max
+
+    def raised(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
+        """The level after adding noise."""
+        if self.S_churn == 0:
+            return sigma
+        gamma = min(self.S_churn / num_steps, 2**0.5 - 1)
+        inside = (sigma >= self.S_min) & (sigma <= self.S_max)
+        return torch.where(inside, denoise.round_sigma(sigma * (1 + gamma)), sigma)
+
+    def added(self, x: Tensor, sigma: Tensor, sigma_hat: Tensor, noise: Noise) -> Tensor:
+        """The noise that lifts x from sigma to sigma_hat; drawn in every step, so that S_min and S_max move no draw."""
+        if self.S_churn == 0:
+            return torch.zeros_like(x)
+        return (sigma_hat**2 - sigma**2).clamp_min(0).sqrt() * self.S_noise * noise(x)

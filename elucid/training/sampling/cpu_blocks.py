@@ -1,0 +1,80 @@
+"""Sampling on a CPU: blocks of a few images, one thread each, so that an image depends on its seed alone."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+SIZE = 4
+"""Images per pass on the CPU: more would be little faster, and one much slower with small networks."""
+
+
+@dataclass
+class Samples:
+    """Images u8[B,C,H,W] (C 1 for gray, else 3) of the seeds, and the class [B] of each where the model has classes."""
+
+    seeds: list[int]
+    images: Tensor
+    labels: Tensor | None
+
+
+def in_blocks(make: Callable[[list[int]], Samples], seeds: Sequence[int], batch_size: int) -> Iterator[Samples]:
+    """make(seeds) of all seeds in order, `SIZE` at a time side by side, joined to about `batch_size` images."""
+    return _regrouped(_side_by_side(partial(_padded, make, SIZE), list(cut(seeds, SIZE))), batch_size)
+
+
+def _padded(make: Callable[[list[int]], Samples], size: int, seeds: Sequence[int]) -> Samples:
+    """Samples of fewer seeds than `size`, made among others, which are thrown away."""
+    count = len(seeds)
+    samples = make([*seeds, *[seeds[-1]] * (size - count)])
+    labels = samples.labels[:count] if samples.labels is not None else None
+    return Samples(list(seeds), samples.images[:count], labels)
+
+
+def cut(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Parts of this size, in order; the last one may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _side_by_side(function: Callable, items: list) -> Iterator:
+    """function(item) of each item in order, in as many threads as torch uses, each of which uses only itself.
+
+    How torch shares a convolution among threads changes its rounding; sharing whole blocks does not.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    running, finished = deque(), False
+    try:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > 2 * threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+        finished = True
+    finally:
+        # Whoever stops early, by Ctrl-C above all, does not wait for blocks that nobody will see.
+        pool.shutdown(wait=finished, cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _regrouped(parts: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """The same samples, joined to about `size` images at a time."""
+    waiting: list[Samples] = []
+    for part in parts:
+        if waiting and sum(len(samples.seeds) for samples in waiting) + len(part.seeds) > size:
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(part)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: list[Samples]) -> Samples:
+    labels = None if parts[0].labels is None else torch.cat([part.labels for part in parts])
+    return Samples([seed for part in parts for seed in part.seeds], torch.cat([part.images for part in parts]), labels)
