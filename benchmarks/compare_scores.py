@@ -26,7 +26,7 @@ from elucid.dnnlib import cli  # noqa: E402
 from elucid.dnnlib.files import atomic_write  # noqa: E402
 from elucid.training.data.dataset import open_dataset  # noqa: E402
 from elucid.training.losses.consistency import ConsistencyLoss  # noqa: E402
-from elucid.training.losses.dsm import EDMLoss  # noqa: E402
+from elucid.training.registry.components import make
 from elucid.training.snapshots.snapshot import load_snapshot  # noqa: E402
 from elucid.training.types import Batch, Step  # noqa: E402
 
@@ -39,7 +39,7 @@ def held_out(snapshot: Path, test: Path) -> dict[str, float]:
     """DSM and consistency term per element of the averaged weights, with levels and noise fixed by a seed."""
     denoiser = load_snapshot(snapshot).ema.eval()
     data = open_dataset(test, use_labels=True)
-    dsm, both, step = EDMLoss(), ConsistencyLoss(EDMLoss()), Step(0, 1)
+    dsm, both, step = make("edm", "loss"), ConsistencyLoss(make("edm", "loss")), Step(0, 1)
     values = {"dsm": [], "consistency": []}
     torch.manual_seed(0)
     order = np.random.default_rng(0).permutation(len(data))

@@ -20,7 +20,7 @@ from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
 from elucid.training.config.build import make_denoiser
-from elucid.training.losses.dsm import EDMLoss
+from elucid.training.registry.components import make
 from elucid.training.types import Batch, NetSpec, Step
 
 ARCHITECTURES = {"ddpmpp": 4, "ncsnpp": 4, "adm": 2}
@@ -82,7 +82,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     flops = counter.get_total_flops()
     if compiled:
         denoiser.model.compile()
-    loss, optimizer = EDMLoss(), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
+    loss, optimizer = make("edm", "loss"), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
     reset_peak_memory(device)
 
     def train():

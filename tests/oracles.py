@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from elucid.training.preconds.base import Denoiser
-from elucid.training.types import NetSpec, Prediction
+from elucid.training.preconds.base import Coefficients, Denoiser
+from elucid.training.types import NetSpec, Prediction, Step
 
 
 class GaussianDenoiser(Denoiser):
@@ -17,7 +17,8 @@ class GaussianDenoiser(Denoiser):
 
     def coefficients(self, sigma: Tensor):
         total = sigma**2 + self.std**2
-        return self.std**2 / total, sigma * self.std / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+        c_out, c_in = sigma * self.std / total.sqrt(), 1 / total.sqrt()
+        return Coefficients(self.std**2 / total, c_out, c_in, sigma.log() / 4)
 
     def forward(self, x: Tensor, sigma, cond=None) -> Prediction:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
@@ -27,3 +28,8 @@ class GaussianDenoiser(Denoiser):
     def data(self, count: int) -> Tensor:
         """Samples [count,C,H,W] of the data."""
         return torch.randn(count, self.spec.image_channels, *self.spec.resolution) * self.std + self.mean
+
+
+def step_at(nimg: int = 0, total_nimg: int = 1000, batch_size: int = 1, seed: int = 0) -> Step:
+    """A step of a run without losses of several phases."""
+    return Step(nimg // batch_size, nimg, total_nimg, seed, batch_size)

@@ -16,7 +16,9 @@ def save_random_snapshot(
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
     emas = {}
     for name in names:
-        denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((8, 8), channels, classes, **spec)).eval()
+        denoiser = make_denoiser(
+            network, {"name": "edm"}, NetSpec((8, 8), channels, vector={"labels": classes}, **spec)
+        ).eval()
         generator = torch.Generator().manual_seed(seed + len(emas))
         with torch.no_grad():
             for parameter in denoiser.parameters():

@@ -68,10 +68,9 @@ def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
     spec = NetSpec(
         resolution=(resolution, resolution),
         image_channels=channels - coords,
-        label_dim=kwargs.get("label_dim", 0),
-        augment_dim=kwargs.get("augment_dim", 0),
-        coord_channels=coords,
-        learned_variance=kind == "iDDPMPrecond",
+        out_channels=out_channels,
+        vector={"labels": kwargs.get("label_dim", 0), "augment": kwargs.get("augment_dim", 0)},
+        spatial={"coords": coords},
     )
     net = network(img_resolution=resolution, in_channels=channels, out_channels=out_channels, **kwargs)
     result = lookup(PRECONDS, kind.removesuffix("Precond").lower(), "preconditioner")(net, spec)

@@ -1,11 +1,13 @@
 """CDM equals the reference: the path from one noisy image, the prediction at its end, both terms of the loss."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from elucid.training.losses.consistency import ConsistencyLoss, twice
-from elucid.training.losses.dsm import EDMLoss
 from elucid.training.noise.schedules import rho_levels
+from elucid.training.registry.components import make
 from elucid.training.samplers.sde import reverse_sde_path
 from elucid.training.types import Batch
 from tests import vectors
@@ -19,7 +21,7 @@ def test_consistency(path):
     t = {name: torch.from_numpy(array) for name, array in arrays.items()}
     denoiser = vectors.denoiser(case).eval()
     cond = {"labels": t["class_labels"]}
-    start = EDMLoss().evaluate(denoiser, Batch(t["images"], cond), t["sigma"], t["noise"] / t["sigma"])
+    start = make("edm", "loss").evaluate(denoiser, Batch(t["images"], cond), t["sigma"], t["noise"] / t["sigma"])
     assert vectors.relative_error(start.prediction.x0, arrays["D_start"]) < 1e-4
     assert vectors.relative_error(start.error, arrays["dsm"]) < 1e-4
 
@@ -34,7 +36,7 @@ def test_consistency(path):
     for first in (None, twice(start.prediction.x0)):
         draws = iter(t["z"])
         ends = reverse_sde_path(
-            lambda x, sigma: denoiser(x, sigma, doubled).x0, twice(start.x), levels, lambda x, z=draws: next(z), first
+            partial(denoiser, cond=doubled), twice(start.x), levels, lambda x, z=draws: next(z), first
         )
         assert vectors.relative_error(ends, arrays["path"][-1]) < 1e-4
     term = ConsistencyLoss.consistency(denoiser, ends, twice(end), start.prediction.x0, cond)

@@ -44,7 +44,7 @@ def test_preconds(path, protocol, tmp_path):
 def test_patch_diffusion(path, tmp_path):
     case, arrays = vectors.load(path)
     denoiser = load_snapshot(precond_file(case, tmp_path / "published.pkl", kind="Patch_EDMPrecond")).ema
-    assert denoiser.spec.coord_channels == 2 and denoiser.spec.image_channels == 3
+    assert denoiser.spec.spatial == {"coords": 2} and denoiser.spec.image_channels == 3
     x, labels = torch.from_numpy(arrays["cfg_x"]), torch.from_numpy(arrays["class_labels"])[:2]
     without, with_labels = denoiser(x, 0.7).x0, denoiser(x, 0.7, {"labels": labels}).x0
     assert vectors.relative_error(without + 1.3 * (with_labels - without), arrays["cfg_D_1.3"]) < 1e-5

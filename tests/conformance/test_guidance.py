@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from elucid.training.guidance.base import ClassifierFreeGuidance
-from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
+from elucid.training.noise.schedules import Karras
+from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.edm import EDMSampler
 from tests import vectors
 
@@ -36,7 +37,6 @@ def test_full_size_sample(path):
     latents = torch.from_numpy(arrays["sample_latents"])
     labels = torch.from_numpy(arrays["class_labels"][: len(latents)])
     denoise = BoundDenoiser(vectors.denoiser(case).eval(), {"labels": labels})
-    sampler = EDMSampler(num_steps=case.get("sample_steps", 5))  # the description does not say, but only 5 can match
-    sigmas = sampler.sigmas(denoise)
-    x = sampler(denoise, latents * sigmas[0], sigmas, torch.randn_like)
+    sigmas = Karras(case.get("sample_steps", 5))(denoise)  # the description does not say, but only 5 can match
+    x = EDMSampler()(denoise, latents * sigmas[0], sigmas, torch.randn_like)
     assert vectors.relative_error(x, arrays["sample"]) < 1e-5

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from elucid.training.losses.dsm import EDMLoss
 from elucid.training.losses.patch import random_crops, with_coordinates
+from elucid.training.registry.components import make
 from elucid.training.types import Batch
 from tests import vectors
 
@@ -27,5 +27,5 @@ def test_crops_and_losses(path):
         assert vectors.relative_error(batch.images, arrays[f"size{size}:crop"]) < 1e-6
         assert vectors.relative_error(batch.cond["coords"], arrays[f"size{size}:coords"]) < 1e-6
         level, noise = (torch.from_numpy(arrays[f"size{size}:{name}_draw"]) for name in ("level", "noise"))
-        evaluation = EDMLoss().evaluate(denoiser, batch, (level * 1.2 - 1.2).exp(), noise)
+        evaluation = make("edm", "loss").evaluate(denoiser, batch, (level * 1.2 - 1.2).exp(), noise)
         assert vectors.relative_error(evaluation.error, arrays[f"size{size}:loss"]) < 1e-5

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from elucid.dnnlib.config import construct, lookup
 from elucid.torch_utils.rng import PerSeedRandom
-from elucid.training.registry.names import SAMPLERS
-from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.config.upgrade import VALUES, moved
+from elucid.training.preconds.wrapper import BoundDenoiser
+from elucid.training.registry.components import make
+from elucid.training.types import Prediction
 from tests import vectors
 from tests.reference_arithmetic import reference_arithmetic, same_kernels
 
@@ -54,19 +55,31 @@ def filled_denoiser(path, precond):
 class Rounded(BoundDenoiser):
     """A denoiser whose every output is off by about half a unit in the last place of float32."""
 
-    def __call__(self, x, sigma):
-        x0 = super().__call__(x, sigma)
+    def forward(self, x, sigma, cond=None):
+        x0 = super().forward(x, sigma, cond).x0
         generator = torch.Generator().manual_seed(len(x0))
-        return x0 * (1 + 2**-24 * torch.randn(x0.shape, generator=generator, dtype=x0.dtype))
+        return Prediction(x0 * (1 + 2**-24 * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)))
+
+
+def make_both(name, options):
+    """The sampler and the schedule that the reference's options of one function stand for."""
+    parts = {"sampler": {"name": name}, "schedule": {"name": "karras"}}
+    for option, value in options.items():
+        path = f"sampler.{option}"
+        part, _, key = moved(path, parts).partition(".")
+        parts[part][key] = VALUES.get(path, {}).get(value, value)
+    return make(parts["sampler"], "sampler"), make(parts["schedule"], "schedule")
 
 
 @torch.no_grad()
 def sample(path, run, kind):
     case, arrays = load(path)
-    sampler = construct(lookup(SAMPLERS, NAMES[run["sampler"]], "sampler"), run["options"])
+    sampler, schedule = make_both(NAMES[run["sampler"]], run["options"])
     denoise = kind(filled_denoiser(path, run["precond"]), {"labels": torch.from_numpy(arrays["class_labels"])})
-    sigmas = sampler.sigmas(denoise)
-    return sampler(denoise, torch.from_numpy(arrays["latents"]) * sigmas[0], sigmas, recorded_noise(case["salt"]))
+    sigmas = schedule(denoise, sampler.default_steps)
+    return sampler.bound(schedule, denoise)(
+        denoise, torch.from_numpy(arrays["latents"]) * sigmas[0], sigmas, recorded_noise(case["salt"])
+    )
 
 
 @pytest.mark.parametrize("path, index", RUNS)

@@ -13,7 +13,7 @@ from elucid.training.config.build import make_denoiser
 from elucid.training.loop import gradient_sync
 from elucid.training.losses.dsm import EDMLoss
 from elucid.training.objective import Objective
-from elucid.training.types import Batch, LossOutput, NetSpec, Step
+from elucid.training.types import Batch, LossOutput, NetSpec
 
 
 class FixedDraws(EDMLoss):
@@ -42,7 +42,7 @@ def main(path: str, rounds: int) -> None:
         mine = slice(start, start + micro)
         batch = Batch(images[mine], {"labels": labels[mine], "sigma": sigma[mine], "noise": noise[mine]})
         with gradient_sync(wrapped, last=index == rounds - 1):
-            (wrapped(batch, Step(0, 1)).loss.sum() / (micro * rounds)).backward()
+            (wrapped(batch, step_at(0, 1)).loss.sum() / (micro * rounds)).backward()
     if distributed.is_main():
         torch.save({name: parameter.grad for name, parameter in objective.named_parameters()}, path)
     distributed.shutdown()

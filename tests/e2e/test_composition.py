@@ -9,10 +9,10 @@ from elucid.dnnlib.config import parse_chain
 from elucid.dnnlib.errors import UserError
 from elucid.preparation.encode import encode
 from elucid.training.config.build import build
-from elucid.training.config.options import find
+from elucid.training.config.options import in_chain
 from elucid.training.loop import train_step
+from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run
-from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.generate import generate
 from elucid.training.types import NetSpec
 from tests.vaes import save_pictures, save_tiny_vae
@@ -38,7 +38,7 @@ def places(tmp_path_factory):
 def options_of(precond: str, loss: str, network: str, **network_options) -> dict:
     small = {"model_channels": NETWORKS[network], "channel_mult": [1, 2], "channel_mult_emb": 2, "num_blocks": 1}
     chain = parse_chain(loss)
-    if (consistency := find(chain, "cdm")) is not None:
+    if (consistency := in_chain(chain, "cdm")) is not None:
         consistency["martingale_steps"] = 3
     return {
         "encoder": {"name": "rgb"},
@@ -53,25 +53,26 @@ def run_of(path, data: str, parts: dict) -> Run:
     loop = {"batch_size": BATCH, "duration_mimg": 1e-3, "seed": 1, "bench": False}
     if data == "latents":
         parts = {**parts, "encoder": {"name": "vae"}, "augment": None}
-    optimizer = {"name": "adam", "lr": 1e-3, "lr_rampup_kimg": 0.01}
+    rest = {"optimizer": {"name": "adam", "lr": 1e-3}, "lr_schedule": {"name": "constant", "warmup_kimg": 0.01}}
+    rest |= {"ema": "halflife", "sampler": "edm", "schedule": "karras"}
     dataset = {"path": str(path), "use_labels": True, "cache": "none"}
-    return Run({**parts, "dataset": dataset, "optimizer": optimizer, "ema": {}, "loop": loop}, CPU)
+    return Run({**parts, **rest, "dataset": dataset, "loop": loop}, CPU)
 
 
 @pytest.mark.parametrize(("precond", "loss", "data", "network"), COMBINATIONS)
 def test_trains_ten_steps_and_samples(precond, loss, data, network, places):
     run = run_of(places[data], data, options_of(precond, loss.format(precond), network))
     spec = run.denoiser.spec
-    assert (spec.latent, spec.coord_channels) == (data == "latents", 2 if "patch" in loss else 0)
+    assert (spec.latent, spec.spatial) == (data == "latents", {"coords": 2} if "patch" in loss else {})
     before = {name: value.clone() for name, value in run.denoiser.named_parameters()}
     seen = [train_step(run, run.objective) for _ in range(STEPS)]
-    run.batches.close()
+    run.stream.close()
     assert run.nimg == sum(seen) and (set(seen) > {BATCH} if "patch" in loss else set(seen) == {BATCH})
     assert {"Loss/loss", *(["Loss/consistency"] if "cdm" in loss else [])} <= run.stats.collect().keys()
     still = {name for name, value in run.denoiser.named_parameters() if torch.equal(value, before[name])}
     assert not still, f"these were not trained: {sorted(still)}"
     averaged = next(iter(run.ema.averages.values()))
-    samples = next(generate(averaged, run.encoder, [0, 1], sampler=EDMSampler(num_steps=2), batch_size=2))
+    samples = next(generate(averaged, run.encoder, [0, 1], schedule=Karras(2), batch_size=2))
     assert samples.images.shape == (2, 3, 16, 16) and samples.images.dtype == torch.uint8
     assert not torch.equal(samples.images[0], samples.images[1])
 
@@ -86,8 +87,8 @@ def test_trains_ten_steps_and_samples(precond, loss, data, network, places):
         ("edm", "patch", {}, "the loss patch wraps another one; write for example --loss=patch"),
         ("edm", "cdm", {}, "the loss cdm wraps another one"),
         ("edm", "edm(vp)", {}, "the loss edm wraps no other"),
-        ("edm", "iddpm", {}, "--loss=iddpm needs discrete noise levels, EDMPrecond has none"),
-        ("vp", "patch(iddpm)", {}, "--loss=iddpm needs discrete noise levels, VPPrecond"),
+        ("edm", "iddpm", {}, "the loss needs discrete noise levels, EDMPrecond has none; use --precond=iddpm"),
+        ("vp", "patch(iddpm)", {}, "the loss needs discrete noise levels, VPPrecond"),
         ("edm", "patch(edm)", {"channel_mult": [1, 1, 1, 1]}, "patches of 4x4 do not divide by 8, .*--cres"),
         ("edm", "patch(nothing(edm))", {}, "unknown loss 'nothing'"),
     ],
@@ -103,4 +104,5 @@ def test_sizes_without_a_chance_are_not_held_against_a_network():
     """Four levels halve 16x16 three times: patches of 4x4 do not, but real_p = 1 never cuts any."""
     options = options_of("edm", "patch(edm)", "ddpmpp", channel_mult=[1, 1, 1, 1])
     options["loss"]["real_p"] = 1.0
-    build(options, NetSpec(resolution=(16, 16), image_channels=3), weights=False)
+    parts = build(options, NetSpec(resolution=(16, 16), image_channels=3), weights=False)
+    assert parts.loss.sizes((16, 16)) == [(16, 16)] and parts.denoiser.model.halvings == 3

@@ -20,7 +20,7 @@ def snapshots(tmp_path_factory):
         "digits": save_random_snapshot(folder / "digits.pkl", channels=1, classes=5),
         "other": save_random_snapshot(folder / "other.pkl", channels=1, classes=5, seed=9),
         "rgb": save_random_snapshot(folder / "rgb.pkl", channels=3, names=("0.1", "0.5")),
-        "patch": save_random_snapshot(folder / "patch.pkl", channels=1, classes=5, coord_channels=2),
+        "patch": save_random_snapshot(folder / "patch.pkl", channels=1, classes=5, spatial={"coords": 2}),
     }
 
 

@@ -13,7 +13,8 @@ CODE = """
 from pathlib import Path
 import torch
 from torch import nn
-from elucid.training.losses.dsm import EDMLoss
+from elucid.training.losses.dsm import DSM
+from elucid.training.noise.distributions import NoiseDistribution, LogNormal
 from elucid.training.preconds.edm import EDMPrecond
 
 Path("ran").write_text("this file was run")
@@ -28,8 +29,9 @@ class Net(nn.Module):
 class Precond(EDMPrecond):
     pass
 
-class MyLoss(EDMLoss):
-    pass
+class MyLoss(DSM):
+    def __init__(self, noise: NoiseDistribution | None = None):
+        super().__init__(noise or LogNormal())
 """
 SHORT = ["--device=cpu", "--seed=1", "--augment=0", "--batch=4", "--duration=0.000008", "--set=loop.grid_images=0"]
 NAMED = ["--arch=mine.py:Net", "--set=network.width=3", "--precond=mine.py:Precond", "--loss=mine.py:MyLoss"]
@@ -136,18 +138,20 @@ def test_a_class_that_an_installed_package_registers_is_trusted(trained, call, t
 
 
 WRONG = """
-from elucid.training.losses.dsm import EDMLoss
+from elucid.training.losses.dsm import DSM
+from elucid.training.noise.distributions import LogNormal
 from elucid.training.types import LossOutput
 from torch import nn, ones
 
-class Elsewhere(EDMLoss):
+class Elsewhere(DSM):
     def __init__(self):
-        super().__init__()
+        super().__init__(LogNormal())
         self.own = nn.Parameter(ones(()))
     def forward(self, denoiser, batch, step):
         return LossOutput(self.own.expand(len(batch)))
 
-class Half(EDMLoss):
+class Half(DSM):
+    def __init__(self): super().__init__(LogNormal())
     def image_multiplier(self, step): return 0.5
 """
 

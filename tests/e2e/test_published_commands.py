@@ -189,15 +189,15 @@ def test_ten_steps(name, folder, call, monkeypatch):
     out, _ = call(f"{TRAINING[name]} {TINY} --device=cpu --nosubdir --outdir={outdir}")
     assert len(counts) == 10 and "done:" in out
     spec = load_snapshot(outdir / "network-snapshot-000000.pkl").ema.spec
-    assert (spec.latent, bool(spec.coord_channels)) == ("lsun" in name, "patch" in name)
+    assert (spec.latent, bool(spec.spatial)) == ("lsun" in name, "patch" in name)
     assert set(counts) == ({2, 4} if "lsun" in name else {2, 4, 8} if "patch" in name else {2})
 
 
 SPECS = {
-    "cifar10": NetSpec((32, 32), 3, label_dim=10),
-    "celeba": NetSpec((64, 64), 3, coord_channels=2),
-    "lsun": NetSpec((32, 32), 4, coord_channels=2, latent=True),
-    "imagenet": NetSpec((32, 32), 4, label_dim=1000, coord_channels=2, latent=True),
+    "cifar10": NetSpec((32, 32), 3, vector={"labels": 10}),
+    "celeba": NetSpec((64, 64), 3, spatial={"coords": 2}),
+    "lsun": NetSpec((32, 32), 4, spatial={"coords": 2}, latent=True),
+    "imagenet": NetSpec((32, 32), 4, vector={"labels": 1000}, spatial={"coords": 2}, latent=True),
 }
 CHURN = "--S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003"
 SAMPLING = [

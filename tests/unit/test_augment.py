@@ -31,13 +31,13 @@ def test_probability_zero_is_the_identity():
 def test_without_operations_nothing_is_added():
     batch = Batch(torch.zeros(2, 3, 8, 8))
     assert AugmentPipe()(batch) is batch
-    assert AugmentPipe().adapt(NetSpec((8, 8), 3)).augment_dim == 0
+    assert AugmentPipe().adapt(NetSpec((8, 8), 3)).vector == {}
 
 
 def test_edm_set_has_nine_numbers_and_always_flips():
     torch.manual_seed(0)
     pipe = edm_augment(p=1e-7)
-    assert pipe.adapt(NetSpec((32, 32), 3)).augment_dim == 9
+    assert pipe.adapt(NetSpec((32, 32), 3)).vector == {"augment": 9}
     labels = pipe(Batch(torch.zeros(1000, 3, 8, 8))).cond["augment"]
     assert not labels[:, 1:].any()
     assert abs(labels[:, 0].mean() - 0.5) < 4 * math.sqrt(0.25 / 1000)

@@ -6,11 +6,16 @@ import torch
 
 from elucid.training.data.stream import BatchStream, Order
 from elucid.training.encoders.rgb import RGB
-from elucid.training.types import NetSpec
+from elucid.training.transforms.coordinates import Coordinates
+from elucid.training.transforms.encode import Encode
+from elucid.training.transforms.flips import Mirror
+from elucid.training.transforms.label_dropout import LabelDropout
 
 
 class Numbers:
     """A data set whose image i is filled with i, and whose columns brighten to the right."""
+
+    label_dim = 10
 
     def __init__(self, count=10, cached=False):
         self.images = np.zeros((count, 1, 4, 6), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 10
@@ -28,11 +33,11 @@ class Numbers:
         return np.eye(len(self), dtype=np.float32)[index]
 
 
-SPEC = NetSpec(resolution=(4, 6), image_channels=1, label_dim=10)
+CPU = torch.device("cpu")
 
 
-def stream(dataset=None, spec=SPEC, **options):
-    return BatchStream(dataset or Numbers(), RGB(), None, spec, torch.device("cpu"), **options)
+def stream(dataset=None, transforms=(), **options):
+    return BatchStream(dataset or Numbers(), [Encode(RGB()), *transforms], CPU, **options)
 
 
 def numbers(batch) -> list[int]:
@@ -56,28 +61,26 @@ def test_order_is_the_same_however_it_is_loaded(options):
         options["dataset"] = Numbers(cached=True)
     one, other = stream(), stream(**options)
     for count in (4, 4, 7, 1, 4):  # a change of size discards what was loaded ahead
-        assert numbers(one.take(count)) == numbers(other.take(count))
+        assert numbers(one.next(count)) == numbers(other.next(count))
 
 
 def test_two_processes_see_the_images_of_one():
-    whole = numbers(stream().take(8))
-    halves = [numbers(stream(rank=rank, world_size=2).take(4)) for rank in (0, 1)]
+    whole = numbers(stream().next(8))
+    halves = [numbers(stream(rank=rank, world_size=2).next(4)) for rank in (0, 1)]
     assert halves[0] + halves[1] == whole
 
 
 def test_position_is_all_there_is_to_resume():
     one = stream(seed=5)
     for _ in range(3):
-        one.take(7)
+        one.next(7)
     other = stream(seed=5)
     other.position = one.position
-    assert numbers(one.take(7)) == numbers(other.take(7))
+    assert numbers(one.next(7)) == numbers(other.next(7))
 
 
 def test_xflip_doubles_the_data_and_moves_the_coordinates():
-    dataset = Numbers()
-    spec = SPEC.replace(coord_channels=2)
-    batch = stream(dataset, spec, xflip=True).take(20)
+    batch = BatchStream(Numbers(), [Mirror(), Encode(RGB()), Coordinates()], CPU, xflip=True).next(20)
     brightens = batch.images[:, 0, 0, -1] > batch.images[:, 0, 0, 0]
     assert brightens.sum() == 10
     coords = batch.cond["coords"]
@@ -92,7 +95,7 @@ class Sums(RGB):
 
 
 def test_images_are_mirrored_before_they_are_encoded():
-    batch = BatchStream(Numbers(), Sums(), None, SPEC, torch.device("cpu"), xflip=True).take(20)
+    batch = BatchStream(Numbers(), [Mirror(), Encode(Sums())], CPU, xflip=True).next(20)
     images = torch.from_numpy(Numbers().images).float()
     for image, number in zip(batch.images, batch.cond["labels"].argmax(1), strict=True):
         plain, mirrored = images[number].cumsum(2), images[number].flip(2).cumsum(2)
@@ -102,6 +105,6 @@ def test_images_are_mirrored_before_they_are_encoded():
 
 def test_label_dropout():
     torch.manual_seed(0)
-    many = torch.cat([stream(label_dropout=0.3).take(10).cond["labels"] for _ in range(100)])
+    many = torch.cat([stream(transforms=[LabelDropout(0.3)]).next(10).cond["labels"] for _ in range(100)])
     dropped = 1 - many.sum(1).mean()
     assert 0.25 < dropped < 0.35

@@ -6,7 +6,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.config.build import build
 from elucid.training.types import NetSpec
 
-SPEC = NetSpec(resolution=(16, 16), image_channels=3, label_dim=4)
+SPEC = NetSpec(resolution=(16, 16), image_channels=3, vector={"labels": 4})
 
 
 def options(**changes) -> dict:
@@ -21,8 +21,8 @@ def options(**changes) -> dict:
 
 
 def test_defaults_are_resolved_and_kept():
-    parts = build(options(loss={"name": "edm", "P_mean": -0.8}), SPEC, weights=False)
-    assert parts.options["loss"] == {"name": "edm", "P_mean": -0.8, "P_std": 1.2}
+    parts = build(options(loss={"name": "edm", "noise": {"P_mean": -0.8}}), SPEC, weights=False)
+    assert parts.options["loss"] == {"name": "edm", "noise": {"name": "lognormal", "P_mean": -0.8, "P_std": 1.2}}
     assert parts.options["network"]["embedding_type"] == "positional"
     assert parts.options["precond"]["sigma_data"] == 0.5
     again = build(parts.options, SPEC, weights=False)
@@ -39,7 +39,7 @@ def test_every_pair_builds(arch, precond):
 
 def test_the_augmentation_asks_for_its_labels():
     parts = build(options(augment={"name": "edm", "p": 0.1}), SPEC, weights=False)
-    assert parts.denoiser.spec.augment_dim == 9
+    assert parts.denoiser.spec.vector == {"labels": 4, "augment": 9}
 
 
 @pytest.mark.parametrize(

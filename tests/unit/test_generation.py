@@ -8,6 +8,7 @@ from PIL import Image
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import PerSeedRandom
 from elucid.training.encoders.rgb import RGB
+from elucid.training.noise.schedules import Karras
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.generate import draw, generate
 from elucid.training.sampling.grid import save_grid, tile
@@ -22,7 +23,7 @@ def denoiser(tmp_path_factory):
 
 
 def images_of(denoiser, seeds, **options):
-    parts = list(generate(denoiser, RGB(), seeds, sampler=EDMSampler(num_steps=3, S_churn=1.0), **options))
+    parts = list(generate(denoiser, RGB(), seeds, sampler=EDMSampler(S_churn=1.0), schedule=Karras(3), **options))
     assert [seed for part in parts for seed in part.seeds] == list(seeds)
     return torch.cat([part.images for part in parts])
 
@@ -41,7 +42,7 @@ def test_images_do_not_depend_on_threads_or_neighbours(denoiser):
 
 
 def test_batches_are_of_the_size_asked_for(denoiser):
-    parts = generate(denoiser, RGB(), range(21), batch_size=8, sampler=EDMSampler(num_steps=1))
+    parts = generate(denoiser, RGB(), range(21), batch_size=8, schedule=Karras(1))
     assert [len(part.seeds) for part in parts] == [8, 8, 5]
 
 
@@ -51,7 +52,7 @@ def test_the_class_is_drawn_after_the_latents(denoiser):
         generator = torch.Generator().manual_seed(seed)
         assert torch.equal(latents[row], torch.randn(3, 8, 8, generator=generator))
         assert int(labels[row]) == int(torch.randint(3, (), generator=generator))
-    parts = list(generate(denoiser, RGB(), [4, 9], sampler=EDMSampler(num_steps=1)))
+    parts = list(generate(denoiser, RGB(), [4, 9], schedule=Karras(1)))
     assert torch.equal(parts[0].labels, labels)
 
 
@@ -71,7 +72,7 @@ def test_an_error_in_a_block_is_raised(denoiser):
     encoder = RGB()
     encoder.decode = fails
     with pytest.raises(ValueError, match="decoding failed"):
-        list(generate(denoiser, encoder, range(9), sampler=EDMSampler(num_steps=1)))
+        list(generate(denoiser, encoder, range(9), schedule=Karras(1)))
 
 
 @pytest.mark.parametrize("class_idx", [-1, 3])

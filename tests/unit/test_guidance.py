@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.guidance.base import AutoGuidance, ClassifierFreeGuidance
+from elucid.training.guidance.autoguidance import AutoGuidance
+from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
+from elucid.training.noise.schedules import Karras
 from elucid.training.preconds.base import Denoiser
-from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.types import NetSpec, Prediction
 
@@ -16,7 +18,7 @@ class ClassMeans(Denoiser):
     """D = x / (1 + sigma) + the label's class + `offset`; without a label the class counts 0. Counts its rows."""
 
     def __init__(self, offset=0.0, label_dim=3, image_channels=1):
-        super().__init__(nn.Identity(), NetSpec((2, 2), image_channels, label_dim))
+        super().__init__(nn.Identity(), NetSpec((2, 2), image_channels, vector={"labels": label_dim}))
         self.offset, self.passes = offset, []
 
     def forward(self, x, sigma, cond=None):
@@ -91,9 +93,8 @@ def test_guidance_nests_and_samples():
     assert torch.allclose(nested(X, 0.7, LABELS).x0, weak + 3 * (X / 1.7 + 2 * CLASS - weak))
     assert nested.spec is main.spec and (nested.sigma_min, nested.sigma_max) == (0.1, 10.0)
     denoise = BoundDenoiser(nested, LABELS)
-    sampler = EDMSampler(num_steps=3)
-    sigmas = sampler.sigmas(denoise)
-    assert sampler(denoise, X * sigmas[0], sigmas, torch.randn_like).isfinite().all()
+    sigmas = Karras(3)(denoise)
+    assert EDMSampler()(denoise, X * sigmas[0], sigmas, torch.randn_like).isfinite().all()
 
 
 def test_what_does_not_fit_is_named():

@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.checks import require_finite_loss
 from elucid.training.losses.base import Loss
 from elucid.training.losses.consistency import ConsistencyLoss
-from elucid.training.losses.dsm import EDMLoss, VELoss, VPLoss
-from elucid.training.objective import Objective, require_finite_loss
-from elucid.training.types import Batch, LossOutput, Step
-from tests.oracles import GaussianDenoiser
+from elucid.training.objective import Objective
+from elucid.training.registry.components import make
+from elucid.training.types import Batch, LossOutput
+from tests.oracles import GaussianDenoiser, step_at
 
-STEP = Step(0, 1000)
+STEP = step_at(0, 1000)
 
 
-@pytest.mark.parametrize("loss", [EDMLoss(), VPLoss(), VELoss()], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", [make("edm", "loss"), make("vp", "loss"), make("ve", "loss")], ids=["edm", "vp", "ve"])
 def test_the_exact_denoiser_is_the_minimum_of_dsm(loss):
     """E|D - y|^2 = std^2 sigma^2 / (std^2 + sigma^2) per element at the exact D, so the weighted loss is 1."""
     torch.manual_seed(0)
@@ -29,8 +30,8 @@ def test_the_exact_denoiser_is_the_minimum_of_dsm(loss):
 
 def consistency_term(denoiser, seed=0, count=8000, **options):
     torch.manual_seed(seed)
-    loss = ConsistencyLoss(EDMLoss(), epsilon_max=0.3, **options)
-    terms = loss(denoiser, Batch(denoiser.data(count)), STEP).terms["consistency"] / 16
+    loss = ConsistencyLoss(make("edm", "loss"), epsilon_max=0.3, **options)
+    terms = loss(denoiser, Batch(denoiser.data(count)), STEP).terms["consistency"]
     return terms.mean(), terms.std() / count**0.5
 
 
@@ -71,7 +72,7 @@ def test_a_fraction_leaves_the_expected_gradient_as_it_is():
         denoiser = GaussianDenoiser(bias=0.5)
         torch.manual_seed(1)
         batch = Batch(denoiser.data(20000))
-        loss = ConsistencyLoss(EDMLoss(), epsilon_max=0.3, consistency_fraction=fraction)
+        loss = ConsistencyLoss(make("edm", "loss"), epsilon_max=0.3, consistency_fraction=fraction)
         loss(denoiser, batch, STEP).terms["consistency"].mean().backward()
         gradients.append(float(denoiser.bias.grad))
     assert gradients[1] == pytest.approx(gradients[0], rel=0.2)
@@ -89,7 +90,7 @@ def test_both_paths_run_batched_and_with_the_whole_condition(reuse, rows):
 
     denoiser = Recorder()
     batch = Batch(denoiser.data(3), {"labels": torch.eye(3), "augment": torch.randn(3, 9)})
-    ConsistencyLoss(EDMLoss(), reuse_start=reuse)(denoiser, batch, STEP)
+    ConsistencyLoss(make("edm", "loss"), reuse_start=reuse)(denoiser, batch, STEP)
     assert [count for count, *_ in seen] == rows
     assert [grad for _, grad, *_ in seen] == [True, *[False] * (len(rows) - 2), True]
     assert all(training for _, _, training, _ in seen)
@@ -100,8 +101,8 @@ def test_both_paths_run_batched_and_with_the_whole_condition(reuse, rows):
 @pytest.mark.parametrize(("batch_size", "fraction"), [(1, 0.1), (3, 0.05), (1, 1.0), (4, 0.25), (20, 0.1), (7, 0.2)])
 def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size, fraction):
     """Also where the share is less than one image; then the cost is that share too."""
-    loss = ConsistencyLoss(EDMLoss(), consistency_fraction=fraction)
-    shares = [loss.share(batch_size, Step(nimg, 10**6)) for nimg in range(20000)]
+    loss = ConsistencyLoss(make("edm", "loss"), consistency_fraction=fraction)
+    shares = [loss.share(batch_size, step_at(nimg, 10**6)) for nimg in range(20000)]
     assert sum(count * weight for count, weight in shares) / len(shares) == pytest.approx(batch_size, rel=0.1)
     wanted = fraction * batch_size
     mean = sum(count for count, _ in shares) / len(shares)
@@ -109,11 +110,11 @@ def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size
 
 
 def test_a_step_without_an_image_for_the_term_is_the_base_loss():
-    denoiser, loss = GaussianDenoiser(bias=0.5), ConsistencyLoss(EDMLoss(), consistency_fraction=0.1)
+    denoiser, loss = GaussianDenoiser(bias=0.5), ConsistencyLoss(make("edm", "loss"), consistency_fraction=0.1)
     batch = Batch(denoiser.data(1))
-    step = next(step for step in (Step(nimg, 10**6) for nimg in range(100)) if loss.share(1, step)[0] == 0)
+    step = next(step for step in (step_at(nimg, 10**6) for nimg in range(100)) if loss.share(1, step)[0] == 0)
     out = loss(denoiser, batch, step)
-    assert torch.equal(out.loss, out.terms["dsm"]) and out.terms["consistency"].tolist() == [0]
+    assert torch.equal(out.terms["loss"], out.terms["dsm"]) and out.terms["consistency"].tolist() == [0]
     out.loss.sum().backward()
     assert denoiser.bias.grad != 0
 
@@ -136,7 +137,7 @@ class Returns(Loss):
         (lambda x0: LossOutput(x0.sum((1, 2, 3)).detach()), "has no gradient"),
         (lambda x0: LossOutput(3.0), r"returned 'loss' as float; a tensor \[B\] is wanted"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"far": 3.0}), r"returned 'far' as float"),
-        (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"loss": x0}), "calls a term 'loss'"),
+        (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"loss": 3.0}), r"returned 'loss' as float"),
     ],
 )
 def test_a_wrong_loss_is_named(make, message):
@@ -145,15 +146,11 @@ def test_a_wrong_loss_is_named(make, message):
         objective(Batch(torch.randn(3, 1, 4, 4)), STEP)
 
 
-def test_a_parameter_of_a_loss_that_a_step_does_not_use_has_the_gradient_zero():
-    """DistributedDataParallel waits for the gradient of every parameter."""
-    loss = Returns(lambda x0: LossOutput(x0.sum((1, 2, 3))))
-    loss.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
-    batch, denoiser = Batch(torch.randn(3, 1, 4, 4)), GaussianDenoiser()
-    out = Objective(denoiser, loss)(batch, STEP)
-    assert torch.equal(out.loss, loss(denoiser, batch, STEP).loss)
-    out.loss.sum().backward()
-    assert loss.unused.grad.tolist() == [0, 0]
+def test_terms_carry_no_gradient_out_of_the_objective():
+    """Processes would wait for the gradients of what a term alone depends on."""
+    objective = Objective(GaussianDenoiser(), Returns(lambda x0: LossOutput(x0.sum((1, 2, 3)), {"far": x0.mean()})))
+    out = objective(Batch(torch.randn(3, 1, 4, 4)), STEP)
+    assert out.loss.requires_grad and not out.terms["far"].requires_grad
 
 
 def test_a_loss_that_is_not_finite_is_named():
@@ -184,4 +181,4 @@ def test_a_loss_that_is_not_finite_is_named():
 )
 def test_bad_options_of_the_consistency_loss(options, message):
     with pytest.raises(UserError, match=message):
-        ConsistencyLoss(EDMLoss(), **options)
+        ConsistencyLoss(make("edm", "loss"), **options)

@@ -18,8 +18,8 @@ SPEC = NetSpec(resolution=(8, 8), image_channels=1)
 PACKAGE = {
     "things/__init__.py": "from things.deep import Shift\n",
     "things/deep.py": (
-        "from elucid.training.losses.dsm import EDMLoss\n"
-        "class Shift(EDMLoss):\n    def __init__(self, by: float = 1.0):\n        super().__init__(by)\n"
+        "from elucid.training.losses.dsm import DSM\nfrom elucid.training.noise.distributions import LogNormal\n"
+        "class Shift(DSM):\n    def __init__(self, by: float = 1.0):\n        super().__init__(LogNormal(by))\n"
     ),
     "things-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: things\nVersion: 1.0\n",
     "things-1.0.dist-info/entry_points.txt": (
@@ -49,7 +49,7 @@ def package(tmp_path, monkeypatch):
 def test_an_installed_package_adds_a_name(package):
     loss = options(loss={"name": "shift", "by": 0.5})
     parts = build(loss, SPEC, weights=False)
-    assert type(parts.loss).__name__ == "Shift" and parts.loss.distribution.P_mean == 0.5
+    assert type(parts.loss).__name__ == "Shift" and parts.loss.noise.P_mean == 0.5
     assert parts.options["loss"] == {"name": "shift", "by": 0.5}
 
 
@@ -58,13 +58,13 @@ def test_names_that_packages_add(package):
         "the project's own name stays"
     )
     assert "things" not in sys.modules, "nothing is imported before it is asked for"
-    with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: cdm, edm, gone.*shift"):
+    with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: cdm, dsm, .*gone.*shift"):
         config.lookup(LOSSES, "shfit", "loss")
     with pytest.raises(UserError, match="loss 'gone', which an installed package adds: things.nowhere: cannot import"):
         config.lookup(LOSSES, "gone", "loss")
     with pytest.raises(UserError, match="'twin' means rivals:Other or things:Shift"):
         config.lookup(LOSSES, "twin", "loss")
-    with pytest.raises(UserError, match="sampler loop: Shift must define sigmas"):
+    with pytest.raises(UserError, match="sampler loop: Shift is no elucid.training.samplers.base.Sampler"):
         config.lookup(SAMPLERS, "loop", "sampler", INTERFACES["sampler"])
 
 
@@ -145,11 +145,11 @@ def options(**changes) -> dict:
         ("network", "BareNet", "its constructor must take img_resolution, .*; BareNet lacks 'img_resolution'"),
         ("network", "NetOfTwo", r"must define forward\(x, c_noise, cond\); its own is"),
         ("network", "Renamed", "snapshots could not find Other in elucid_plugin_bad"),
-        ("precond", "Plain", "Plain is no elucid.training.preconds.base.Denoiser"),
+        ("precond", "Plain", "Plain is no elucid.training.preconds.base.Preconditioned"),
         ("precond", "NoCoefficients", r"NoCoefficients must define coefficients\(sigma\)"),
         ("precond", "Unscaled", "its constructor must take model, spec, precision; Unscaled lacks 'precision'"),
-        ("encoder", "Plain", r"encoder .*:Plain: Plain must define adapt\(spec\)"),
-        ("augment", "Plain", r"augment .*: Plain must define adapt\(spec\)"),
+        ("encoder", "Plain", "encoder .*:Plain: Plain is no elucid.training.encoders.base.Encoder"),
+        ("augment", "Plain", "transform .*: Plain is no elucid.training.transforms.base.Transform"),
         ("encoder", "subprocess", "is a module, not a class"),
     ],
 )
@@ -176,8 +176,8 @@ def test_detectors_too(name, message, tmp_path):
 
 def test_samplers_too(tmp_path):
     (tmp_path / "bad.py").write_text(CODE)
-    for name in ("Silent", "Plain"):
-        with pytest.raises(UserError, match=rf"sampler .*:{name}: {name} must define (__call__|sigmas)"):
+    for name, what in (("Silent", "must define __call__"), ("Plain", "is no elucid.training.samplers.base.Sampler")):
+        with pytest.raises(UserError, match=rf"sampler .*:{name}: {name} {what}"):
             config.lookup(SAMPLERS, f"{tmp_path}/bad.py:{name}", "sampler", INTERFACES["sampler"])
 
 
@@ -186,7 +186,7 @@ from elucid.training.losses.base import Loss
 class Asks(Loss):
     def __init__(self, how: str): super().__init__(); self.how = how
     def adapt(self, spec): return {"nothing": None, "colours": spec.replace(image_channels=3),
-                                   "a variance": spec.replace(learned_variance=True)}[self.how]
+                                   "a variance": spec.replace(out_channels=2 * spec.image_channels)}[self.how]
     def forward(self, denoiser, batch, step): pass
 """
 
@@ -197,7 +197,7 @@ def test_what_a_loss_may_ask_of_the_network(tmp_path):
     def built(how):
         return build(options(loss={"name": f"{tmp_path}/asks.py:Asks", "how": how}), SPEC, weights=False)
 
-    assert built("a variance").denoiser.spec.learned_variance
+    assert built("a variance").denoiser.spec.out_channels == 2 * SPEC.image_channels
     with pytest.raises(UserError, match="loss Asks: adapt returned NoneType; return spec"):
         built("nothing")
     with pytest.raises(UserError, match="loss Asks: adapt changed image_channels, which the data decide"):

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from elucid.dnnlib.config import construct, lookup
 from elucid.dnnlib.errors import UserError
-from elucid.training.noise.schedules import CURVES, DISCRETIZATIONS, SIGMA_RANGES, rho_levels
-from elucid.training.registry.names import SAMPLERS
-from elucid.training.samplers.ablation import CHOICES, AblationSampler
-from elucid.training.samplers.base import BoundDenoiser
+from elucid.training.noise.processes import LinearProcess
+from elucid.training.noise.schedules import Karras, rho_levels
+from elucid.training.preconds.wrapper import BoundDenoiser
+from elucid.training.registry.components import find, make
+from elucid.training.registry.names import PROCESSES, SAMPLERS, SCHEDULES
+from elucid.training.samplers.ablation import SCALINGS, AblationSampler
 from elucid.training.samplers.dpmpp2m import DPMpp2MSampler
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.samplers.sde import SDESampler
@@ -21,6 +22,18 @@ GAUSSIAN = GaussianDenoiser(mean=0.3, std=0.5)
 
 def no_noise(x):
     raise AssertionError("a sampler without noise drew some")
+
+
+def bound():
+    """The Gaussian, as samplers call it, counting its evaluations."""
+    denoise = BoundDenoiser(GAUSSIAN)
+    denoise.calls = 0
+    denoise.register_forward_hook(lambda *_: setattr(denoise, "calls", denoise.calls + 1))
+    return denoise
+
+
+def ablation(process="linear", **options):
+    return make({"name": "ablation", "process": process, **options}, "sampler")
 
 
 def exact(x, sigma, sigma_next):
@@ -41,51 +54,84 @@ def observed_order(sampler):
     return math.log2(errors[0] / errors[1])
 
 
-@pytest.mark.parametrize("scaling", CHOICES["scaling"])
-@pytest.mark.parametrize("schedule", CHOICES["schedule"])
-@pytest.mark.parametrize("solver, alpha, order", [("euler", 1.0, 1), ("heun", 1.0, 2), ("heun", 0.7, 2)])
-def test_order_of_the_ablation_sampler(solver, alpha, order, schedule, scaling):
-    sampler = AblationSampler(solver=solver, alpha=alpha, schedule=schedule, scaling=scaling)
-    assert observed_order(sampler) == pytest.approx(order, abs=0.25)
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("solver, alpha", [("euler", 1.0), ("heun", 1.0), ("heun", 0.7)])
+def test_order_of_the_ablation_sampler(solver, alpha, process, scaling):
+    sampler = ablation(process, solver=solver, alpha=alpha, scaling=scaling)
+    assert observed_order(sampler) == pytest.approx(sampler.order, abs=0.25)
 
 
-@pytest.mark.parametrize("sampler", [EDMSampler(), DPMpp2MSampler()], ids=lambda sampler: type(sampler).__name__)
-def test_order_2(sampler):
-    assert observed_order(sampler) == pytest.approx(2, abs=0.15)
+def mean_error(sampler, num_steps):
+    """Error of the mean of a sampler of an SDE, whose noise is set to zero: the mean of a linear SDE is then exact."""
+    x = torch.full((1, 1, 4, 4), 20.0, dtype=torch.float64)
+    with torch.no_grad():
+        end = sampler(BoundDenoiser(GAUSSIAN), x, rho_levels(num_steps + 1, 0.05, 5.0), torch.zeros_like)
+    mean, std = GAUSSIAN.mean, GAUSSIAN.std
+    return float((end - (mean + (x - mean) * (std**2 + 0.05**2) / (std**2 + 5.0**2))).norm())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_has_the_order_that_it_declares(name):
+    sampler = make(name, "sampler")
+    if name == "sde":  # a stochastic one is compared by its distribution
+        observed = math.log2(mean_error(sampler, 256) / mean_error(sampler, 512))
+    else:
+        observed = observed_order(sampler)
+    assert observed == pytest.approx(sampler.order, abs=0.15)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+def test_every_sampler_evaluates_as_often_as_it_declares_and_calls_back_once_per_step(name, num_steps):
+    sampler, denoise, seen = make(name, "sampler"), bound(), []
+
+    def callback(x, sigma, x0):
+        assert x.shape == x0.shape == (2, 1, 4, 4) and float(sigma.reshape(-1)[0]) > 0
+        assert torch.allclose(x0, GAUSSIAN(x, sigma).x0)
+        seen.append(float(sigma.reshape(-1)[0]))
+
+    sigmas = Karras(num_steps)(denoise)
+    x = torch.randn(2, 1, 4, 4).double() * 80
+    with torch.no_grad():
+        sampler(denoise, x, sigmas, torch.randn_like, callback)
+    assert denoise.calls == sampler.evaluations(num_steps)
+    assert seen == pytest.approx(sigmas[:-1].tolist())
 
 
 def test_the_ablation_sampler_contains_edms():
-    x, options = torch.randn(2, 1, 4, 4).double() * 80, {"num_steps": 7, "S_churn": 3.0, "S_noise": 1.1}
+    x, options = torch.randn(2, 1, 4, 4).double() * 80, {"S_churn": 3.0, "S_noise": 1.1}
     noise = torch.randn(2, 1, 4, 4).double()
     ends = []
-    for sampler in (EDMSampler(**options), AblationSampler(**options)):
+    for sampler in (EDMSampler(**options), ablation(**options)):
         denoise = BoundDenoiser(GAUSSIAN)
-        ends.append(sampler(denoise, x, sampler.sigmas(denoise), lambda x: noise).detach())
+        ends.append(sampler(denoise, x, Karras(7)(denoise), lambda x: noise).detach())
     assert torch.allclose(*ends, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "sampler",
+    ("sampler", "schedule"),
     [
-        EDMSampler(num_steps=40),
-        EDMSampler(num_steps=100, S_churn=20.0, S_min=0.05, S_max=50.0),
-        AblationSampler(num_steps=40, S_churn=20.0, schedule="vp", scaling="vp", discretization="vp"),
-        AblationSampler(num_steps=40, S_churn=20.0, schedule="ve", discretization="ve"),
-        SDESampler(num_steps=200),
-        DPMpp2MSampler(num_steps=40),
+        (EDMSampler(), {"name": "karras", "num_steps": 40}),
+        (EDMSampler(S_churn=20.0, S_min=0.05, S_max=50.0), {"name": "karras", "num_steps": 100}),
+        (ablation("vp", S_churn=20.0, scaling="vp"), {"name": "vp", "num_steps": 40}),
+        (ablation("ve", S_churn=20.0), {"name": "geometric", "num_steps": 40}),
+        (SDESampler(), {"name": "karras", "num_steps": 200}),
+        (DPMpp2MSampler(), {"name": "karras", "num_steps": 40}),
     ],
-    ids=lambda sampler: type(sampler).__name__,
+    ids=lambda part: type(part).__name__,
 )
-def test_samples_are_distributed_like_the_data(sampler):
+def test_samples_are_distributed_like_the_data(sampler, schedule):
     generator = torch.Generator().manual_seed(0)
 
     def noise(x):
         return torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
-    denoise = BoundDenoiser(GAUSSIAN)
-    sigmas = sampler.sigmas(denoise)
+    denoise, schedule = BoundDenoiser(GAUSSIAN), make(schedule, "schedule")
+    sigmas = schedule(denoise)
     with torch.no_grad():
-        x = sampler(denoise, noise(torch.zeros(1000, 1, 4, 4).double()) * sigmas[0], sigmas, noise)
+        x = noise(torch.zeros(1000, 1, 4, 4).double()) * sigmas[0]
+        x = sampler.bound(schedule, denoise)(denoise, x, sigmas, noise)
     # Standard errors of 16,000 numbers: 0.004 and 0.0028.
     assert float(x.mean()) == pytest.approx(GAUSSIAN.mean, abs=0.016)
     assert float(x.std()) == pytest.approx(GAUSSIAN.std, abs=0.02)
@@ -93,17 +139,16 @@ def test_samples_are_distributed_like_the_data(sampler):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_one_denoising(name):
-    sampler = construct(lookup(SAMPLERS, name, "sampler"), {"num_steps": 1})
-    denoise = BoundDenoiser(GAUSSIAN)
-    sigmas = sampler.sigmas(denoise)
+    sampler, denoise = make(name, "sampler"), BoundDenoiser(GAUSSIAN)
+    sigmas = Karras(1)(denoise)
     assert sigmas.tolist() == [80.0, 0.0]
     x = torch.randn(2, 1, 4, 4).double() * 80
-    assert torch.allclose(sampler(denoise, x, sigmas, torch.randn_like), denoise(x, sigmas[0]), rtol=1e-12)
+    assert torch.allclose(sampler(denoise, x, sigmas, torch.randn_like), denoise(x, sigmas[0]).x0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_image_may_have_its_own_levels(name):
-    sampler = construct(lookup(SAMPLERS, name, "sampler"), {})
+    sampler = make(name, "sampler")
     denoise = BoundDenoiser(GAUSSIAN)
     x, z = torch.randn(2, 1, 4, 4).double() * 5, torch.randn(2, 1, 4, 4).double()
     levels = [rho_levels(9, 0.1, 5.0), rho_levels(9, 0.3, 4.0)]
@@ -115,52 +160,53 @@ def test_every_image_may_have_its_own_levels(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_level_visited_twice_makes_no_step(name):
-    sampler = construct(lookup(SAMPLERS, name, "sampler"), {})
+    sampler = make(name, "sampler")
     x, z = torch.randn(2, 1, 4, 4).double() * 5, torch.zeros(2, 1, 4, 4).double()
     levels = rho_levels(9, 0.1, 5.0)
     ends = [sampler(BoundDenoiser(GAUSSIAN), x, each, lambda x: z) for each in (levels, levels[[0, 0, *range(1, 9)]])]
     assert torch.allclose(*ends, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", DISCRETIZATIONS)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_levels_fall_from_one_end_of_the_range_to_the_other(name):
-    low, high = SIGMA_RANGES[name]
-    levels = DISCRETIZATIONS[name](12, low, high)
-    assert levels.shape == (12,) and bool((levels.diff() < 0).all())
+    schedule = make({"name": name, "num_steps": 12}, "schedule")
+    low, high = schedule.default_range
+    levels = schedule(BoundDenoiser(GAUSSIAN))
+    assert levels.shape == (13,) and bool((levels.diff() < 0).all()) and float(levels[-1]) == 0
     end = 0.05 if name == "iddpm" else 1e-9  # its ends are the nearest of the 1000 levels inside
     assert float(levels[0]) == pytest.approx(high, rel=end)
-    assert low * (1 - 1e-9) <= float(levels[-1]) <= low * 5
+    assert low * (1 - 1e-9) <= float(levels[-2]) <= low * 5
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_curves(name):
-    curve = CURVES[name].through(0.01, 50.0)
-    t = curve.time(torch.linspace(0.02, 40.0, 20, dtype=torch.float64)).requires_grad_()
-    sigma = curve.sigma(t)
-    assert torch.allclose(curve.time(sigma), t, rtol=1e-9)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_processes(name):
+    process = find("process", name).through(0.01, 50.0)
+    t = process.time(torch.linspace(0.02, 40.0, 20, dtype=torch.float64)).requires_grad_()
+    sigma = process.sigma(t)
+    assert torch.allclose(process.time(sigma), t, rtol=1e-9)
     (slope,) = torch.autograd.grad(sigma.sum(), t)
-    assert torch.allclose(curve.derivative(t), slope, rtol=1e-9)
-    assert float(curve.time(torch.tensor(0.0))) == 0.0
+    assert torch.allclose(process.derivative(t), slope, rtol=1e-9)
+    assert float(process.time(torch.tensor(0.0))) == 0.0
 
 
-def test_the_denoisers_range_limits_the_samplers():
+def test_the_denoisers_range_limits_the_schedules():
     denoiser = GaussianDenoiser()
     denoiser.sigma_min, denoiser.sigma_max = 0.5, 20.0
-    sigmas = EDMSampler(num_steps=5).sigmas(BoundDenoiser(denoiser))
+    sigmas = Karras(5)(BoundDenoiser(denoiser))
     assert (float(sigmas[0]), float(sigmas[-2])) == pytest.approx((20.0, 0.5))
     with pytest.raises(UserError, match="--sigma_min"):
-        EDMSampler(sigma_min=30.0).sigmas(BoundDenoiser(denoiser))
+        Karras(sigma_min=30.0)(BoundDenoiser(denoiser))
 
 
 @pytest.mark.parametrize(
     "kind, options, named",
     [
-        (EDMSampler, {"num_steps": 0}, "--steps"),
-        (EDMSampler, {"rho": 0.0}, "--rho"),
-        (EDMSampler, {"sigma_min": 0.0}, "--sigma_min"),
+        (Karras, {"num_steps": 0}, "--steps"),
+        (Karras, {"rho": 0.0}, "--rho"),
+        (Karras, {"sigma_min": 0.0}, "--sigma_min"),
         (EDMSampler, {"S_churn": -1.0}, "--S_churn"),
-        (AblationSampler, {"solver": "rk4"}, "euler, heun"),
-        (AblationSampler, {"alpha": 0.0}, "alpha"),
+        (AblationSampler, {"process": LinearProcess(), "solver": "rk4"}, "euler, heun"),
+        (AblationSampler, {"process": LinearProcess(), "alpha": 0.0}, "alpha"),
     ],
 )
 def test_bad_options_are_named(kind, options, named):

@@ -15,8 +15,10 @@ from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.preconds.iddpm import iDDPMPrecond
 from elucid.training.preconds.vp import VPPrecond
-from elucid.training.snapshots.records import admitted, assemble
-from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot, transfer
+from elucid.training.snapshots.records import assemble
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
+from elucid.training.snapshots.transfer import transfer
+from elucid.training.snapshots.trust import admitted
 from elucid.training.types import NetSpec
 
 
@@ -25,7 +27,7 @@ class PluginUNet(SongUNet):
 
 
 def make_denoiser(precond=EDMPrecond, network=SongUNet, label_dim=2, width=8, **options):
-    spec = NetSpec((8, 8), 1, label_dim=label_dim, learned_variance=precond is iDDPMPrecond)
+    spec = precond.adapt(NetSpec((8, 8), 1, vector={"labels": label_dim}))
     given = {"img_resolution": 8, "in_channels": 1, "out_channels": spec.out_channels, "label_dim": label_dim}
     given |= {"model_channels": width, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.1}
     denoiser = construct(precond, options, model=construct(network, given), spec=spec)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.config.build import make_encoder, resolved
+from elucid.training.config.build import make_encoder
 from elucid.training.encoders.autoencoder import read_model, weights_hash
 from elucid.training.encoders.vae import VAE
+from elucid.training.registry.components import resolved
 from elucid.training.types import NetSpec
 from tests.vaes import as_hub_download, save_tiny_vae
 
@@ -34,8 +35,8 @@ def pictures(count=3, channels=3, height=16, width=24):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_follow_from_the_config(vae, channels):
-    spec = vae.adapt(NetSpec((16, 24), channels, label_dim=5))
-    assert spec == NetSpec((8, 12), 4, label_dim=5, latent=True)
+    spec = vae.adapt(NetSpec((16, 24), channels, vector={"labels": 5}))
+    assert spec == NetSpec((8, 12), 4, vector={"labels": 5}, latent=True)
     latents = vae.encode(pictures(channels=channels))
     assert latents.shape == (3, *spec.sample_shape) and latents.dtype == torch.float32
     images = vae.decode(latents.double())
@@ -103,8 +104,8 @@ def test_one_autoencoder_by_folder_file_and_hub_name(folder, tmp_path, monkeypat
 def test_components_say_what_was_found(folder):
     component = {"name": "vae", "model": str(folder)}
     before, after = make_encoder(component), make_encoder(component, "cpu")
-    assert resolved(component, before)["sha256"] is None and resolved(component, before)["scale"] == 0.18215
-    kept = resolved(component, after)
+    assert resolved(before)["sha256"] is None and resolved(before)["scale"] == 0.18215
+    kept = resolved(after)
     assert len(kept["sha256"]) == 64 and json.loads(json.dumps(kept)) == kept
     assert make_encoder(kept, "cpu").sha256 == kept["sha256"]
 

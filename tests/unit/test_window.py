@@ -25,8 +25,8 @@ class Pointwise(nn.Module):
         return self.gain * (image + 2 * x_coord + 5 * y_coord**2) * (1 + c_noise[:, None, None, None])
 
 
-def denoiser(height=8, width=12, coord_channels=2):
-    return EDMPrecond(Pointwise(), NetSpec((height, width), 1, coord_channels=coord_channels))
+def denoiser(height=8, width=12, coords=2):
+    return EDMPrecond(Pointwise(), NetSpec((height, width), 1, spatial={"coords": coords}))
 
 
 @torch.no_grad()
@@ -63,6 +63,6 @@ def test_the_whole_is_left_as_it_is():
 
 def test_refusals():
     with pytest.raises(UserError, match="without coordinates"):
-        windowed(denoiser(coord_channels=0), 0, None, None)
+        windowed(denoiser(coords=0), 0, None, None)
     with pytest.raises(UserError, match="--image_size=5 must be a multiple of 2"):
         windowed(denoiser(), 0, 0, 5)
