@@ -7,7 +7,6 @@ torchrun --standalone --nproc_per_node=8 fid.py calc --network=snapshot.pkl --se
 
 import io
 import json
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -202,9 +201,7 @@ def from_network(flags: dict, device: torch.device) -> Source:
     share = min(flags["batch"], -(-len(seeds) // distributed.world_size()))
     mine = [seed for part in distributed.rank_share(seeds, share) for seed in part]
     samples = prepared.generate(mine, flags["batch"])
-    # JSON has no infinity, which is S_max's default.
-    sampler = {name: value if value != math.inf else "inf" for name, value in prepared.description["sampler"].items()}
-    sampling = {**prepared.description, "network_sha256": prepared.description["network"], "sampler": sampler}
+    sampling = {**prepared.description, "network_sha256": prepared.description["network"]}
     about = {"seeds": spans(seeds), "sampling": {**sampling, "network": flags["network"]}}
     return Source((part.images for part in samples), len(seeds), about)
 

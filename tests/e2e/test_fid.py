@@ -119,7 +119,7 @@ def test_a_snapshot_scores_as_the_files_it_would_make(fid, script, ref, snapshot
     files = fid("calc", f"--ref={ref}", f"--images={tmp_path}/out", "--num=10", "--json")[1]
     assert result["value"] == pytest.approx(json.loads(files[-1])["value"], rel=1e-5)
     assert (result["name"], result["num_images"], result["seeds"]) == ("fid10_random", 10, "40-44,0-4")
-    assert result["sampling"]["sampler"]["num_steps"] == 2
+    assert result["sampling"]["schedule"]["num_steps"] == 2
 
 
 def test_samples_of_two_runs_in_one_folder_are_reported(fid, script, ref, snapshot, tmp_path):

@@ -177,10 +177,9 @@ def test_a_sampler_from_outside(generate, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from elucid.training.samplers.base import Sampler\n"
         "class Mean(Sampler):\n"
-        "    def __init__(self, num_steps=1, sigma_min=None, sigma_max=None, level=128):\n"
-        "        super().__init__(num_steps, sigma_min, sigma_max)\n"
+        "    def __init__(self, level: int = 128):\n"
         "        self.level = level\n"
-        "    def __call__(self, denoise, x, sigmas, noise):\n"
+        "    def __call__(self, denoise, x, sigmas, noise, callback=None):\n"
         "        return x * 0 + (self.level - 128) / 127.5\n"
     )
     generate("rgb", "out", "--seeds=7", f"--sampler={tmp_path / 'mine.py'}:Mean", "--set=sampler.level=200")

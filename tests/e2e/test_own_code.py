@@ -82,13 +82,17 @@ def test_sampling_wants_to_be_told_to_trust_the_network(trained, call, tmp_path,
     assert code == 2 and "nowhere.py: no such file" in err
 
 
-def test_transfer_and_resume_run_what_the_command_line_or_the_state_names(trained, call):
+def test_transfer_and_resume_run_what_the_command_line_names(trained, call, tmp_path):
     new = ["--data=pictures", "--outdir=other", "--nosubdir", *SHORT]
     code, out, err = call("train.py", *new, *NAMED, f"--transfer={trained}")
     assert code == 0 and "transferred 4 of 4 tensors" in out, err
     code, _, err = call("train.py", *new, f"--transfer={trained}")
     assert code == 2 and "elucid_plugin_mine:Net" in err
-    code, out, err = call("train.py", "--resume=run", "--duration=0.000016", "--device=cpu")
+    resume = ["--resume=run", "--duration=0.000016", "--device=cpu"]
+    (tmp_path / "ran").unlink()
+    code, out, err = call("train.py", *resume)
+    assert code == 2 and "mine.py:Net" in err and not (tmp_path / "ran").exists(), "code that a state names was run"
+    code, out, err = call("train.py", *resume, "--plugins=mine.py")
     assert code == 0 and "resuming run" in out, err
 
 
@@ -109,7 +113,7 @@ def test_a_loss_is_not_needed_for_sampling(trained, call, tmp_path):
     flags = ["--outdir=out", "--seeds=0", "--steps=2", "--device=cpu", "--plugins=mine.py"]
     code, _, err = call("generate.py", f"--network={trained}", *flags)
     assert code == 0, err
-    code, _, err = call("train.py", "--resume=run", "--duration=0.000016", "--device=cpu")
+    code, _, err = call("train.py", "--resume=run", "--duration=0.000016", "--device=cpu", "--plugins=mine.py")
     assert code == 2 and "mine.py has no 'MyLoss'" in err, "training goes on with the loss it began with"
 
 

@@ -48,7 +48,7 @@ def test_the_run_folder(finished):
     assert all(line["Loss/loss"]["num"] == 160 and line["Loss/loss"]["mean"] > 0 for line in lines)
     assert {"Timing/sec_per_kimg", "Resources/peak_gpu_mem_gb", "timestamp"} <= lines[0].keys()
     options = json.loads((finished / "training_options.json").read_text())
-    assert options["network"]["model_channels"] == 16 and options["loss"]["P_mean"] == -1.2
+    assert options["network"]["model_channels"] == 16 and options["loss"]["noise"]["P_mean"] == -1.2
     log = (finished / "log.txt").read_text()
     assert "tick 2" in log and "img/s" in log and "left" in log
 
@@ -105,10 +105,11 @@ def test_label_dropout_without_labels_warns(data, monkeypatch, capsys):
 
 
 def test_set_is_laid_over_what_the_preset_sets(data, monkeypatch, capsys):
-    flags = ["--set=optimizer.lr_rampdown=0.25", "--set=loss.P_mean=-1", f"--data={data}"]
-    options = dry_run(monkeypatch, capsys, "--preset=demo", *flags)
-    assert (options["optimizer"]["lr_rampdown"], options["loss"]["P_mean"]) == (0.25, -1)
-    assert options["network"]["num_blocks"] == 1 and options["optimizer"]["lr_rampup_kimg"] == 2
+    for cooldown, mean in (("lr_schedule.cooldown", "loss.noise.P_mean"), ("optimizer.lr_rampdown", "loss.P_mean")):
+        flags = [f"--set={cooldown}=0.25", f"--set={mean}=-1", f"--data={data}"]
+        options = dry_run(monkeypatch, capsys, "--preset=demo", *flags)
+        assert (options["lr_schedule"]["cooldown"], options["loss"]["noise"]["P_mean"]) == (0.25, -1)
+        assert options["network"]["num_blocks"] == 1 and options["lr_schedule"]["warmup_kimg"] == 2
 
 
 def dry_run(monkeypatch, capsys, *args) -> dict:

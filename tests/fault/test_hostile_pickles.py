@@ -180,10 +180,10 @@ def test_own_form_is_checked(tmp_path):
         return record_of(network={**network, "options": {**network["options"], **options}})
 
     for record, match in (
-        (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is no Denoiser; refused"),
+        (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is no Preconditioned; refused"),
         (record_of(name="not_imported_yet:Thing"), "not of this program; if you trust it"),
         (record_of(name="/tmp/evil.py:Thing"), "not of this program; if you trust it"),
-        (record_of(name="elucid.training.snapshots.snapshot:os"), "no Denoiser; refused"),
+        (record_of(name="elucid.training.snapshots.snapshot:os"), "no Preconditioned; refused"),
         (
             record_of(**{"class": "training.nothing:Thing"}, network={"class": "torch:nn", "options": {}}),
             "which this program lacks",

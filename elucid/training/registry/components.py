@@ -12,7 +12,7 @@ from elucid.dnnlib.config import construct, lookup
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.values import signature
 from elucid.training.registry.interfaces import INTERFACES
-from elucid.training.registry.names import OPTIONS, TABLES
+from elucid.training.registry.names import OPTIONS, TABLES, USUAL
 
 
 def split(component: Any, kind: str) -> tuple[str, dict]:
@@ -61,12 +61,20 @@ def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
     target = find(kind, name)
     options = merged(OPTIONS.get(kind, {}).get(name, {}), options)
     kinds = {argument: inner for argument, inner in nested(target).items() if argument not in parts}
+    required = {name for name, one in signature(target).parameters.items() if one.default is one.empty}
     if kind == "loss":
         _require_base(name, kinds, options)
     made = {}
     for argument, inner in kinds.items():
         if options.get(argument) is not None:
-            made[argument] = make(options.pop(argument), inner, f"{what}, {argument}" if inner != "loss" else None)
+            given = options.pop(argument)
+        elif argument in required and inner in USUAL:
+            given = USUAL[inner]
+        else:
+            continue
+        if isinstance(given, dict):
+            given = merged(USUAL.get(inner, {}), given)
+        made[argument] = make(given, inner, f"{what}, {argument}" if inner != "loss" else None)
     result = construct(target, options, what, **parts, **made)
     result.recipe["name"] = name
     result.recipe["options"] |= {argument: resolved(child) for argument, child in made.items()}
@@ -75,14 +83,12 @@ def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
 
 def merged(defaults: dict, options: dict) -> dict:
     """Options over defaults; those of a nested component are merged, too, unless another one is named."""
+    if options.get("name", defaults.get("name")) != defaults.get("name"):
+        return options
     result = {**defaults, **options}
     for key, default in defaults.items():
         given = options.get(key)
-        if (
-            isinstance(default, dict)
-            and isinstance(given, dict)
-            and given.get("name", default["name"]) == default["name"]
-        ):
+        if isinstance(default, dict) and isinstance(given, dict):
             result[key] = merged(default, given)
     return result
 

@@ -144,12 +144,12 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
     },
     "loss": {
-        "dsm": {"noise": {"name": "lognormal"}},
-        "edm": {"noise": {"name": "lognormal"}},
         "vp": {"noise": {"name": "vp"}},
         "ve": {"noise": {"name": "loguniform"}},
         "iddpm": {"noise": {"name": "levels"}},
     },
-    "sampler": {"ablation": {"process": {"name": "linear"}}},
 }
 """Options that a short name stands for beside its class, by kind."""
+
+USUAL = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
+"""The component that an argument of this kind takes where none is given and the argument has no default."""

@@ -146,8 +146,7 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
         raise UserError("it is a pickle, but no snapshot of this program nor of the EDM family; check the path")
     if content.get("version") not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
-    if content["version"] == 1:
-        content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}
+    content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}  # format 1 had none
     kinds = {"emas": dict, **dict.fromkeys(PARTS, dict), "nimg": int}
     for name, kind in kinds.items():
         if (
