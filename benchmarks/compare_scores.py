@@ -26,7 +26,7 @@ from elucid.dnnlib import cli  # noqa: E402
 from elucid.dnnlib.files import atomic_write  # noqa: E402
 from elucid.training.data.dataset import open_dataset  # noqa: E402
 from elucid.training.losses.consistency import ConsistencyLoss  # noqa: E402
-from elucid.training.registry.components import make
+from elucid.training.registry.components import make  # noqa: E402
 from elucid.training.snapshots.snapshot import load_snapshot  # noqa: E402
 from elucid.training.types import Batch, Step  # noqa: E402
 

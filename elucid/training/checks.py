@@ -27,13 +27,6 @@ def phases_wanted(loss: Loss, step: Step) -> tuple[str, ...]:
     return phases
 
 
-def require_gradient(objective: Objective) -> None:
-    """Raise UserError if the main phase of a loss left the network without any gradient."""
-    if all(parameter.grad is None for parameter in objective.denoiser.parameters()):
-        name = type(objective.loss).__name__
-        raise UserError(f"loss {name} gives the network no gradient; compute it from the denoiser's prediction")
-
-
 def require_finite_loss(out: LossOutput, objective: Objective) -> None:
     """Raise UserError when a batch's loss is NaN or infinite, naming the term and the first bad parameter."""
     if out.loss.isfinite().all():

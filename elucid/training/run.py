@@ -114,7 +114,8 @@ class Run:
         if not named:
             raise UserError(f"loss {type(self.loss).__name__} names no parameters to train in the phase {phase!r}")
         optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
-        return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase)
+        loss = type(self.loss).__name__
+        return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
 
     @property
     def step(self) -> Step:

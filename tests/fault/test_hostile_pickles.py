@@ -199,7 +199,7 @@ def test_own_form_is_checked(tmp_path):
         (with_options(model_channels=1 << 20), "larger network than it has weights for"),
         (with_options(frobnicate=1), "no option 'frobnicate'"),
         (record_of(spec={"resolution": [float("inf"), 8], "image_channels": 1}), "the network's resolution is"),
-        (record_of(spec={"resolution": [8, 8], "image_channels": 1, "label_dim": 3}), "the network's label_dim is 0"),
+        (record_of(spec={"resolution": [8, 8], "image_channels": 1, "vector": {"labels": 3}}), "the network's .* is"),
         (record_of(state={**state, name: {**value, "shape": [float("inf")]}}), "damaged"),
         (5, "damaged"),
     ):
@@ -211,7 +211,7 @@ def test_own_form_is_checked(tmp_path):
     refused(
         own_snapshot(record, encoder={"name": "subprocess:Popen", "args": ["true"]}),
         tmp_path,
-        "Popen must define adapt",
+        "Popen is no elucid.training.encoders.base.Encoder",
     )
     refused(own_snapshot(record, emas={}), tmp_path, "'emas' is missing")
     refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is no denoiser")

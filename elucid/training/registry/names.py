@@ -81,10 +81,14 @@ DATASETS = {
 OPTIMIZERS = {
     "adam": "torch.optim:Adam",
     "adamw": "torch.optim:AdamW",
-    "sgd": "torch.optim:SGD",
-    "radam": "torch.optim:RAdam",
+    "adamax": "torch.optim:Adamax",
     "nadam": "torch.optim:NAdam",
+    "radam": "torch.optim:RAdam",
+    "adagrad": "torch.optim:Adagrad",
+    "adadelta": "torch.optim:Adadelta",
+    "adafactor": "torch.optim:Adafactor",
     "rmsprop": "torch.optim:RMSprop",
+    "sgd": "torch.optim:SGD",
     "muon": _T + "optim.muon:Muon",
 }
 
