@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, encoder_line, open_dataset
-from elucid.training.data.pictures import DECODE_ERRORS
+from elucid.training.data.pictures import DECODE_ERRORS, opened
 
 
 @dataclass
@@ -106,7 +105,7 @@ def _latent_sums(dataset: ImageDataset, index: int) -> tuple[np.ndarray, np.ndar
 def _require_intact(dataset: ImageDataset, index: int) -> None:
     """The checksums inside a PNG, which decoding does not look at."""
     try:
-        with Image.open(io.BytesIO(dataset.encoded(index))) as picture:
+        with opened(io.BytesIO(dataset.encoded(index))) as picture:
             picture.verify()
     except DECODE_ERRORS as error:
         raise UserError(f"{dataset.image_name(index)} is corrupt or truncated ({error})") from error

@@ -6,17 +6,17 @@ Arguments: file to write, accumulated passes.
 import sys
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from elucid.torch_utils import distributed
+from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.training.config.build import make_denoiser
-from elucid.training.loop import gradient_sync
-from elucid.training.losses.dsm import EDMLoss
+from elucid.training.losses.dsm import DSM
+from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
-from elucid.training.types import Batch, LossOutput, NetSpec
+from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 
-class FixedDraws(EDMLoss):
+class FixedDraws(DSM):
     """DSM whose noise and levels come with the batch."""
 
     def forward(self, denoiser, batch, step):
@@ -29,20 +29,20 @@ def main(path: str, rounds: int) -> None:
     distributed.init(device)
     torch.manual_seed(0)
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
-    denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((16, 16), 3, 4))
+    denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((16, 16), 3, vector={"labels": 4}))
     for parameter in denoiser.parameters():  # away from the zeros of the initialisation
         torch.nn.init.normal_(parameter, std=0.1)
     images, noise, sigma = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 1, 1) + 0.1
     labels = torch.eye(4)[torch.arange(8) % 4]
-    objective = Objective(denoiser, FixedDraws())
-    wrapped = DistributedDataParallel(objective) if distributed.world_size() > 1 else objective
+    objective = Objective(denoiser, FixedDraws(LogNormal()))
+    wrapped = wrap(objective, device)
     micro = 8 // distributed.world_size() // rounds
     for index in range(rounds):
         start = (index * distributed.world_size() + distributed.rank()) * micro
         mine = slice(start, start + micro)
         batch = Batch(images[mine], {"labels": labels[mine], "sigma": sigma[mine], "noise": noise[mine]})
-        with gradient_sync(wrapped, last=index == rounds - 1):
-            (wrapped(batch, step_at(0, 1)).loss.sum() / (micro * rounds)).backward()
+        with sync_gradients(wrapped, last=index == rounds - 1):
+            (wrapped(batch, Step(0, 0, 1, 0, 8)).loss.sum() / (micro * rounds)).backward()
     if distributed.is_main():
         torch.save({name: parameter.grad for name, parameter in objective.named_parameters()}, path)
     distributed.shutdown()

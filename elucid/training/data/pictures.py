@@ -1,9 +1,11 @@
 """Picture files: which names are pictures, what their headers say, and their pixels, upright."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import PurePosixPath
+from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -12,6 +14,9 @@ from elucid.dnnlib.errors import UserError
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
 )
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+"""What Pillow may open, whatever a file is called: nothing that starts a program (EPS starts Ghostscript)."""
+
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 """What Pillow raises on broken files, besides `Image.DecompressionBombError`."""
 
@@ -25,10 +30,16 @@ def is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def opened(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+    """`PIL.Image.open` of the known formats alone; raises what that raises. Every picture is opened here."""
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def open_picture(data: bytes, name: str) -> Image.Image:
     """Read the header only; pixels follow at first use. Raises UserError naming the picture."""
     try:
-        return Image.open(io.BytesIO(data))
+        return opened(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise UserError(f"{name} is empty, corrupt or no picture; replace or remove it") from error
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:

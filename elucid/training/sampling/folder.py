@@ -12,12 +12,11 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write
-from elucid.training.data.pictures import DECODE_ERRORS
+from elucid.training.data.pictures import DECODE_ERRORS, opened
 from elucid.training.sampling.generate import Samples
 from elucid.training.sampling.grid import png
 
@@ -33,7 +32,7 @@ def digest(options: dict) -> str:
 def read_note(file: Path | IO[bytes]) -> dict | None:
     """What a sample says of itself, {"class": ..., "by": digest}; None for a picture of other origin."""
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             note = json.loads(image.info.get(NOTE, "null"))
     except DECODE_ERRORS:
         return None
@@ -110,7 +109,7 @@ class SampleFolder:
 
     def read(self, seeds: Iterable[int]) -> Tensor:
         """The images of finished seeds, u8[N,C,H,W]."""
-        arrays = [np.array(Image.open(self.path / self.name(seed))) for seed in seeds]
+        arrays = [np.array(opened(self.path / self.name(seed))) for seed in seeds]
         return torch.stack([torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1)) for a in arrays])
 
     def write_labels(self, classes: dict[int, int], class_names: list[str] | None = None) -> None:
