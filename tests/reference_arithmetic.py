@@ -50,7 +50,7 @@ def same_kernels() -> bool:
     if not found:
         return False
     case, arrays = vectors.load(found[0])
-    net = SongUNet(**case["kwargs"])
+    net = SongUNet(**vectors.network_options(case["kwargs"]))
     vectors.fill(net, case["salt"], case["parameters"])
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     cond = {"labels": tensors["class_labels"], "augment": tensors["augment_labels"]}

@@ -72,11 +72,19 @@ def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
         vector={"labels": kwargs.get("label_dim", 0), "augment": kwargs.get("augment_dim", 0)},
         spatial={"coords": coords},
     )
+    kwargs = network_options(kwargs)
     net = network(img_resolution=resolution, in_channels=channels, out_channels=out_channels, **kwargs)
     result = lookup(PRECONDS, kind.removesuffix("Precond").lower(), "preconditioner")(net, spec)
     if fill_parameters:
         fill(result, case["salt"], case["parameters"])
     return result
+
+
+def network_options(kwargs: dict) -> dict:
+    """The reference's options of a network as ours: the widths of its conditions together."""
+    widths = {"labels": kwargs.get("label_dim", 0), "augment": kwargs.get("augment_dim", 0)}
+    rest = {name: value for name, value in kwargs.items() if name not in ("label_dim", "augment_dim")}
+    return {**rest, "vector": {name: width for name, width in widths.items() if width}}
 
 
 def parameters_of(case: dict) -> dict[str, list[int]]:

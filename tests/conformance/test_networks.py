@@ -14,7 +14,7 @@ CASES = vectors.cases("networks/*")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_network(path):
     case, arrays = vectors.load(path)
-    net = CLASSES[case["network"]](**case["kwargs"])
+    net = CLASSES[case["network"]](**vectors.network_options(case["kwargs"]))
     vectors.fill(net, case["salt"], case["parameters"])
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     keys = {"labels": "class_labels", "augment": "augment_labels"}

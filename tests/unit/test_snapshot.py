@@ -28,7 +28,7 @@ class PluginUNet(SongUNet):
 
 def make_denoiser(precond=EDMPrecond, network=SongUNet, label_dim=2, width=8, **options):
     spec = precond.adapt(NetSpec((8, 8), 1, vector={"labels": label_dim}))
-    given = {"img_resolution": 8, "in_channels": 1, "out_channels": spec.out_channels, "label_dim": label_dim}
+    given = {"img_resolution": 8, "in_channels": 1, "out_channels": spec.out_channels, "vector": spec.vector}
     given |= {"model_channels": width, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.1}
     denoiser = construct(precond, options, model=construct(network, given), spec=spec)
     for parameter in denoiser.parameters():

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import (
     Conv2d,
     GroupNorm,
@@ -12,17 +13,18 @@ from elucid.training.networks.layers import (
     ResidualBlock,
     implicit_mlp_stem,
     lecun_uniform,
+    unit_normal,
     zeros,
 )
 from elucid.training.networks.levels import LevelPlan
 from elucid.training.types import Cond
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Attention wherever the resolution is listed, 64 channels per head; `implicit_mlp` as in `SongUNet`. Reads
-    cond["labels"] [B,label_dim] and cond["augment"] [B,augment_dim].
+    Attention wherever the resolution is listed, 64 channels per head; `implicit_mlp` and `vector` as in
+    `SongUNet`.
     """
 
     def __init__(
@@ -30,8 +32,7 @@ class DhariwalUNet(nn.Module):
         img_resolution: int | list[int],
         in_channels: int,
         out_channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
+        vector: dict[str, int] | None = None,
         model_channels: int = 192,
         channel_mult: list[int] = (1, 2, 3, 4),
         channel_mult_emb: int = 4,
@@ -41,20 +42,18 @@ class DhariwalUNet(nn.Module):
         label_dropout: float = 0.0,
         implicit_mlp: bool = False,
     ):
-        super().__init__()
+        super().__init__(vector, label_dropout)
         plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         plan.require_blocks(num_blocks, dropout)
         self.halvings = plan.halvings
-        self.label_dropout = label_dropout
         n_emb = model_channels * channel_mult_emb
         inits = {"init": lecun_uniform(), "bias_init": lecun_uniform()}
         self.map_noise = PositionalEmbedding(model_channels)
-        self.map_augment = Linear(augment_dim, model_channels, bias=False, init=zeros()) if augment_dim else None
+        for name in ("augment", *self.further):
+            self.add_map(name, model_channels, bias=False, init=zeros())
         self.map_layer0 = Linear(model_channels, n_emb, **inits)
         self.map_layer1 = Linear(n_emb, n_emb, **inits)
-        # A one-hot label picks one row, so its fan-in is 1 whatever the number of classes.
-        unit_normal = lambda shape, fan_in, fan_out: torch.randn(shape)  # noqa: E731
-        self.map_label = Linear(label_dim, n_emb, bias=False, init=unit_normal) if label_dim else None
+        self.add_map("labels", n_emb, bias=False, init=unit_normal())
         self.block_options = {"adaptive_scale": True, "dropout": dropout, "last_init": zeros(), **inits}
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, implicit_mlp, inits)
@@ -84,30 +83,28 @@ class DhariwalUNet(nn.Module):
 
     def _build_decoder(self, plan, n_emb, num_blocks, skips) -> None:
         channels, skips = skips[-1], list(skips)
+        self.joins = []  # which blocks of the way up take an output of the way down
         for level in reversed(plan.levels):
             if level.index == len(plan.levels) - 1:
                 self.dec[f"{level.name}_in0"] = self._block(channels, channels, n_emb, attention=True)
                 self.dec[f"{level.name}_in1"] = self._block(channels, channels, n_emb)
+                self.joins += [False, False]
             else:
                 self.dec[f"{level.name}_up"] = self._block(channels, channels, n_emb, resample="up")
+                self.joins.append(False)
             for index in range(num_blocks + 1):
                 block = self._block(channels + skips.pop(), level.channels, n_emb, level.attention)
                 self.dec[f"{level.name}_block{index}"] = block
+                self.joins.append(True)
                 channels = level.channels
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embedding of the noise level and of all that conditions globally, [B, n_emb]."""
         emb = self.map_noise(c_noise)
-        if self.map_augment is not None and "augment" in cond:
-            emb = emb + self.map_augment(cond["augment"].to(emb.dtype))
+        for name in ("augment", *self.further):
+            emb = self.add_mapped(emb, name, cond)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
-        if self.map_label is not None:
-            labels = cond["labels"].to(emb.dtype)
-            if self.training and self.label_dropout:
-                keep = torch.rand(labels.shape[0], 1, device=labels.device) >= self.label_dropout
-                labels = labels * keep.to(labels.dtype)
-            emb = emb + self.map_label(labels)
-        return F.silu(emb)
+        return F.silu(self.add_mapped(emb, "labels", cond))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         emb = self.embed(c_noise, cond).to(x.dtype)
@@ -115,8 +112,8 @@ class DhariwalUNet(nn.Module):
         for layer in self.enc.values():
             x = layer(x, emb) if isinstance(layer, ResidualBlock) else layer(x)
             skips.append(x)
-        for name, layer in self.dec.items():
-            if "block" in name:
+        for joins, layer in zip(self.joins, self.dec.values(), strict=True):
+            if joins:
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, emb)
         return self.out_conv(F.silu(self.out_norm(x)))

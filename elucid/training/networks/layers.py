@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from elucid.training.networks.attention import attention
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""
@@ -13,35 +16,79 @@ Init = Callable[[tuple[int, ...], int, int], Tensor]
 
 def xavier_uniform(gain: float = 1.0) -> Init:
     """U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010), as in Song et al. 2021."""
-    return lambda shape, fan_in, fan_out: _uniform(shape, gain * math.sqrt(6 / (fan_in + fan_out)))
+    return partial(_xavier, gain)
 
 
 def lecun_uniform(gain: float = 1.0) -> Init:
     """U(-b, b) with b = gain / sqrt(fan_in), torch's own default for convolutions."""
-    return lambda shape, fan_in, fan_out: _uniform(shape, gain / math.sqrt(fan_in))
+    return partial(_lecun, gain)
 
 
 def zeros() -> Init:
-    return lambda shape, fan_in, fan_out: torch.zeros(shape)
+    return _zeros
+
+
+def unit_normal() -> Init:
+    """N(0, 1), e.g. for one-hot labels: they pick one row, so their fan-in is 1 whatever the number of classes."""
+    return _unit_normal
+
+
+# Functions of the module, not closures: a network keeps its initialisations, and is copied and pickled with them.
+
+
+def _xavier(gain: float, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
+    return _uniform(shape, gain * math.sqrt(6 / (fan_in + fan_out)))
+
+
+def _lecun(gain: float, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
+    return _uniform(shape, gain / math.sqrt(fan_in))
+
+
+def _zeros(shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
+    return torch.zeros(shape)
+
+
+def _unit_normal(shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
+    return torch.randn(shape)
 
 
 def _uniform(shape: tuple[int, ...], bound: float) -> Tensor:
     return (torch.rand(shape) * 2 - 1) * bound
 
 
-class Linear(nn.Module):
+class Weighted(nn.Module):
+    """Base of layers with a weight and perhaps a bias, which `reset_parameters` draws anew."""
+
+    def __init__(self, shape: tuple[int, ...], fans: tuple[int, int], bias: bool, init: Init, bias_init: Init):
+        super().__init__()
+        self.fans, self.init, self.bias_init = fans, init, bias_init
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.copy_(self.init(tuple(self.weight.shape), *self.fans))
+        if self.bias is not None:
+            self.bias.copy_(self.bias_init(tuple(self.bias.shape), *self.fans))
+
+
+class Linear(Weighted):
     """y = x W^T + b, [B, n_in] -> [B, n_out]."""
 
     def __init__(
         self, n_in: int, n_out: int, bias: bool = True, init: Init | None = None, bias_init: Init | None = None
     ):
-        super().__init__()
-        init, bias_init = init or xavier_uniform(), bias_init or zeros()
-        self.weight = nn.Parameter(init((n_out, n_in), n_in, n_out))
-        self.bias = nn.Parameter(bias_init((n_out,), n_in, n_out)) if bias else None
+        super().__init__((n_out, n_in), (n_in, n_out), bias, init or xavier_uniform(), bias_init or zeros())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+def low_pass(taps: list[int]) -> Tensor:
+    """The separable filter [k,k] of these taps, of sum 1."""
+    line = torch.tensor(taps, dtype=torch.float32)
+    return line.outer(line) / line.sum().square()
 
 
 class Resample(nn.Module):
@@ -49,11 +96,13 @@ class Resample(nn.Module):
 
     def __init__(self, mode: str, taps: list[int]):
         super().__init__()
-        self.mode, self.box = mode, list(taps) == [1, 1]
-        line = torch.tensor(taps, dtype=torch.float32)
-        kernel = line.outer(line) / line.sum().square()
-        self.register_buffer("kernel", kernel * (4 if mode == "up" else 1), persistent=False)
+        self.mode, self.taps, self.box = mode, list(taps), list(taps) == [1, 1]
+        self.register_buffer("kernel", torch.empty(len(taps), len(taps)), persistent=False)
         self.padding = (len(taps) - 1) // 2
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.kernel.copy_(low_pass(self.taps) * (4 if self.mode == "up" else 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.box:  # the same numbers without a convolution
@@ -64,7 +113,7 @@ class Resample(nn.Module):
         return convolve(x, kernel, stride=2, padding=self.padding, groups=channels)
 
 
-class Conv2d(nn.Module):
+class Conv2d(Weighted):
     """Convolution of odd kernel size with zero padding, on the input as it is or resampled before."""
 
     def __init__(
@@ -77,11 +126,8 @@ class Conv2d(nn.Module):
         init: Init | None = None,
         bias_init: Init | None = None,
     ):
-        super().__init__()
-        init, bias_init = init or xavier_uniform(), bias_init or zeros()
-        fan_in, fan_out = n_in * kernel**2, n_out * kernel**2
-        self.weight = nn.Parameter(init((n_out, n_in, kernel, kernel), fan_in, fan_out))
-        self.bias = nn.Parameter(bias_init((n_out,), fan_in, fan_out))
+        shape, fans = (n_out, n_in, kernel, kernel), (n_in * kernel**2, n_out * kernel**2)
+        super().__init__(shape, fans, True, init or xavier_uniform(), bias_init or zeros())
         self.resample = Resample(resample, taps or [1, 1]) if resample else None
         self.padding = kernel // 2
 
@@ -100,13 +146,18 @@ class StridedConv2d(Conv2d):
 
     def __init__(self, n_in: int, n_out: int, taps: list[int]):
         super().__init__(n_in, n_out, 3)
-        line = torch.tensor(taps, dtype=torch.float32)
-        self.register_buffer("kernel", line.outer(line) / line.sum().square(), persistent=False)
+        self.taps = list(taps)
+        self.register_buffer("low_pass", low_pass(self.taps), persistent=False)
         self.low_pass_padding = (len(taps) - 1) // 2 + 1
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "low_pass"):  # not yet while the base is made
+            self.low_pass.copy_(low_pass(self.taps))
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
-        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        kernel = self.low_pass.to(x.dtype).expand(channels, 1, -1, -1)
         x = F.conv2d(x, kernel, padding=self.low_pass_padding, groups=channels)
         return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2)
 
@@ -117,8 +168,13 @@ class GroupNorm(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
         self.groups, self.eps = min(32, channels // 4), eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
@@ -132,10 +188,14 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, endpoint: bool = False, sin_first: bool = False):
         super().__init__()
-        half = channels // 2
-        self.sin_first = sin_first
-        exponents = torch.arange(half, dtype=torch.float32) / (half - int(endpoint))
-        self.register_buffer("frequencies", (1 / 10000) ** exponents, persistent=False)
+        self.endpoint, self.sin_first = endpoint, sin_first
+        self.register_buffer("frequencies", torch.empty(channels // 2), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        half = len(self.frequencies)
+        exponents = torch.arange(half, dtype=torch.float32) / (half - int(self.endpoint))
+        self.frequencies.copy_((1 / 10000) ** exponents)
 
     def forward(self, values: Tensor) -> Tensor:
         angles = values.outer(self.frequencies.to(values.dtype))
@@ -148,7 +208,12 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float = 16.0):
         super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * scale)
+        self.scale = scale
+        self.register_buffer("freqs", torch.empty(channels // 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.freqs.copy_(torch.randn(len(self.freqs)) * self.scale)
 
     def forward(self, values: Tensor) -> Tensor:
         angles = values.outer((2 * math.pi * self.freqs).to(values.dtype))
@@ -225,7 +290,7 @@ class ResidualBlock(nn.Module):
         # The last axis of a head's output channels runs over q, k, v: the order of the published weights.
         qkv = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
         q, k, v = (part.transpose(2, 3).contiguous() for part in qkv.unbind(3))
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attention(q, k, v)
         return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))
 
 

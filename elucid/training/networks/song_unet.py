@@ -1,11 +1,13 @@
 """DDPM++ and NCSN++ (Song et al. 2021, "Score-based generative modeling through SDEs"), with EDM's options."""
 
 import math
+from enum import Enum, auto
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import (
     Conv2d,
     FourierEmbedding,
@@ -22,13 +24,27 @@ from elucid.training.networks.levels import LevelPlan
 from elucid.training.types import Cond
 
 
-class SongUNet(nn.Module):
+class Role(Enum):
+    """What a layer does on the way down or up."""
+
+    STEM = auto()  # the first convolution
+    BLOCK = auto()  # x -> block(x, emb)
+    SHRINK = auto()  # the shrunken copy of the input that joins each level
+    ADD = auto()  # adds that copy to x
+    MERGE = auto()  # the same, and what it gives is the copy from then on
+    JOIN = auto()  # a block that first takes an output of the way down
+    ENLARGE = auto()  # the picture so far, at the next level
+    NORM = auto()  # normalises x for the picture
+    PICTURE = auto()  # adds this level's picture
+
+
+class SongUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
     DDPM++ is positional embedding, standard encoder, filter [1,1]; NCSN++ is fourier, residual, [1,3,3,1]. The encoder
     (standard, skip, residual) says whether a shrunken copy of the input joins each level, the decoder (standard, skip)
     whether each level adds its own picture to the output. `implicit_mlp` puts three 1x1 convolutions before the first
-    3x3 (Wang et al. 2023). Reads cond["labels"] [B,label_dim] and cond["augment"] [B,augment_dim].
+    3x3 (Wang et al. 2023). `vector` are the conditions that it is told, by name.
     """
 
     def __init__(
@@ -36,8 +52,7 @@ class SongUNet(nn.Module):
         img_resolution: int | list[int],
         in_channels: int,
         out_channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
+        vector: dict[str, int] | None = None,
         model_channels: int = 128,
         channel_mult: list[int] = (1, 2, 2, 2),
         channel_mult_emb: int = 4,
@@ -52,22 +67,23 @@ class SongUNet(nn.Module):
         resample_filter: list[int] = (1, 1),
         implicit_mlp: bool = False,
     ):
-        super().__init__()
+        super().__init__(vector, label_dropout)
         plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         plan.require_blocks(num_blocks, dropout)
         plan.require("embedding_type", embedding_type, ("positional", "fourier"))
         plan.require("encoder_type", encoder_type, ("standard", "skip", "residual"))
         plan.require("decoder_type", decoder_type, ("standard", "skip"))
         self.halvings = plan.halvings
-        self.label_dropout, self.decoder_type = label_dropout, decoder_type
+        self.decoder_type = decoder_type
         n_noise, n_emb = model_channels * channel_mult_noise, model_channels * channel_mult_emb
         self.map_noise = (
             PositionalEmbedding(n_noise, endpoint=True, sin_first=True)
             if embedding_type == "positional"
             else FourierEmbedding(n_noise)
         )
-        self.map_label = Linear(label_dim, n_noise) if label_dim else None
-        self.map_augment = Linear(augment_dim, n_noise, bias=False) if augment_dim else None
+        self.add_map("labels", n_noise)
+        for name in ("augment", *self.further):
+            self.add_map(name, n_noise, bias=False)
         self.map_layer0 = Linear(n_noise, n_emb)
         self.map_layer1 = Linear(n_emb, n_emb)
 
@@ -85,95 +101,100 @@ class SongUNet(nn.Module):
 
     def _build_encoder(self, plan, in_channels, n_emb, num_blocks, encoder_type, implicit_mlp) -> list[int]:
         """Fill `enc`; returns the channels of its outputs in order, which the decoder takes from the end."""
-        self.enc = nn.ModuleDict()
+        self.enc, self.enc_roles = nn.ModuleDict(), []
         channels, aux_channels = plan.model_channels, in_channels
         taps = self.block_options["taps"]
         skips = []
         for level in plan.levels:
             if level.index == 0:
-                self.enc[f"{level.name}_conv"] = (
-                    implicit_mlp_stem(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
-                )
+                stem = implicit_mlp_stem(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
+                self._encode(f"{level.name}_conv", stem, Role.STEM)
             else:
                 down = ResidualBlock(channels, channels, n_emb, resample="down", **self.block_options)
-                self.enc[f"{level.name}_down"] = down
+                self._encode(f"{level.name}_down", down, Role.BLOCK)
                 if encoder_type == "skip":
-                    self.enc[f"{level.name}_aux_down"] = Resample("down", taps)
-                    self.enc[f"{level.name}_aux_skip"] = Conv2d(aux_channels, channels, 1)
+                    self._encode(f"{level.name}_aux_down", Resample("down", taps), Role.SHRINK)
+                    self._encode(f"{level.name}_aux_skip", Conv2d(aux_channels, channels, 1), Role.ADD)
                 elif encoder_type == "residual":
-                    self.enc[f"{level.name}_aux_residual"] = StridedConv2d(aux_channels, channels, taps)
+                    strided = StridedConv2d(aux_channels, channels, taps)
+                    self._encode(f"{level.name}_aux_residual", strided, Role.MERGE)
                     aux_channels = channels
             skips.append(channels)
             for index in range(num_blocks):
                 block = ResidualBlock(channels, level.channels, n_emb, heads=int(level.attention), **self.block_options)
-                self.enc[f"{level.name}_block{index}"] = block
+                self._encode(f"{level.name}_block{index}", block, Role.BLOCK)
                 channels = level.channels
                 skips.append(channels)
         return skips
 
     def _build_decoder(self, plan, out_channels, n_emb, num_blocks, skips) -> None:
-        self.dec = nn.ModuleDict()
+        self.dec, self.dec_roles = nn.ModuleDict(), []
         taps = self.block_options["taps"]
         channels = skips[-1]
         skips = list(skips)
         for level in reversed(plan.levels):
             deepest = level.index == len(plan.levels) - 1
             if deepest:
-                self.dec[f"{level.name}_in0"] = ResidualBlock(channels, channels, n_emb, heads=1, **self.block_options)
-                self.dec[f"{level.name}_in1"] = ResidualBlock(channels, channels, n_emb, **self.block_options)
+                for index, heads in enumerate((1, 0)):
+                    block = ResidualBlock(channels, channels, n_emb, heads=heads, **self.block_options)
+                    self._decode(f"{level.name}_in{index}", block, Role.BLOCK)
             else:
                 up = ResidualBlock(channels, channels, n_emb, resample="up", **self.block_options)
-                self.dec[f"{level.name}_up"] = up
+                self._decode(f"{level.name}_up", up, Role.BLOCK)
             for index in range(num_blocks + 1):
                 attention = level.attention and index == num_blocks
                 block = ResidualBlock(
                     channels + skips.pop(), level.channels, n_emb, heads=int(attention), **self.block_options
                 )
-                self.dec[f"{level.name}_block{index}"] = block
+                self._decode(f"{level.name}_block{index}", block, Role.JOIN)
                 channels = level.channels
             if self.decoder_type == "skip" or level.index == 0:
                 if self.decoder_type == "skip" and not deepest:
-                    self.dec[f"{level.name}_aux_up"] = Resample("up", taps)
-                self.dec[f"{level.name}_aux_norm"] = GroupNorm(channels, 1e-6)
-                self.dec[f"{level.name}_aux_conv"] = Conv2d(channels, out_channels, 3, init=xavier_uniform(1e-5))
+                    self._decode(f"{level.name}_aux_up", Resample("up", taps), Role.ENLARGE)
+                self._decode(f"{level.name}_aux_norm", GroupNorm(channels, 1e-6), Role.NORM)
+                last = Conv2d(channels, out_channels, 3, init=xavier_uniform(1e-5))
+                self._decode(f"{level.name}_aux_conv", last, Role.PICTURE)
+
+    def _encode(self, name: str, layer: nn.Module, role: Role) -> None:
+        self.enc[name] = layer
+        self.enc_roles.append(role)
+
+    def _decode(self, name: str, layer: nn.Module, role: Role) -> None:
+        self.dec[name] = layer
+        self.dec_roles.append(role)
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embedding of the noise level and of all that conditions globally, [B, n_emb]."""
         emb = self.map_noise(c_noise)
-        if self.map_label is not None:
-            labels = cond["labels"].to(emb.dtype)
-            if self.training and self.label_dropout:
-                keep = torch.rand(labels.shape[0], 1, device=labels.device) >= self.label_dropout
-                labels = labels * keep.to(labels.dtype)
-            emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
-        if self.map_augment is not None and "augment" in cond:
-            emb = emb + self.map_augment(cond["augment"].to(emb.dtype))
+        emb = self.add_mapped(emb, "labels", cond, math.sqrt(self.vector.get("labels", 1)))
+        for name in ("augment", *self.further):
+            emb = self.add_mapped(emb, name, cond)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         emb = self.embed(c_noise, cond).to(x.dtype)
         skips, aux = [], x
-        for name, layer in self.enc.items():
-            if "aux_down" in name:
+        for role, layer in zip(self.enc_roles, self.enc.values(), strict=True):
+            if role is Role.SHRINK:
                 aux = layer(aux)
-            elif "aux_skip" in name:
+            elif role is Role.ADD:
                 x = skips[-1] = x + layer(aux)
-            elif "aux_residual" in name:
+            elif role is Role.MERGE:
                 x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
             else:
-                x = layer(x, emb) if isinstance(layer, ResidualBlock) else layer(x)
+                x = layer(x, emb) if role is Role.BLOCK else layer(x)
                 skips.append(x)
         out, normed = None, None
-        for name, layer in self.dec.items():
-            if "aux_up" in name:
+        for role, layer in zip(self.dec_roles, self.dec.values(), strict=True):
+            if role is Role.ENLARGE:
                 out = layer(out)
-            elif "aux_norm" in name:
+            elif role is Role.NORM:
                 normed = layer(x)
-            elif "aux_conv" in name:
+            elif role is Role.PICTURE:
                 picture = layer(F.silu(normed))
                 out = picture if out is None else out + picture
             else:
-                if "block" in name:
+                if role is Role.JOIN:
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, emb)
         return out

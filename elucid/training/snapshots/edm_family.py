@@ -103,6 +103,9 @@ def read_denoiser(record: Record) -> Denoiser:
         spatial={"coords": coord_channels},
         latent=image_channels == LATENT_CHANNELS,
     )
+    for option in ("label_dim", "augment_dim"):
+        options.pop(option, None)
+    options["vector"] = dict(spec.vector)
     precond_options = {name: value for name, value in outer.items() if name in own}
     precond_options["precision"] = "fp16" if outer.get("use_fp16") else "fp32"
     return assemble(network, options, precond, precond_options, spec, parameters, buffers)

@@ -69,7 +69,7 @@ def require_spec(options: dict, spec: NetSpec) -> None:
     there |= {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "vector": spec.vector}
     asked |= {name: options[name] for name in there if name in options}
     for name, value in asked.items():
-        if there[name] != value:
+        if there[name] != (value or there[name].__class__()):
             raise UserError(f"the network's {name} is {value}, but {there[name]} beside it; get the file again")
 
 
@@ -110,10 +110,15 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     vector = {"labels": spec.pop("label_dim", 0), "augment": spec.pop("augment_dim", 0)}
     spatial = {"coords": spec.pop("coord_channels", 0)}
     out_channels = spec["image_channels"] * (2 if spec.pop("learned_variance", False) else 1)
+    options = dict(network["options"])
+    if network["class"] in FORMAT_1:  # those from outside go on taking the widths one by one
+        for option in ("label_dim", "augment_dim"):
+            options.pop(option, None)
+        options["vector"] = {name: width for name, width in vector.items() if width}
     return {
         **record,
         "name": renamed(record["class"]),
-        "network": {"options": network["options"], "name": renamed(network["class"])},
+        "network": {"options": options, "name": renamed(network["class"])},
         "spec": {**spec, "out_channels": out_channels, "vector": vector, "spatial": spatial},
     }
 

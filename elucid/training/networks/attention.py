@@ -1,0 +1,37 @@
+"""Attention, and the mode in which networks can be differentiated forwards."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_explicit = 0
+"""How many `forward_derivatives` are open. A plain number: compiled code may read it."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for q, k, v [B,heads,N,D] (Vaswani et al. 2017, eq. 1)."""
+    if not _explicit:
+        return F.scaled_dot_product_attention(q, k, v)
+    return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
+
+
+@contextmanager
+def forward_derivatives() -> Iterator[None]:
+    """Inside, attention is computed step by step: torch's fused kernels have no forward derivative."""
+    global _explicit
+    _explicit += 1
+    try:
+        yield
+    finally:
+        _explicit -= 1
+
+
+def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    """function(*primals) and its derivative along the tangents, which may be differentiated backwards in turn."""
+    with forward_derivatives():
+        return torch.func.jvp(function, primals, tangents)

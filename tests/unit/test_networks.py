@@ -1,0 +1,64 @@
+"""Networks: conditions as data, initial weights that can be drawn anew."""
+
+import pickle
+
+import pytest
+import torch
+
+from elucid.training.config.build import make_network
+from elucid.training.registry.names import NETWORKS
+from elucid.training.types import NetSpec
+
+SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+VECTOR = {"labels": 3, "augment": 2}
+
+
+def network(name, vector=VECTOR, **options):
+    return make_network({"name": name, **SMALL, **options}, NetSpec((8, 8), 1, vector=vector))
+
+
+def cond(**more):
+    return {"labels": torch.eye(3)[[0, 2]], "augment": torch.ones(2, 2), **more}
+
+
+@pytest.mark.parametrize("options", [{}, {"implicit_mlp": True}])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_made_without_weights_and_reset_is_the_same(name, options):
+    torch.manual_seed(4)
+    direct = network(name, **options)
+    with torch.device("meta"):
+        late = network(name, **options)
+    late.to_empty(device="cpu")
+    torch.manual_seed(4)
+    for module in late.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    both = [{**dict(one.named_parameters()), **dict(one.named_buffers())} for one in (direct, late)]
+    assert both[0].keys() == both[1].keys()
+    different = [key for key, value in both[0].items() if not torch.equal(value, both[1][key])]
+    assert not different
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_further_condition_changes_nothing_but_adds_itself(name):
+    torch.manual_seed(4)
+    plain = network(name)
+    more = network(name, {**VECTOR, "sigma_to": 1})
+    added = [key for key in more.state_dict() if key not in plain.state_dict()]
+    assert added == ["map_sigma_to.weight"] and {"map_label.weight", "map_augment.weight"} <= set(plain.state_dict())
+    more.load_state_dict(plain.state_dict(), strict=False)
+    for net in (plain, more):
+        for parameter in net.parameters():
+            parameter.data += 0.1 * torch.sin(torch.arange(parameter.numel()).reshape(parameter.shape))
+    x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.7])
+    zero, one = (more.eval()(x, c_noise, cond(sigma_to=torch.full((2, 1), value))) for value in (0.0, 1.0))
+    assert torch.equal(zero, plain.eval()(x, c_noise, cond())) and not torch.equal(zero, one)
+    one.sum().backward()
+    assert more.map_sigma_to.weight.grad.norm() > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_can_be_pickled(name):
+    net = network(name)
+    copy = pickle.loads(pickle.dumps(net))
+    assert all(torch.equal(value, copy.state_dict()[key]) for key, value in net.state_dict().items())
