@@ -94,7 +94,7 @@ class Run:
         self.stats = Statistics()
         self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
-        main = next(iter(self.optimizers.values()))
+        main = self.optimizers.get("main") or next(iter(self.optimizers.values()))
         self.options = {
             "dataset": asdict(data),
             **parts.options,

@@ -15,9 +15,6 @@ from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Cond, NetSpec, Prediction
 
-NEUTRAL_WITHOUT = ("labels", "augment")
-"""Vector conditions of which all zeros mean none: no class, an image that was left alone."""
-
 
 class Coefficients(NamedTuple):
     """c_skip, c_out, c_in, c_noise of a noise level, each [B,1,1,1] (Karras et al. 2022, table 1)."""
@@ -77,14 +74,14 @@ class Preconditioned(nn.Module):
         return torch.float32
 
     def condition(self, x: Tensor, cond: Cond | None) -> Cond:
-        """`cond` with what is missing filled in: no class, no augmentation, coordinates of the whole picture.
+        """`cond` with what is missing filled in: zeros (no class, no augmentation), coordinates of the whole picture.
 
-        Raises UserError if one is missing that has no neutral value, or any but coordinates while training.
+        Raises UserError while training, but for coordinates, and for another map that is missing.
         """
         cond = dict(cond or {})
         for name, width in self.spec.vector.items():
             if name not in cond:
-                if self.training or name not in NEUTRAL_WITHOUT:
+                if self.training:
                     raise UserError(f"the network is conditioned on {name!r}, which the batch lacks: pass cond on")
                 cond[name] = x.new_zeros(x.shape[0], width)
             cond[name] = cond[name].to(torch.float32).reshape(-1, width).expand(x.shape[0], -1)

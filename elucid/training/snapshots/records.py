@@ -69,7 +69,8 @@ def require_spec(options: dict, spec: NetSpec) -> None:
     there |= {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "vector": spec.vector}
     asked |= {name: options[name] for name in there if name in options}
     for name, value in asked.items():
-        if there[name] != (value or there[name].__class__()):
+        value = {} if value is None else value  # how a network writes that it has no conditions
+        if there[name] != value:
             raise UserError(f"the network's {name} is {value}, but {there[name]} beside it; get the file again")
 
 
