@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elucid.commands.sampling_flags import sampling_options
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
@@ -28,7 +29,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.torchrun_errors import Peers
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.sampling.folder import read_note
-from elucid.training.sampling.pipeline import prepare, sampling_options
+from elucid.training.sampling.pipeline import prepare
 
 DEFAULT_NUM = 50000
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import torch
 
+from elucid.commands.sampling_flags import sampling_options
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
@@ -14,7 +15,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.torchrun_errors import Peers
 from elucid.training.sampling.folder import SampleFolder, digest
 from elucid.training.sampling.grid import save_grid
-from elucid.training.sampling.pipeline import prepare, sampling_options
+from elucid.training.sampling.pipeline import prepare
 
 MOST_IN_GRID = 1024
 
