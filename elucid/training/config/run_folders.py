@@ -106,9 +106,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
         for part in parts:
             node = (node.get(part) or {}) if isinstance(node, dict) else {}
         old = node.get(last)
-        same = old == value or (isinstance(old, (list, tuple)) and list(old) == value)
-        same = same or (isinstance(old, dict) and old.get("name") == value)
-        if same:
+        if agree(old, value):
             continue
         if path in RESUMABLE or path.partition(".")[0] in RESUMABLE:
             node[last] = value
@@ -117,6 +115,16 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
             f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with --transfer"
         )
     return options
+
+
+def agree(old: object, given: object) -> bool:
+    """Whether an option is what was given; a component given by its name, or with some options, leaves the rest open."""
+    if isinstance(old, dict):
+        given = {"name": given} if isinstance(given, str) else given
+        return isinstance(given, dict) and all(agree(old.get(key), value) for key, value in given.items())
+    if isinstance(old, (list, tuple)) and isinstance(given, (list, tuple)):
+        return len(old) == len(given) and all(agree(*pair) for pair in zip(old, given, strict=True))
+    return old == given
 
 
 @contextmanager

@@ -1,0 +1,222 @@
+"""One part of each kind from outside, in one file, through training and sampling: nothing of the program is edited."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from elucid.training.snapshots.snapshot import load_snapshot
+from tests import scripts
+
+CODE = '''
+from pathlib import Path
+import numpy as np
+import torch
+from elucid.training.data.base import Dataset
+from elucid.training.ema.base import EMA
+from elucid.training.encoders.base import Encoder
+from elucid.training.guidance.base import Guidance
+from elucid.training.hooks.base import Hook
+from elucid.training.loggers.base import Logger
+from elucid.training.noise.distributions import NoiseDistribution
+from elucid.training.noise.processes import LinearProcess
+from elucid.training.noise.schedules import Schedule
+from elucid.training.optim.schedules import LRSchedule
+from elucid.training.samplers.base import Sampler, estimate
+from elucid.training.transforms.base import Transform
+from elucid.training.types import Batch
+
+class Fixed(NoiseDistribution):
+    def __init__(self, level: float = 0.5): self.level = level
+    def sample(self, count, denoiser, device): return torch.full((count, 1, 1, 1), self.level, device=device)
+
+class Slow(LinearProcess):
+    """sigma(t) = t, under another name."""
+
+class Few(Schedule):
+    def levels(self, num_steps, sigma_min, sigma_max): return torch.linspace(sigma_max, sigma_min, num_steps).double()
+
+class Once(Sampler):
+    """One evaluation, whatever the schedule."""
+    def evaluations(self, num_steps): return 1
+    def __call__(self, denoise, x, sigmas, noise, callback=None): return estimate(denoise, x, sigmas[0], callback)
+
+class Negative(Guidance):
+    def pair(self, x, sigma, cond):
+        main = self.denoiser(x, sigma, cond)
+        return main, -main.x0
+
+class Dim(Encoder):
+    def encode(self, raw): return raw.float() / 255 - 0.5
+    def decode(self, x): return ((x + 0.5) * 255).clip(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+
+class Brighter(Transform):
+    def __init__(self, by: float = 0.1): self.by = by
+    def adapt(self, spec): return spec.with_vector("brightness", 1)
+    def __call__(self, batch):
+        by = torch.full((len(batch), 1), self.by)
+        return Batch(batch.images + self.by, {**batch.cond, "brightness": by}, batch.mirrored)
+
+class Ramp(Dataset):
+    def __init__(self, path: str, count: int = 6):
+        self.path, self.name, self.count = path, "ramp", count
+        self.resolution, self.channels, self.dtype = (8, 8), 1, np.dtype(np.uint8)
+    def __len__(self): return self.count
+    def image(self, index): return np.full((1, 8, 8), 40 * index, np.uint8)
+
+class Plain(torch.optim.Optimizer):
+    def __init__(self, params, lr: float = 1e-3): super().__init__(params, {"lr": lr})
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] * p.grad.sign()
+
+class Half(LRSchedule):
+    def __call__(self, step): return 0.5
+    def rate(self, lr, step): return lr * 0.5
+    def shape(self, step): return 0.5
+
+class Last(EMA):
+    def __init__(self, denoiser): super().__init__(denoiser, ["last"])
+    def update(self, denoiser, step): self.averages["last"].load_state_dict(denoiser.state_dict())
+
+class Count(Hook):
+    def __init__(self, place: str = "calls"): self.place, self.calls = Path(place), []
+    def on_step(self, run, images): self.calls.append("step")
+    def on_tick(self, run, values): self.calls.append("tick")
+    def on_snapshot(self, run, path): self.calls.append("snapshot")
+    def close(self): self.place.write_text(" ".join(self.calls))
+
+class Text(Logger):
+    def values(self, values, nimg):
+        with open(self.folder / "values.txt", "a") as file: file.write(f"{nimg}\\n")
+
+class Broken(Logger):
+    def values(self, values, nimg): raise ValueError("the server is gone")
+'''
+
+
+TINY = ["--data=digits.zip", "--device=cpu", "--augment=0", "--cbase=8", "--cres=1", "--seed=1",
+        "--set=network.num_blocks=1", "--set=loop.grid_images=0"]  # fmt: skip
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path / "cache"))
+    for name in [name for name in sys.modules if name.startswith("elucid_plugin_")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def run(script, *args, code=0):
+        done, out, err = scripts.call(monkeypatch, capsys, script, *args)
+        assert done == code, err
+        return out + err
+
+    return run
+
+
+def test_every_kind(call, tmp_path, monkeypatch):
+    train = [
+        *("--data=nowhere", "--outdir=run", "--nosubdir", "--device=cpu", "--seed=1", "--batch=2", "--augment=0"),
+        *("--duration=0.000008", "--tick=0.004", "--cbase=8", "--cres=1", "--set=network.num_blocks=1"),
+        *("--set=dataset.reader=mine.py:Ramp", "--set=dataset.reader.count=4", "--set=encoder.name=mine.py:Dim"),
+        *("--transform=mine.py:Brighter", "--set=loss.noise=mine.py:Fixed", "--set=loss.noise.level=0.7"),
+        *("--optimizer=mine.py:Plain", "--lr_schedule=mine.py:Half", "--set=ema.name=mine.py:Last"),
+        *("--set=sampler.name=mine.py:Once", "--set=schedule.name=mine.py:Few", "--set=loop.grid_images=2"),
+        *("--hook=mine.py:Count", "--log=mine.py:Text", "--log=mine.py:Broken"),
+    ]
+    out = call("train.py", *train)
+    assert "Broken logs no more (ValueError: the server is gone); training goes on" in out
+    assert (tmp_path / "calls").read_text() == "step step tick step step tick snapshot"
+    assert (tmp_path / "run/values.txt").read_text() == "4\n8\n"
+    options = json.loads((tmp_path / "run/training_options.json").read_text())
+    assert options["loss"]["noise"] == {"name": "mine.py:Fixed", "level": 0.7}
+    assert options["transforms"] == [{"name": "mine.py:Brighter", "by": 0.1}]
+    assert options["dataset"]["reader"] == {"name": "mine.py:Ramp", "count": 4}
+    line = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
+    assert line["Optimizer/lr"]["mean"] == 0.5e-3 and line["Optimizer/grad_norm"]["mean"] > 0
+    assert np.array(Image.open(tmp_path / "run/samples-000000.png")).shape == (8, 16)
+
+    snapshot = "run/network-snapshot-000000.pkl"
+    monkeypatch.setenv("ELUCID_PLUGINS", "mine.py")
+    read = load_snapshot(snapshot)
+    assert list(read.emas) == ["last"] and read.sampler["name"] == "elucid_plugin_mine:Once"
+    generate = [f"--network={snapshot}", "--seeds=0", "--device=cpu"]
+    call("generate.py", *generate, "--outdir=own")
+    call("generate.py", *generate, "--outdir=guided", "--set=guidance.name=mine.py:Negative", "--set=guidance.scale=0")
+    call("generate.py", *generate, "--outdir=slow", "--sampler=ablation", "--steps=2",
+         "--set=sampler.process=mine.py:Slow")  # fmt: skip
+    images = {name: np.array(Image.open(f"{name}/000000.png")).astype(int) for name in ("own", "guided", "slow")}
+    assert np.abs(images["own"] + images["guided"] - 255).max() <= 2, "weaker + 0 (main - weaker) is the negative"
+    assert not np.array_equal(images["own"], images["slow"])
+    # The same run, resumed by what the command line names.
+    call("train.py", *train, "--resume=auto", "--duration=0.000012")
+
+
+CANARY = "from pathlib import Path\nPath('ran').write_text('this file was run')\n"
+
+
+@pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "optimizer", "encoder", "precond",
+                                  "sampler", "ema", "hooks", "transforms", "dataset.reader"])  # fmt: skip
+@pytest.mark.parametrize("name", ["evil.py:Thing", "evil:Thing"])
+def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, call, tmp_path, monkeypatch):
+    """A stranger's state: its options name a file or a module."""
+    (tmp_path / "evil.py").write_text(CANARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
+    call("train.py", "--outdir=run", "--nosubdir", *TINY, "--batch=2", "--duration=0.000002")
+    path = tmp_path / "run/training-state-000000.pt"
+    state = torch.load(path, weights_only=True)
+    options = json.loads(state["options"])
+    if part in ("hooks", "transforms"):
+        options[part] = [{"name": name}]
+    else:
+        *parts, last = part.split(".")
+        node = options
+        for key in parts:
+            node = node[key]
+        node[last] = {"name": name}
+    torch.save({**state, "options": json.dumps(options)}, path)
+    for flags in (["--resume=run"], [f"--resume={path}", "--data=digits.zip"]):
+        out = call("train.py", *flags, "--device=cpu", code=2)
+        assert not (tmp_path / "ran").exists() and "evil" not in sys.modules, "code that a state names was run"
+        assert name in out and "ELUCID_PLUGINS" in out
+
+
+def test_auto_finds_the_run_whatever_the_number_of_processes_or_says_that_there_is_none(call, tmp_path):
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
+    train = [*TINY, "--outdir=runs", "--resume=auto"]
+    out = call("train.py", *train, "--batch=2", "--duration=0.000002")
+    assert "--resume=auto found no state of a run digits-uncond-ddpmpp-edm-gpus1-batch2-fp32" in out
+    made = next((tmp_path / "runs").iterdir())
+    made.rename(made.with_name(made.name.replace("gpus1", "gpus2")))  # as if two processes had made it
+    out = call("train.py", *train, "--batch=2", "--duration=0.000004")
+    assert "resuming runs/00000-digits-uncond-ddpmpp-edm-gpus2-batch2-fp32 at 0.0 kimg" in out
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    out = call("train.py", *train, "--batch=4", "--duration=0.000004")
+    assert (
+        "found no state of a run digits-uncond-ddpmpp-edm-gpus1-batch4-fp32" in out
+        and "others are there: 00000-" in out
+    )
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_state_is_saved_before_the_picture(call, tmp_path):
+    """So that Ctrl-C in a slow picture loses no tick."""
+    (tmp_path / "watch.py").write_text(
+        "from elucid.training.hooks.base import Hook\n"
+        "class Watch(Hook):\n"
+        "    def on_snapshot(self, run, path):\n"
+        "        print('there:', *sorted(one.name for one in path.parent.glob('*-0*')))\n"
+    )
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
+    more = ["--hook=watch.py:Watch", "--set=loop.grid_images=2", "--batch=2", "--duration=0.000002"]
+    out = call("train.py", "--outdir=run", "--nosubdir", *TINY, *more)
+    assert "there: network-snapshot-000000.pkl samples-000000.png training-state-000000.pt" in out
+    state, picture = (tmp_path / "run" / name for name in ("training-state-000000.pt", "samples-000000.png"))
+    assert state.stat().st_mtime_ns <= picture.stat().st_mtime_ns
