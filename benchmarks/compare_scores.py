@@ -39,7 +39,7 @@ def held_out(snapshot: Path, test: Path) -> dict[str, float]:
     """DSM and consistency term per element of the averaged weights, with levels and noise fixed by a seed."""
     denoiser = load_snapshot(snapshot).ema.eval()
     data = open_dataset(test, use_labels=True)
-    dsm, both, step = make("edm", "loss"), ConsistencyLoss(make("edm", "loss")), Step(0, 1)
+    dsm, both, step = make("edm", "loss"), ConsistencyLoss(make("edm", "loss")), Step(0, 0, 1, 0, BATCH)
     values = {"dsm": [], "consistency": []}
     torch.manual_seed(0)
     order = np.random.default_rng(0).permutation(len(data))
@@ -47,10 +47,10 @@ def held_out(snapshot: Path, test: Path) -> dict[str, float]:
         part = order[start : start + BATCH]
         images = torch.from_numpy(np.stack([data.image(i) for i in part])).float() / 127.5 - 1
         labels = torch.from_numpy(np.stack([data.label(i) for i in part]))
-        batch, elements = Batch(images, {"labels": labels}), images[0].numel()
-        values["dsm"] += (dsm(denoiser, batch, step).loss / elements).tolist()
+        batch = Batch(images, {"labels": labels})
+        values["dsm"] += dsm(denoiser, batch, step).terms["loss"].tolist()
         if start < SAMPLES:
-            values["consistency"] += (both(denoiser, batch, step).terms["consistency"] / elements).tolist()
+            values["consistency"] += both(denoiser, batch, step).terms["consistency"].tolist()
     return {name: statistics.fmean(numbers) for name, numbers in values.items()}
 
 

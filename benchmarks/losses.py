@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.torch_utils.distributed import choose_device  # noqa: E402
-from elucid.training.config.build import make_denoiser, make_loss  # noqa: E402
+from elucid.training.config.build import make_denoiser  # noqa: E402
 from elucid.training.objective import Objective  # noqa: E402
+from elucid.training.registry.components import make  # noqa: E402
 from elucid.training.types import Batch, NetSpec, Step  # noqa: E402
 
 NETWORK = {"name": "ddpmpp", "model_channels": 32, "num_blocks": 2}
@@ -58,7 +59,7 @@ class Timer:
     """Seconds of one training step with a loss: objective, backward, Adam."""
 
     def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool):
-        made = make_loss(loss)
+        made = make(loss, "loss")
         spec = made.adapt(NetSpec((side, side), 3))
         self.denoiser = make_denoiser(NETWORK, {"name": "edm"}, spec).to(device).train()
         if compiled:
@@ -95,7 +96,7 @@ def shortest(timers: list[tuple[Timer, Step]], repeats: int) -> list[float]:
 def consistency_rows(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> list[dict]:
     """Cost of each case relative to DSM, measured and by the model."""
     timers = [Timer(case.loss, side, batch, device, compiled) for case in CASES]
-    times = shortest([(timer, Step(0, 1)) for timer in timers], repeats)
+    times = shortest([(timer, Step(0, 0, 1, 0, batch)) for timer in timers], repeats)
     return [
         {
             "loss": case.name,
@@ -113,7 +114,7 @@ def consistency_rows(side: int, batch: int, device: torch.device, compiled: bool
 def patch_row(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> dict:
     """Images/s of patch training, each size weighted by its probability, over those of full-size training."""
     timer = Timer({"name": "patch", "base": {"name": "edm"}, "real_p": REAL_P}, side, batch, device, compiled)
-    steps = {timer.multiplier(step): step for step in (Step(nimg, 10**6) for nimg in range(100))}
+    steps = {timer.multiplier(step): step for step in (Step(nimg, nimg, 10**6, 0, batch) for nimg in range(100))}
     loss = timer.objective.loss
     times = dict(zip(steps, shortest([(timer, step) for step in steps.values()], repeats), strict=True))
     chances = dict(zip(loss.divisors, loss.probabilities(), strict=True))

@@ -72,7 +72,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     """One row of the table."""
     gc.collect()  # the row before, so that its memory is not counted
     set_precision(precision)
-    spec = NetSpec(resolution=(32, 32), image_channels=3, label_dim=10, augment_dim=9)
+    spec = NetSpec(resolution=(32, 32), image_channels=3, vector={"labels": 10, "augment": 9})
     denoiser = make_denoiser({"name": arch}, {"name": "edm"}, spec, precision).to(device).train()
     images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
     cond = {"labels": torch.eye(10, device=device)[torch.arange(batch) % 10]}
@@ -87,7 +87,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
 
     def train():
         optimizer.zero_grad(set_to_none=True)
-        (loss(denoiser, Batch(images, cond), Step(0, 1)).loss.sum() / batch).backward()
+        (loss(denoiser, Batch(images, cond), Step(0, 0, 1, 0, batch)).loss.sum() / batch).backward()
         optimizer.step()
 
     def sample():

@@ -118,7 +118,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
 
 
 def agree(old: object, given: object) -> bool:
-    """Whether an option is what was given; a component given by its name, or with some options, leaves the rest open."""
+    """Whether an option is what was given; of a component that is given in part the rest may be anything."""
     if isinstance(old, dict):
         given = {"name": given} if isinstance(given, str) else given
         return isinstance(given, dict) and all(agree(old.get(key), value) for key, value in given.items())
