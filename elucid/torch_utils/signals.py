@@ -3,12 +3,15 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from elucid.torch_utils import distributed
 
 
-class _Stop:
+class StopRequest:
+    """Whether a stop is `requested`, and since when."""
+
     requested = False
     since = 0.0
 
@@ -18,9 +21,9 @@ SAME_SIGNAL = 1.0
 
 
 @contextmanager
-def stop_signals():
+def stop_signals() -> Iterator[StopRequest]:
     """SIGTERM and Ctrl-C set `requested`, so that the step is finished first; a second one acts at once."""
-    stop = _Stop()
+    stop = StopRequest()
 
     def handle(number, frame):
         now = time.monotonic()

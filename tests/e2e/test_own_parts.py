@@ -158,20 +158,30 @@ def test_every_kind(call, tmp_path, monkeypatch):
     call("train.py", *train, "--resume=auto", "--duration=0.000012")
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """A data set, and the state of a run on it."""
+    folder = tmp_path_factory.mktemp("stranger")
+    data = folder / "digits.zip"
+    scripts.run("dataset_tool.py", "--source=builtin:digits", f"--dest={data}", "--max-images=8")
+    flags = [f"--data={data}", f"--outdir={folder}", "--nosubdir", *TINY[1:], "--batch=2", "--duration=0.000002"]
+    scripts.run("train.py", *flags, folder=folder)
+    return data, torch.load(folder / "training-state-000000.pt", weights_only=True)
+
+
 CANARY = "from pathlib import Path\nPath('ran').write_text('this file was run')\n"
 
 
 @pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "optimizer", "encoder", "precond",
                                   "sampler", "ema", "hooks", "transforms", "dataset.reader"])  # fmt: skip
 @pytest.mark.parametrize("name", ["evil.py:Thing", "evil:Thing"])
-def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, call, tmp_path, monkeypatch):
+def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, stranger, call, tmp_path, monkeypatch):
     """A stranger's state: its options name a file or a module."""
     (tmp_path / "evil.py").write_text(CANARY)
     monkeypatch.syspath_prepend(tmp_path)
-    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
-    call("train.py", "--outdir=run", "--nosubdir", *TINY, "--batch=2", "--duration=0.000002")
+    data, state = stranger
     path = tmp_path / "run/training-state-000000.pt"
-    state = torch.load(path, weights_only=True)
+    path.parent.mkdir()
     options = json.loads(state["options"])
     if part in ("hooks", "transforms"):
         options[part] = [{"name": name}]
@@ -182,7 +192,7 @@ def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, c
             node = node[key]
         node[last] = {"name": name}
     torch.save({**state, "options": json.dumps(options)}, path)
-    for flags in (["--resume=run"], [f"--resume={path}", "--data=digits.zip"]):
+    for flags in (["--resume=run"], [f"--resume={path}", f"--data={data}"]):
         out = call("train.py", *flags, "--device=cpu", code=2)
         assert not (tmp_path / "ran").exists() and "evil" not in sys.modules, "code that a state names was run"
         assert name in out and "ELUCID_PLUGINS" in out
