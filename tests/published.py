@@ -44,8 +44,9 @@ class Persistent:
 
 def dumps(content, protocol=4) -> bytes:
     """The pickle, with the names that the published files have."""
-    util, persistence = types.ModuleType("dnnlib.util"), types.ModuleType("torch_utils.persistence")
-    stubs = {"dnnlib.util": util, "torch_utils.persistence": persistence}
+    names = ("dnnlib", "dnnlib.util", "torch_utils", "torch_utils.persistence")
+    stubs = {name: types.ModuleType(name) for name in names}
+    util, persistence = stubs["dnnlib.util"], stubs["torch_utils.persistence"]
     util.EasyDict, persistence._reconstruct_persistent_obj = EasyDict, _reconstruct_persistent_obj
     saved = {name: sys.modules.get(name) for name in stubs}
     named = {EasyDict: "dnnlib.util", _reconstruct_persistent_obj: "torch_utils.persistence"}
