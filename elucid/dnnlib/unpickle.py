@@ -45,8 +45,12 @@ def recorder(name: str) -> Callable[..., Record]:
     return lambda *args: Record(name, args)
 
 
-def read_pickle(data: bytes, table: Mapping[str, Callable | Constant], source: str) -> Any:
+def read_pickle(
+    data: bytes, table: Mapping[str, Callable | Constant], source: str, finish: Callable[[Any], Any] = lambda x: x
+) -> Any:
     """The content of a pickle, of lists, dicts, plain values, and what `table` ("module.name" -> maker) makes.
+
+    `finish` turns it into the result, with the same errors for what does not fit.
 
     Raises UserError naming `source`: for a name that the table lacks, for opcodes that reach outside the file, and
     for damaged or cut files. Nothing named in the pickle is imported or called.
@@ -55,14 +59,14 @@ def read_pickle(data: bytes, table: Mapping[str, Callable | Constant], source: s
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             machine.follow(opcode.name, argument)
+        return finish(machine.result)
     except Refused as error:
         raise UserError(
-            f"{source} names the callable {error}, out of place in a snapshot; refused, nothing was run"
+            f"{source} names the callable {error}, out of place in such a file; refused, nothing was run"
         ) from error
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source} is damaged, cut short or no pickle ({reason}); get the file again") from error
-    return machine.result
 
 
 LITERALS = frozenset(

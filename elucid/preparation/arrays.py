@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
-from elucid.preparation.safe_pickle import load_arrays
+from elucid.dnnlib.pickled_arrays import load_arrays
 from elucid.training.data.labels import Labels
 
 DIGITS_TEST_IMAGES = 500
@@ -48,8 +48,8 @@ def builtin(name: str) -> Arrays:
 
 
 _CIFAR = {  # which keys hold labels and class names, by the number of classes
-    10: (b"labels", b"label_names", "batches.meta"),
-    100: (b"fine_labels", b"fine_label_names", "meta"),
+    10: ("labels", "label_names", "batches.meta"),
+    100: ("fine_labels", "fine_label_names", "meta"),
 }
 
 
@@ -64,19 +64,30 @@ def cifar(path: Path, part: str = "") -> Arrays:
     classes = 100 if "meta" in blobs else 10
     label_key, names_key, meta = _CIFAR[classes]
     wanted = "test" if part == "test" else ("train" if classes == 100 else "data_batch_")
-    batches = [load_arrays(blobs[name], f"{path}/{name}") for name in sorted(blobs) if name.startswith(wanted)]
-    if meta not in blobs or not batches:
+
+    names = [name for name in sorted(blobs) if name.startswith(wanted)]
+    if meta not in blobs or not names:
         raise UserError(f"{path} is not the Python version of CIFAR; download cifar-{classes}-python.tar.gz")
+
+    def read(name: str) -> dict:
+        return {_text(key): value for key, value in load_arrays(blobs[name], f"{path}/{name}").items()}
+
     try:
-        pixels = np.concatenate([batch[b"data"] for batch in batches])
+        batches = [read(name) for name in names]
+        pixels = np.concatenate([batch["data"] for batch in batches])
         labels = np.concatenate([np.array(batch[label_key], dtype=np.int64) for batch in batches])
-        class_names = [name.decode() for name in load_arrays(blobs[meta], f"{path}/{meta}")[names_key]]
+        class_names = [_text(name) for name in read(meta)[names_key]]
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not hold CIFAR's arrays ({error}); download it again") from error
     if pixels.dtype != np.uint8 or len(labels) != len(images) or not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(f"{path} does not hold CIFAR's arrays; download it again")
     return Arrays(f"cifar{classes}" + ("-test" if part == "test" else ""), images, Labels(labels, class_names))
+
+
+def _text(value: str | bytes) -> str:
+    """Python 2 wrote its texts as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _tar_files(path: Path) -> dict[str, bytes]:

@@ -1,16 +1,14 @@
-"""The names that pickled tensors, numbers and containers consist of, each with the data it stands for."""
+"""The names that pickled tensors and layers consist of, each with the data it stands for."""
 
 import io
 import math
 import pickle
 import re
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from elucid.dnnlib.unpickle import Constant, Global, Record, Refused, recorder
+from elucid.dnnlib.unpickle import Constant, Refused, recorder
 
 
 def storage(data: bytes) -> Tensor:
@@ -40,62 +38,6 @@ def parameter(data: Tensor, *_) -> Tensor:
     return data
 
 
-def dtype(name: str, *_) -> Record:
-    if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", name):
-        raise ValueError(f"numpy type {name!r}")
-    return Record("numpy.dtype", (name,))
-
-
-def scalar(kind: Record, data: bytes) -> float | int | bool:
-    """A numpy scalar as a Python number."""
-    order = kind.state[1] if isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), (">",)) else "="
-    values = np.frombuffer(data, dtype=np.dtype(kind.args[0]).newbyteorder(order))
-    return values.item()
-
-
-def encode(text: str, encoding: str) -> bytes:
-    """How old protocols write bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes written as {encoding!r}")
-    return text.encode("latin-1")
-
-
-def no_bytes() -> bytes:
-    return b""
-
-
-def pairs(items=()) -> dict:
-    return dict(items)
-
-
-def reconstruct(kind: Global, base, state=None) -> Any:
-    """How the oldest protocols make an object of a class."""
-    return kind.make(*([] if state is None else [state]))
-
-
-CONTAINERS = {
-    "collections.OrderedDict": pairs,
-    "builtins.dict": pairs,
-    "__builtin__.dict": pairs,
-    "builtins.bytes": no_bytes,
-    "__builtin__.bytes": no_bytes,
-    "builtins.set": lambda items=(): list(items),
-    "builtins.frozenset": lambda items=(): list(items),
-    "__builtin__.set": lambda items=(): list(items),
-    "__builtin__.frozenset": lambda items=(): list(items),
-    "_codecs.encode": encode,
-    "copyreg._reconstructor": reconstruct,
-    "copy_reg._reconstructor": reconstruct,
-    "builtins.object": recorder("object"),
-    "__builtin__.object": recorder("object"),
-}
-ARRAYS = {
-    "numpy.dtype": dtype,
-    "numpy.ndarray": recorder("numpy.ndarray"),
-    **{f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": recorder("numpy.ndarray") for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": recorder("numpy.ndarray") for core in ("core", "_core")},
-}
 TENSORS = {
     "torch._utils._rebuild_tensor_v2": tensor,
     "torch._utils._rebuild_parameter": parameter,

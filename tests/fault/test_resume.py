@@ -38,12 +38,20 @@ def arguments(data, outdir) -> list[str]:
     return [*scripts.TINY, *LENGTH, "--cond=1", "--augment=0.5", f"--data={data}", f"--outdir={outdir}", "--nosubdir"]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
-def straight(request, data, tmp_path_factory):
-    """A run that nothing disturbs, and its number of processes."""
-    outdir = tmp_path_factory.mktemp("straight")
-    scripts.run("train.py", *arguments(data, outdir), processes=request.param, folder=outdir)
-    return outdir, request.param
+def undisturbed(data, outdir, processes: int):
+    scripts.run("train.py", *arguments(data, outdir), processes=processes, folder=outdir)
+    return outdir
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """The folder of a run of one process that nothing disturbs."""
+    return undisturbed(data, tmp_path_factory.mktemp("straight"), 1)
+
+
+@pytest.fixture(scope="module")
+def straight_of_two(data, tmp_path_factory):
+    return undisturbed(data, tmp_path_factory.mktemp("straight2"), 2)
 
 
 def loss_lines(folder) -> list[dict]:
@@ -76,8 +84,9 @@ def assert_ends_as(straight, other):
     assert abs(pickles[0] - pickles[1]) < 100  # but for the paths in the options
 
 
-def test_sigterm_and_resume(straight, data, tmp_path):
-    folder, processes = straight
+@pytest.mark.parametrize("run", [("straight", 1), ("straight_of_two", 2)], ids=["one process", "two processes"])
+def test_sigterm_and_resume(run, data, tmp_path, request):
+    folder, processes = request.getfixturevalue(run[0]), run[1]
     process = subprocess.Popen(
         scripts.command("train.py", *arguments(data, tmp_path), processes=processes),
         env=scripts.environment(tmp_path),
@@ -113,9 +122,6 @@ runpy.run_path("train.py", run_name="__main__")
 
 
 def test_killed_while_writing_a_state(straight, data, tmp_path):
-    folder, processes = straight
-    if processes > 1:
-        return  # the main process writes alone: nothing differs
     done = subprocess.run(
         [sys.executable, "-c", KILLER, *arguments(data, tmp_path)],
         env=scripts.environment(tmp_path),
@@ -126,7 +132,7 @@ def test_killed_while_writing_a_state(straight, data, tmp_path):
     assert list(tmp_path.glob(".*.tmp")), "the kill came while the state was written"
     scripts.run("train.py", f"--resume={tmp_path}", folder=tmp_path)
     assert not list(tmp_path.glob(".*.tmp"))
-    assert_ends_as(folder, tmp_path)
+    assert_ends_as(straight, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,18 +148,15 @@ def test_killed_while_writing_a_state(straight, data, tmp_path):
     ],
 )
 def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path, monkeypatch, capsys):
-    folder, processes = straight
-    if processes > 1:
-        return
     (tmp_path / "other").mkdir()
     for index in range(2):
         Image.new("L", (8, 8)).save(tmp_path / "other" / f"{index}.png")
     (tmp_path / "other" / "dataset.json").write_text('{"labels": [["0.png", 0], ["1.png", 1]]}')
     flag = flag.replace("OTHER", str(tmp_path / "other"))
-    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
-    code, _, err = scripts.call(monkeypatch, capsys, "train.py", f"--resume={folder}", "--device=cpu", flag)
+    before = {path.name: path.read_bytes() for path in straight.glob("*.*")}
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", f"--resume={straight}", "--device=cpu", flag)
     assert code == 2 and err.strip().splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
-    assert before == {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    assert before == {path.name: path.read_bytes() for path in straight.glob("*.*")}
 
 
 def test_two_runs_cannot_train_in_one_folder(tmp_path):

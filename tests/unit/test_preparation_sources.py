@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
-from elucid.preparation.safe_pickle import load_arrays
+from elucid.dnnlib.pickled_arrays import load_arrays
 from elucid.preparation.sources import open_source
 
 rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_object_arrays_and_damaged_pickles_are_refused():
             load_arrays(data[:cut], "batch")
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 3, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", ["u1", ">i4", "f8"])
 def test_arrays_in_pickles_are_read(protocol, dtype):
     array = np.arange(12).reshape(3, 4).astype(dtype)
@@ -169,6 +169,32 @@ def test_arrays_in_pickles_are_read(protocol, dtype):
     value = next(iter(result.values()))
     np.testing.assert_array_equal(value, array)
     assert np.dtype("i4").isnative, "numpy's own types stay as they were"
+
+
+PYTHON_2 = (  # {"data": np.array([0, 128, 255], "u1"), "labels": [5]} as Python 2 pickles it
+    b"\x80\x02}q\x00(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    b"(K\x01K\x03\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    b"\x89U\x03\x00\x80\xfftbU\x06labels]K\x05au."
+)
+
+
+def test_arrays_that_python_2_wrote():
+    content = load_arrays(PYTHON_2, "batch")
+    assert content["data"].tolist() == [0, 128, 255] and content["labels"] == [5]
+
+
+def test_deep_and_shared_lists_are_read_without_recursion():
+    shared = [np.arange(3)]
+    content = load_arrays(pickle.dumps({"a": shared, "b": shared}), "batch")
+    assert content["a"] is content["b"] and content["b"][0].tolist() == [0, 1, 2]
+    deep = b"]" * 100_000 + b"a" * 99_999 + b"."
+    assert load_arrays(deep, "batch") is not None
+
+
+def test_a_batch_that_is_no_dictionary(tmp_path):
+    files = {"data_batch_1": [1, 2], "batches.meta": {b"label_names": []}}
+    with pytest.raises(UserError, match="does not hold CIFAR's arrays"):
+        open_source(cifar_tar(tmp_path / "cifar-10-python.tar.gz", files))
 
 
 def write_idx(path, array: np.ndarray):

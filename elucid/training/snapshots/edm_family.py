@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.pickled_arrays import ARRAYS, CONTAINERS, pairs
 from elucid.dnnlib.unpickle import Record, recorder
-from elucid.torch_utils.pickled import ARRAYS, CONTAINERS, LAYERS, TENSORS, pairs
+from elucid.torch_utils.pickled import LAYERS, TENSORS
 from elucid.training.networks.adm_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.base import Denoiser
