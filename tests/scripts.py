@@ -60,8 +60,13 @@ def run(
 
 def call(monkeypatch, capsys, script: str, *args) -> tuple[int, str, str]:
     """Run in this process, which saves a second or two; returns exit code, stdout and stderr."""
+    code = exit_code(monkeypatch, script, *args)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def exit_code(monkeypatch, script: str, *args) -> int:
     monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / script), run_name="__main__")
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
+    return stop.value.code

@@ -1,6 +1,6 @@
-"""One process of the test of gradients: writes the gradient of a fixed batch, shared among the processes.
+"""One process of the test of gradients: writes the gradients of a fixed batch, shared among the processes.
 
-Arguments: file to write, accumulated passes.
+Arguments: file to write, and numbers of accumulated passes, one gradient for each.
 """
 
 import sys
@@ -24,9 +24,16 @@ class FixedDraws(DSM):
         return LossOutput(evaluation.error.sum(dim=(1, 2, 3)))
 
 
-def main(path: str, rounds: int) -> None:
+def main(path: str, accumulations: list[int]) -> None:
     device = torch.device("cpu")
     distributed.init(device)
+    gradients = {passes: gradient(passes, device) for passes in accumulations}
+    if distributed.is_main():
+        torch.save(gradients, path)
+    distributed.shutdown()
+
+
+def gradient(passes: int, device: torch.device) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
     denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((16, 16), 3, vector={"labels": 4}))
@@ -36,17 +43,15 @@ def main(path: str, rounds: int) -> None:
     labels = torch.eye(4)[torch.arange(8) % 4]
     objective = Objective(denoiser, FixedDraws(LogNormal()))
     wrapped = wrap(objective, device)
-    micro = 8 // distributed.world_size() // rounds
-    for index in range(rounds):
+    micro = 8 // distributed.world_size() // passes
+    for index in range(passes):
         start = (index * distributed.world_size() + distributed.rank()) * micro
         mine = slice(start, start + micro)
         batch = Batch(images[mine], {"labels": labels[mine], "sigma": sigma[mine], "noise": noise[mine]})
-        with sync_gradients(wrapped, last=index == rounds - 1):
-            (wrapped(batch, Step(0, 0, 1, 0, 8)).loss.sum() / (micro * rounds)).backward()
-    if distributed.is_main():
-        torch.save({name: parameter.grad for name, parameter in objective.named_parameters()}, path)
-    distributed.shutdown()
+        with sync_gradients(wrapped, last=index == passes - 1):
+            (wrapped(batch, Step(0, 0, 1, 0, 8)).loss.sum() / (micro * passes)).backward()
+    return {name: parameter.grad for name, parameter in objective.named_parameters()}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], [int(passes) for passes in sys.argv[2:]])

@@ -5,21 +5,22 @@ import torch
 
 from tests import scripts
 
-WORKER = "tests/distributed/gradient_worker.py"
+WORKERS = "tests/distributed"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "gradient.pt"
-    scripts.run(WORKER, path, 1)
-    return torch.load(path, weights_only=True)
+def gradients(tmp_path_factory):
+    """By number of processes and of accumulated passes."""
+    folder = tmp_path_factory.mktemp("gradients")
+    for processes in (1, 2):
+        scripts.run(f"{WORKERS}/gradient_worker.py", folder / f"{processes}.pt", 1, 2, processes=processes)
+    files = {processes: torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)}
+    return {(processes, passes): files[processes][passes] for processes in (1, 2) for passes in (1, 2)}
 
 
-@pytest.mark.parametrize(("processes", "rounds"), [(1, 2), (2, 1), (2, 2)])
-def test_gradient_is_that_of_one_process(tmp_path, whole, processes, rounds):
-    path = tmp_path / "gradient.pt"
-    scripts.run(WORKER, path, rounds, processes=processes)
-    gradient = torch.load(path, weights_only=True)
+@pytest.mark.parametrize("processes, passes", [(1, 2), (2, 1), (2, 2)])
+def test_gradient_is_that_of_one_process(gradients, processes, passes):
+    whole, gradient = gradients[1, 1], gradients[processes, passes]
     assert gradient.keys() == whole.keys()
     total = torch.cat([value.flatten() for value in whole.values()])
     difference = torch.cat([(gradient[name] - value).flatten() for name, value in whole.items()])
@@ -27,16 +28,15 @@ def test_gradient_is_that_of_one_process(tmp_path, whole, processes, rounds):
     assert difference.norm() / total.norm() < 1e-5
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_parameters_that_a_step_does_not_use(tmp_path, passes):
+def test_parameters_that_a_step_does_not_use(tmp_path):
     """Neither hangs nor ends the run in its second step; none counts as zero, and both processes have the same."""
-    worker = "tests/distributed/unused_worker.py"
-    scripts.run(worker, tmp_path, passes)
-    scripts.run(worker, tmp_path, passes, processes=2)
-    alone, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    for step, (whole, one, other) in enumerate(zip(alone, first, second, strict=True)):
-        assert whole.keys() == one.keys() == other.keys(), step
-        assert ("b" in whole) == (step != 1) and ("c" in whole) == (passes == 2) and ("e" in whole) == (step == 2)
-        for name, value in whole.items():
-            assert torch.allclose(one[name], value, rtol=1e-6), (step, name)
-            assert torch.equal(one[name], other[name]), (step, name)
+    for processes in (1, 2):
+        scripts.run(f"{WORKERS}/unused_worker.py", tmp_path, 1, 2, processes=processes)
+    for passes in (1, 2):
+        histories = (torch.load(tmp_path / f"{passes}-{file}.pt", weights_only=True) for file in ("1-0", "2-0", "2-1"))
+        for step, (whole, one, other) in enumerate(zip(*histories, strict=True)):
+            assert whole.keys() == one.keys() == other.keys(), step
+            assert ("b" in whole) == (step != 1) and ("c" in whole) == (passes == 2) and ("e" in whole) == (step == 2)
+            for name, value in whole.items():
+                assert torch.allclose(one[name], value, rtol=1e-6), (step, name)
+                assert torch.equal(one[name], other[name]), (step, name)

@@ -1,7 +1,8 @@
 """One process of the test of parameters that a step does not use: writes this rank's gradients after each step.
 
-Arguments: folder to write to, accumulated passes. Weight `a` is used always, `b` on rank 1 only and not in step 1,
-`c` in the first of two passes only, `d` never; `e` belongs to another phase, which is off but in step 2.
+Arguments: folder to write to, and numbers of accumulated passes, one file for each. Weight `a` is used always,
+`b` on rank 1 only and not in step 1, `c` in the first of two passes only, `d` never; `e` belongs to another phase,
+which is off but in step 2.
 """
 
 import sys
@@ -26,9 +27,16 @@ class Uses(nn.Module):
         return LossOutput(loss, {})
 
 
-def main(folder: str, passes: int) -> None:
+def main(folder: str, accumulations: list[int]) -> None:
     device = torch.device("cpu")
     distributed.init(device)
+    for passes in accumulations:
+        name = f"{passes}-{distributed.world_size()}-{distributed.rank()}.pt"
+        torch.save(gradients(passes, device), Path(folder) / name)
+    distributed.shutdown()
+
+
+def gradients(passes: int, device: torch.device) -> list[dict[str, torch.Tensor]]:
     model = Uses()
     wrapped = wrap(model, device)
     x = torch.arange(24, dtype=torch.float32).reshape(8, 3) / 10
@@ -48,9 +56,8 @@ def main(folder: str, passes: int) -> None:
                     loss = wrapped(part, used).loss.sum()
                     (loss / (8 if ranks == 1 else count * passes)).backward()
         history.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
-    torch.save(history, Path(folder) / f"{ranks}-{distributed.rank()}.pt")
-    distributed.shutdown()
+    return history
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], [int(passes) for passes in sys.argv[2:]])

@@ -163,9 +163,14 @@ def stranger(tmp_path_factory):
     """A data set, and the state of a run on it."""
     folder = tmp_path_factory.mktemp("stranger")
     data = folder / "digits.zip"
-    scripts.run("dataset_tool.py", "--source=builtin:digits", f"--dest={data}", "--max-images=8")
     flags = [f"--data={data}", f"--outdir={folder}", "--nosubdir", *TINY[1:], "--batch=2", "--duration=0.000002"]
-    scripts.run("train.py", *flags, folder=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELUCID_CACHE", str(folder / "cache"))
+        assert (
+            scripts.exit_code(patch, "dataset_tool.py", "--source=builtin:digits", f"--dest={data}", "--max-images=8")
+            == 0
+        )
+        assert scripts.exit_code(patch, "train.py", *flags) == 0
     return data, torch.load(folder / "training-state-000000.pt", weights_only=True)
 
 

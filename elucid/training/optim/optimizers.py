@@ -8,6 +8,9 @@ from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.training.registry.components import find, make, split
 
+HOW_NOT_WHAT = ("foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
+"""Options of torch's classes that choose kernels or that other versions of torch lack: recorded only where given."""
+
 Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
@@ -23,7 +26,10 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
             raise UserError(f"optimizer {name}: betas={betas!r}; betas are two numbers, e.g. [0.9, 0.999]")
         options["betas"] = [float(beta) for beta in betas]  # torch refuses [0, 0.99], where 0 is no float
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
-    return make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))
+    optimizer = make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))
+    for option in set(HOW_NOT_WHAT) - options.keys():
+        optimizer.recipe["options"].pop(option, None)
+    return optimizer
 
 
 def parameter_groups(named_parameters: Named, weight_decay: float | None) -> list[dict]:
