@@ -81,7 +81,14 @@ def _failures(what: str, advice: str = ""):
         frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise UserError(f"{what}: {type(error).__name__}: {reason}{place}") from error
+        raise UserError(f"{what}: {type(error).__name__}: {reason}{place}{_moved(error)}") from error
+
+
+def _moved(error: Exception) -> str:
+    """Code written for version 0.1 imports the packages by themselves."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    moved = package in ("dnnlib", "metrics", "preparation", "torch_utils", "training")
+    return f"; since version 0.2 {package} is elucid.{package}" if moved else ""
 
 
 def _is_machinery(filename: str) -> bool:

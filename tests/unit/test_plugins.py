@@ -72,6 +72,7 @@ def test_names_that_packages_add(package):
     ("code", "message"),
     [
         ("import no_such_thing_at_all\n", "ModuleNotFoundError: No module named 'no_such_thing_at_all'.*bad.py:1"),
+        ("from training.losses.base import Loss\n", r"bad.py:1.; since version 0.2 training is elucid.training"),
         ("x = 1\nx = 1 / 0\n", "ZeroDivisionError: division by zero.*bad.py:2"),
         ("def f(:\n", "SyntaxError.*bad.py, line 1"),
         ("raise ValueError()\n", "ValueError: no reason given"),
