@@ -1,1 +1,57 @@
-"""Elucid: a modular training framework for diffusion models."""
+"""Elucid: a modular training framework for diffusion models.
+
+    import elucid
+    elucid.train(elucid.TrainOptions(data="images.zip", outdir="runs", preset="demo"))
+    model = elucid.load("runs/00000-...")
+    images = model.sample(seeds=range(16), classes=3, steps=18, guidance=1.5)
+
+Nothing is imported before it is used, so that the command lines answer at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elucid import datasets as datasets
+    from elucid.api.launch import train as train
+    from elucid.api.models import Model as Model
+    from elucid.api.models import load as load
+    from elucid.api.models import save_grid as save_grid
+    from elucid.api.models import show as show
+    from elucid.api.scoring import Score as Score
+    from elucid.api.scoring import reference as reference
+    from elucid.api.scoring import score as score
+    from elucid.dnnlib.errors import UserError as UserError
+    from elucid.training.config.train_options import TrainOptions as TrainOptions
+    from elucid.training.sampling.options import SampleOptions as SampleOptions
+
+__version__ = "0.2.0"
+
+_PLACES = {
+    "Model": "elucid.api.models",
+    "SampleOptions": "elucid.training.sampling.options",
+    "Score": "elucid.api.scoring",
+    "TrainOptions": "elucid.training.config.train_options",
+    "UserError": "elucid.dnnlib.errors",
+    "load": "elucid.api.models",
+    "reference": "elucid.api.scoring",
+    "save_grid": "elucid.api.models",
+    "score": "elucid.api.scoring",
+    "show": "elucid.api.models",
+    "train": "elucid.api.launch",
+}
+"""Where each public name is defined."""
+
+__all__ = ["__version__", "datasets", *sorted(_PLACES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "datasets":
+        return import_module("elucid.datasets")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'elucid' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -4,33 +4,37 @@ python example.py --model_path=network-snapshot-000200.pkl --output_path=grid.pn
 """
 
 import click
-import torch
 
+from elucid.commands.command import Command, section, version_option
 from elucid.dnnlib import cli
 from elucid.dnnlib.files import require_writable
-from elucid.torch_utils.distributed import choose_device
-from elucid.training.config.build import make_encoder
-from elucid.training.noise.schedules import Karras
-from elucid.training.sampling.generate import generate
-from elucid.training.sampling.grid import save_grid
-from elucid.training.snapshots.snapshot import load_snapshot
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--model_path", required=True, metavar="PKL|URL", help="Snapshot of train.py, or a published checkpoint.")
-@click.option("--output_path", default="grid.png", metavar="PNG", help="Picture to write.")
-@click.option("--steps", type=click.IntRange(min=1), default=18, help="Sampling steps.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
+@click.command(cls=Command, examples=["example.py --model_path=runs/00000-NAME --output_path=grid.png --steps=18"])
+@section(
+    "Flags",
+    click.option(
+        "--model_path",
+        required=True,
+        metavar="PKL|DIR|URL",
+        help="Snapshot or run of train.py, or a public checkpoint.",
+    ),
+    click.option("--output_path", default="grid.png", metavar="PNG", help="Picture to write.  [default: grid.png]"),
+    click.option(
+        "--steps", "--num_steps", "steps", type=cli.Count(), default=18, help="Sampling steps.  [default: 18]"
+    ),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
+    version_option,
+)
 def main(model_path, output_path, steps, device):
     """Draw 64 images from a snapshot."""
+    import elucid  # here, because it brings torch: help and mistakes are answered without
+
     require_writable(output_path)
-    device = choose_device(device)
-    snapshot = load_snapshot(model_path, device)  # weights, and how images are encoded: data, no code is run
-    encoder = make_encoder(snapshot.encoder, device)
-    schedule = Karras(num_steps=steps)
-    batches = generate(snapshot.ema, encoder, seeds=range(64), device=device, schedule=schedule)
-    save_grid(torch.cat([batch.images for batch in batches]), output_path, columns=8)
-    print(output_path)
+    model = elucid.load(model_path, device=device)  # weights, and how images are encoded: data, no code is run
+    images = model.sample(seeds=range(64), sampler="edm", steps=steps)
+    elucid.save_grid(images, output_path, columns=8)
+    click.echo(output_path)
 
 
 def run() -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from contextlib import AbstractContextManager, nullcontext
 
 import click
@@ -15,7 +16,7 @@ from elucid.dnnlib.errors import UserError
 _MOST_NUMBERS = 100_000_000  # more in one list are a slip, and would fill the memory
 
 
-class Alone:
+class SingleProcess:
     """One process. What `run` asks about others; `elucid/torch_utils/torchrun_errors.py` knows those of torchrun."""
 
     is_main = True
@@ -33,9 +34,9 @@ class Alone:
         return False
 
 
-def run(command: click.Command, args: list[str] | None = None, peers: Alone | None = None) -> None:
+def run(command: click.Command, args: list[str] | None = None, peers: SingleProcess | None = None) -> None:
     """Run a click command; bad input ends in one line on stderr and exit code 2, Ctrl-C and SIGTERM in code 130."""
-    peers = peers or Alone()
+    peers = peers or SingleProcess()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
     try:
@@ -43,7 +44,9 @@ def run(command: click.Command, args: list[str] | None = None, peers: Alone | No
             code = command.main(args=args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        fail(str(error), peers)
+        if os.environ.get("ELUCID_TRACEBACK", "0") != "0":
+            traceback.print_exc()
+        fail(with_flags(str(error), command), peers)
     except click.ClickException as error:
         fail(error.format_message(), peers)
     except click.exceptions.Abort:
@@ -58,12 +61,20 @@ def run(command: click.Command, args: list[str] | None = None, peers: Alone | No
         leave(2)  # a connection broke
 
 
-def fail(message: str, peers: Alone) -> None:
+def fail(message: str, peers: SingleProcess) -> None:
     """Print an error line, in one of the processes that come here with it, and exit with code 2."""
     if peers.first_to_fail():
         start = "" if peers.is_main else "\n"  # where the main process's progress bar may stand
         click.echo(f"{start}error: {' '.join(message.split())}", err=True)
     sys.exit(2)
+
+
+def with_flags(message: str, command: click.Command) -> str:
+    """A message of the library, which names arguments as `name`, with the flags that set them."""
+    flags: dict[str, str] = {}
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        flags |= {parameter.name: parameter.opts[0] for parameter in one.params if parameter.name}
+    return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), message)
 
 
 def leave(code: int) -> None:
@@ -114,8 +125,25 @@ class NumberList(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of {self.number.__name__}s", param, ctx)
 
 
+class Count(click.IntRange):
+    """A whole number from 1 on, or from `min`."""
+
+    name = "int"
+
+    def __init__(self, min: int = 1):
+        super().__init__(min=min)
+
+    def _describe_range(self) -> str:
+        return ""  # help says what a number means; that it is not negative goes without saying
+
+
 class FloatRange(click.FloatRange):
     """A finite number in a range; click's own lets `nan` through."""
+
+    name = "number"
+
+    def _describe_range(self) -> str:
+        return ""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)

@@ -165,7 +165,7 @@ def bind(
             kind = type(parameter.default).__name__
             raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, texts, lists or null")
         else:
-            raise UserError(f"{what} needs the option {name!r}; give it with --set")
+            raise UserError(f"{what} needs the option {name!r}; give it with `set`")
     return bound
 
 
@@ -192,19 +192,19 @@ def set_by_path(options: dict, assignment: str) -> None:
     path, separator, text = assignment.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise UserError(f"--set {assignment!r} is not of the form part.option=value")
+        raise UserError(f"`set` {assignment!r} is not of the form part.option=value")
     node = options
     known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be given
     if not known:
         parts = [name for name, value in node.items() if isinstance(value, dict)]
-        raise UserError(f"--set {assignment}: no part {keys[0]!r}{_hint(keys[0], parts)}; parts: {', '.join(parts)}")
+        raise UserError(f"`set` {assignment}: no part {keys[0]!r}{_hint(keys[0], parts)}; parts: {', '.join(parts)}")
     for depth, key in enumerate(keys[:-1]):
         value = node.setdefault(key, {})
         if isinstance(value, str):
             value = node[key] = {"name": value}
         if not isinstance(value, dict):
             place = ".".join(keys[: depth + 1])
-            raise UserError(f"--set {assignment}: {place} is {value!r}, which has no options")
+            raise UserError(f"`set` {assignment}: {place} is {value!r}, which has no options")
         node = value
     node[keys[-1]] = parse_value(text)
 

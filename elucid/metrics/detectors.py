@@ -11,11 +11,8 @@ from torch import Tensor
 from elucid.dnnlib.config import lookup
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.plugins import Interface
+from elucid.metrics.names import DETECTORS
 
-DETECTORS = {
-    "inception": "elucid.metrics.inception:InceptionDetector",
-    "random": "elucid.metrics.random_features:RandomDetector",
-}
 INTERFACE = Interface("detector", methods={"__call__": ("images",)}, arguments=("device", "weights"))
 ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
 

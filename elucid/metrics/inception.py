@@ -70,13 +70,13 @@ def _fetch_public() -> Path:
     try:
         path = files.fetch(WEIGHTS_URL, "Inception weights")
     except UserError as error:
-        raise UserError(f"{error} with --detector-weights=FILE, or use --detector=random") from error
+        raise UserError(f"{error} with `detector_weights`=FILE, or use `detector`=random") from error
     digest = files.sha256(path)
     if not digest.startswith(WEIGHTS_PREFIX):
         path.unlink(missing_ok=True)
         raise UserError(
             f"{WEIGHTS_URL}: the download has SHA-256 {digest[:8]}..., not {WEIGHTS_PREFIX}..., and was removed; "
-            "try again, or download it by hand and give --detector-weights=FILE"
+            "try again, or download it by hand and give `detector_weights`=FILE"
         )
     return path
 

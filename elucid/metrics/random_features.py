@@ -32,7 +32,7 @@ class RandomDetector(Detector):
 
     def __init__(self, device: torch.device, weights: Path | None = None):
         if weights is not None:
-            raise UserError("--detector-weights does not go with --detector=random, whose weights follow from a seed")
+            raise UserError("`detector_weights` does not go with `detector`=random, whose weights follow from a seed")
         self.device = device
         arrays = random_weights()
         self.sha256 = hashlib.sha256(b"".join(array.astype("<f4").tobytes() for array in arrays)).hexdigest()
@@ -43,7 +43,7 @@ class RandomDetector(Detector):
     def features(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < MIN_SIZE:
             raise UserError(
-                f"--detector=random needs images of at least {MIN_SIZE}x{MIN_SIZE}, not {images.shape[-2:]}"
+                f"`detector`=random needs images of at least {MIN_SIZE}x{MIN_SIZE}, not {images.shape[-2:]}"
             )
         x = images.to(torch.float32)
         if x.shape[-2:] != (SIZE, SIZE):

@@ -116,5 +116,5 @@ def require_same_detector(reference: Reference, detector: Detector) -> None:
         if expected is not None and expected != given:
             raise UserError(
                 f"{reference.path} was made with {what} {expected}, but the images are to be scored with {given}; "
-                "use the same --detector and --detector-weights, or make a reference with fid.py ref"
+                "use the same `detector` and `detector_weights`, or make a reference with fid.py ref"
             )

@@ -49,7 +49,7 @@ class Report:
         if self.unlabelled:
             yield (
                 f"warning: {len(self.unlabelled)} images have no label{_list(self.unlabelled)}; training with --cond=1 "
-                f"will refuse them: --unlabelled=drop leaves them out"
+                f"will refuse them: `unlabelled`=drop leaves them out"
             )
         yield from (f"note: {note}" for note in self.notes)
         yield f"written: {self.destination}"
@@ -81,7 +81,7 @@ def convert(
     `resolution` is (width, height). `channels` is auto (gray if all pictures are), gray or rgb; `unlabelled` keep or
     drop. Raises UserError naming the picture, file or option; then nothing is left under the destination's name.
     """
-    _require_sides(result_size(transform, resolution), "--resolution")
+    _require_sides(result_size(transform, resolution), "`resolution`")
     require_elsewhere(source, destination)
     ground = _colour(background)
     opened = open_source(source)
@@ -93,7 +93,7 @@ def convert(
         for index, data in _checked(recipe, chosen, report, workers, progress):
             write(archive_name(index), data)
         if not report.written:
-            raise UserError(f"every picture of {source} is too small for --transform={transform}; lower --resolution")
+            raise UserError(f"every picture of {source} is too small for `transform`={transform}; lower `resolution`")
         write("dataset.json", _dataset_json(report, chosen))
     return report
 
@@ -117,7 +117,7 @@ def _checked(
             width, height = report.size
             raise UserError(
                 f"the pictures differ in size: {first} is {width}x{height}, {name} is {size[0]}x{size[1]}; "
-                f"give --resolution=WxH, and perhaps --transform=center-crop"
+                f"give `resolution`=WxH, and perhaps `transform`=center-crop"
             )
         report.written.append(index)
         yield number, data
@@ -125,11 +125,11 @@ def _checked(
 
 def _choose(source: Source, max_images: int | None, unlabelled: str) -> list[int]:
     if max_images is not None and max_images < 1:
-        raise UserError(f"--max-images={max_images} leaves nothing; give at least 1")
+        raise UserError(f"`max_images`={max_images} leaves nothing; give at least 1")
     chosen = np.arange(len(source))
     if unlabelled == "drop":
         if source.labels is None:
-            raise UserError(f"--unlabelled=drop would leave nothing: {source.name} has no labels at all")
+            raise UserError(f"`unlabelled`=drop would leave nothing: {source.name} has no labels at all")
         chosen = np.setdiff1d(chosen, source.labels.missing)
     return chosen[:max_images].tolist()
 
@@ -144,7 +144,7 @@ def _require_sides(size: Size | None, what: str) -> None:
     if size is not None and (size[0] % 8 or size[1] % 8):
         near = "x".join(str(max(8, round(side / 8) * 8)) for side in size)
         raise UserError(
-            f"{what} is {size[0]}x{size[1]}, but networks need sides divisible by 8; give --resolution={near}"
+            f"{what} is {size[0]}x{size[1]}, but networks need sides divisible by 8; give `resolution`={near}"
         )
 
 
@@ -152,7 +152,7 @@ def _colour(name: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise UserError(f"--background={name} is no colour; write white, black or #rrggbb") from error
+        raise UserError(f"`background`={name} is no colour; write white, black or #rrggbb") from error
 
 
 def _dataset_json(report: Report, chosen: Sequence[int]) -> bytes:

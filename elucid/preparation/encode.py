@@ -84,7 +84,7 @@ def _rounded(moments: np.ndarray, dtype: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         rounded = moments.astype(dtype)
     if not np.isfinite(rounded).all():
-        mend = "give --dtype=float32" if np.isfinite(moments).all() else "check the VAE"
+        mend = "give `dtype`=float32" if np.isfinite(moments).all() else "check the VAE"
         raise UserError(f"the latents of {name} are not finite in {dtype}; {mend}")
     return rounded
 

@@ -105,7 +105,7 @@ def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: i
                 yield from zip(part, _unpack(future.result(), shared[slot * slot_bytes :]), strict=True)
                 fill(slot)
         except BrokenProcessPool as error:
-            raise UserError("a worker process died, perhaps for lack of memory; give --workers=1") from error
+            raise UserError("a worker process died, perhaps for lack of memory; give `workers`=1") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -61,12 +61,12 @@ def result_size(name: str | None, resolution: Size | None) -> Size | None:
     if name is None:
         return resolution
     if resolution is None:
-        raise UserError(f"--transform={name} needs --resolution=WxH")
+        raise UserError(f"`transform`={name} needs `resolution`=WxH")
     if name == "center-crop-dhariwal" and resolution[0] != resolution[1]:
-        raise UserError(f"--transform={name} makes squares; give --resolution={resolution[0]}x{resolution[0]}")
+        raise UserError(f"`transform`={name} makes squares; give `resolution`={resolution[0]}x{resolution[0]}")
     if name == "center-crop-wide":
         if resolution[1] > resolution[0]:
-            raise UserError(f"--transform={name} is for wide pictures; give a --resolution wider than high")
+            raise UserError(f"`transform`={name} is for wide pictures; give a `resolution` wider than high")
         return resolution[0], resolution[0]
     return resolution
 

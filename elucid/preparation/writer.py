@@ -24,7 +24,7 @@ def require_elsewhere(source: str, destination: str | os.PathLike) -> None:
     """Raise UserError if what is to be written would replace the source, or the zip that it lies in."""
     path = Path(source)
     if any(part.exists() and part.resolve() == Path(destination).resolve() for part in _with_archive(path)):
-        raise UserError(f"--dest={destination} would replace --source={source}; give --dest another name")
+        raise UserError(f"`dest`={destination} would replace `source`={source}; give `dest` another name")
 
 
 def _with_archive(path: Path) -> list[Path]:
@@ -85,20 +85,20 @@ def open_destination(path: str | os.PathLike) -> Iterator[Write]:
     if path.suffix.lower() == ".zip":
         opened = _zip(path)
     elif path.suffix.lower() in (".tar", ".gz", ".tgz", ".7z", ".rar", ".npz", ".h5", ".json"):
-        raise UserError(f"--dest={path} is neither a .zip nor a folder; name it {path.stem}.zip")
+        raise UserError(f"`dest`={path} is neither a .zip nor a folder; name it {path.stem}.zip")
     else:
         opened = _folder(path)
     try:
         with opened as write:
             yield write
     except OSError as error:
-        raise UserError(f"--dest={path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"`dest`={path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def _zip(path: Path) -> Iterator[Write]:
     if path.is_dir():
-        raise UserError(f"--dest={path} is a folder; give another name")
+        raise UserError(f"`dest`={path} is a folder; give another name")
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         # A fixed date, so that the same pictures give the same file.
         yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
@@ -107,7 +107,7 @@ def _zip(path: Path) -> Iterator[Write]:
 @contextmanager
 def _folder(path: Path) -> Iterator[Write]:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"--dest={path} exists and is not an empty folder; remove it or give another name")
+        raise UserError(f"`dest`={path} exists and is not an empty folder; remove it or give another name")
     with parent_folders(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
 

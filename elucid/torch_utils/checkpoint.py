@@ -27,16 +27,16 @@ def load_state(path: Path) -> dict:
     """Read a state onto the CPU. Raises UserError if the file is damaged or holds anything but data."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"state not found: {path}; check --resume")
+        raise UserError(f"state not found: {path}; check `resume`")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}; check --resume") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check `resume`") from error
     except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
         reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
         raise UserError(f"{path} is no whole state of this program ({reason}); resume from an older one") from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
-        raise UserError(f"{path} holds no training state of this program; use --transfer to start from a snapshot")
+        raise UserError(f"{path} holds no training state of this program; use `transfer` to start from a snapshot")
     return state
 
 

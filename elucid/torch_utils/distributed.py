@@ -18,16 +18,16 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device={name} is no device; use cpu, cuda or cuda:0") from error
+        raise UserError(f"`device`={name} is no device; use cpu, cuda or cuda:0") from error
     if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
-        raise UserError(f"--device={name}: this machine or program has no such device; use cpu, cuda or cuda:0")
+        raise UserError(f"`device`={name}: this machine or program has no such device; use cpu, cuda or cuda:0")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UserError(f"--device={name}: no CUDA device is visible; use --device=cpu")
+            raise UserError(f"`device`={name}: no CUDA device is visible; use `device`=cpu")
         if device.index is None:
             device = torch.device("cuda", local_rank())
         if device.index >= torch.cuda.device_count():
-            raise UserError(f"--device={device}: only {torch.cuda.device_count()} CUDA devices are visible")
+            raise UserError(f"`device`={device}: only {torch.cuda.device_count()} CUDA devices are visible")
         torch.cuda.set_device(device)
     return device
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from elucid.dnnlib.cli import Alone
+from elucid.dnnlib.cli import SingleProcess
 from elucid.torch_utils.distributed import is_main, world_size
 
 PATIENCE = 2.0
@@ -23,7 +23,7 @@ GRACE = 5.0
 """Seconds that the others have, once torchrun tells them to end, to remove what they have half written."""
 
 
-class Peers(Alone):
+class TorchrunProcesses(SingleProcess):
     """The other processes of this command."""
 
     @property

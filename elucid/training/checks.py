@@ -34,8 +34,8 @@ def require_finite_loss(out: LossOutput, objective: Objective) -> None:
     bad = [name for name, values in out.terms.items() if not values.isfinite().all()]
     terms = f" (terms: {', '.join(bad)})" if bad else ""
     raise UserError(
-        f"loss {type(objective.loss).__name__} is not finite{terms}; {first_bad_parameter(objective)}; lower --lr, or "
-        "use --precision=bf16 or fp32"
+        f"loss {type(objective.loss).__name__} is not finite{terms}; {first_bad_parameter(objective)}; lower `lr`, or "
+        "use `precision`=bf16 or fp32"
     )
 
 

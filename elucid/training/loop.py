@@ -33,7 +33,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
                 if run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
                     end_tick(run, folder, hooks, timer)
         except torch.OutOfMemoryError as error:
-            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; give a smaller --batch-gpu") from error
+            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; give a smaller `batch_gpu`") from error
         finally:
             hooks.close()
             run.stream.close()

@@ -164,14 +164,14 @@ class Run:
         if state.get("data", self.data_facts()) != self.data_facts():
             raise UserError(
                 f"{self.dataset.path} is not the data set of the run to be resumed: {self.data_facts()}, then "
-                f"{state['data']}; give that with --data, or start anew with --transfer"
+                f"{state['data']}; give that with `data`, or start anew with `transfer`"
             )
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(
                 f"the state does not fit this program ({type(error).__name__}: {str(error)[:200]}); resume from "
-                "another one, or start anew with --transfer"
+                "another one, or start anew with `transfer`"
             ) from error
 
     def load_state_dict(self, state: dict) -> None:

@@ -101,7 +101,7 @@ def test_label_dropout_without_labels_warns(data, monkeypatch, capsys):
     for cond in (0, 1):
         flags = ["-n", "--device=cpu", *scripts.TINY, f"--data={data}", "--label_dropout=0.1", f"--cond={cond}"]
         code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
-        assert code == 0 and ("--label_dropout drops nothing" in out + err) == (not cond), err
+        assert code == 0 and ("label_dropout drops nothing" in out + err) == (not cond), err
 
 
 def test_set_is_laid_over_what_the_preset_sets(data, monkeypatch, capsys):
@@ -132,7 +132,7 @@ def dry_run(monkeypatch, capsys, *args) -> dict:
         (["--data=nowhere.zip"], "nowhere.zip"),
         (["--cond=1", "--data=UNLABELLED"], "label"),
         (["--batch=10", "--batch-gpu=4", "--data=DATA"], "the nearest that do: 2 or 5"),
-        (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean 'ddpmpp'?)"),
+        (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean ddpmpp?)"),
         (["--set=network.blocks=1", "--data=DATA"], "no option 'blocks'"),
         (["--set=optimizer.lrr=1", "--data=DATA"], "lrr"),
         (["--set=optimizer.lrr=1", "--data=DATA", "--dry-run"], "lrr"),
@@ -184,7 +184,7 @@ def test_divergence_names_the_first_bad_parameter(data, tmp_path):
         *SHORT,
         f"--data={data}",
         f"--outdir={tmp_path}",
-        "--lr=1e30",
+        "--set=optimizer.lr=1e30",
         "--set=optimizer.lr_rampup_kimg=0",
         folder=tmp_path,
         code=2,

@@ -51,7 +51,7 @@ def test_the_augmentation_asks_for_its_labels():
         ({"network": {"name": "ddpmpp", "encoder_type": "x"}}, "choose from standard, skip, residual"),
         ({"network": {"name": "ddpmpp", "channel_mult": [1] * 6}}, "use fewer levels"),
         ({"precond": {"name": "edm", "sigma": 1}}, "preconditioner edm has no option 'sigma'"),
-        ({"loss": {"name": "iddpm"}}, "use --precond=iddpm"),
+        ({"loss": {"name": "iddpm"}}, "use `precond`=iddpm"),
         ({"loss": {"name": "json:loads"}}, "loads|no option|needs"),
     ],
 )

@@ -291,7 +291,7 @@ def test_bad_labels_are_refused(tmp_path, labels, extra, message):
 
 def test_labels_wanted_but_absent(tmp_path):
     path = write(tmp_path / "s.zip", {"a.png": noise()})
-    with pytest.raises(UserError, match="no labels.*--cond=0"):
+    with pytest.raises(UserError, match="no labels.*`cond`=0"):
         open_dataset(path, use_labels=True)
 
 

@@ -77,10 +77,10 @@ def test_an_error_in_a_block_is_raised(denoiser):
 
 @pytest.mark.parametrize("class_idx", [-1, 3])
 def test_the_class_is_checked_before_any_work(denoiser, class_idx):
-    with pytest.raises(UserError, match="--class"):
-        generate(denoiser, RGB(), [0], class_idx=class_idx)
+    with pytest.raises(UserError, match="`classes`"):
+        generate(denoiser, RGB(), [0], classes=class_idx)
     with pytest.raises(UserError, match="without classes"):
-        generate(GaussianDenoiser(), RGB(), [0], class_idx=0)
+        generate(GaussianDenoiser(), RGB(), [0], classes=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

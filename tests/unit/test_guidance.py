@@ -98,13 +98,13 @@ def test_guidance_nests_and_samples():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(UserError, match="--cfg"):
+    with pytest.raises(UserError, match="`guidance`"):
         ClassifierFreeGuidance(ClassMeans(label_dim=0), 2.0)
-    with pytest.raises(UserError, match="--cfg=nan must be a finite number"):
+    with pytest.raises(UserError, match="`guidance`=nan must be a finite number"):
         ClassifierFreeGuidance(ClassMeans(), float("nan"))
-    with pytest.raises(UserError, match="--guidance_interval"):
+    with pytest.raises(UserError, match="`guidance_interval`"):
         ClassifierFreeGuidance(ClassMeans(), 2.0, (2.0, 1.0))
-    with pytest.raises(UserError, match="--guide.*channels"):
+    with pytest.raises(UserError, match="`guide`.*channels"):
         AutoGuidance(ClassMeans(), ClassMeans(image_channels=3), 2.0)
-    with pytest.raises(UserError, match="--guide.*classes"):
+    with pytest.raises(UserError, match="`guide`.*classes"):
         AutoGuidance(ClassMeans(label_dim=0), ClassMeans(), 2.0)

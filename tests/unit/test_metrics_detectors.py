@@ -128,7 +128,7 @@ def no_network(url, timeout):
 def test_missing_weights_say_the_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    with pytest.raises(UserError, match=f"{inception.WEIGHTS_FILE}.*--detector-weights=FILE.*--detector=random"):
+    with pytest.raises(UserError, match=f"{inception.WEIGHTS_FILE}.*`detector_weights`=FILE.*`detector`=random"):
         make_detector("inception", CPU)
 
 
@@ -136,7 +136,7 @@ def test_download_with_another_hash_is_removed(tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.pth"
     wrong.write_bytes(b"something else")
     monkeypatch.setattr(files, "fetch", lambda name, what: wrong)
-    with pytest.raises(UserError, match="SHA-256.*--detector-weights"):
+    with pytest.raises(UserError, match="SHA-256.*`detector_weights`"):
         make_detector("inception", CPU)
     assert not wrong.exists()
 

@@ -118,7 +118,7 @@ def test_gradients_that_are_not_finite():
             assert optimizer.scaler.get_scale() == 2, "the loss scale adapts"
         else:
             with pytest.raises(
-                UserError, match="gradient of denoiser.layers.1.weight is not finite at 5.0 kimg; lower --lr"
+                UserError, match="gradient of denoiser.layers.1.weight is not finite at 5.0 kimg; lower `lr`"
             ):
                 optimizer.step_if_finite(step_at(5000))
         assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))

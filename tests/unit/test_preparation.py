@@ -106,16 +106,16 @@ def test_a_failure_leaves_an_older_data_set_alone(make, tmp_path):
 
 def test_mixed_sizes_are_named(make, tmp_path):
     source = make({"1.png": picture(16, 16), "2.png": picture(24, 16)})
-    with pytest.raises(UserError, match=r"1.png is 16x16.*2.png is 24x16.*--resolution"):
+    with pytest.raises(UserError, match=r"1.png is 16x16.*2.png is 24x16.*`resolution`"):
         prepare(source, tmp_path / "out.zip")
     assert prepare(source, tmp_path / "out.zip", resolution=(16, 8)).size == (16, 8)
 
 
 def test_sides_must_be_divisible_by_8(make, tmp_path):
     source = make({"1.png": picture(20, 16)})
-    with pytest.raises(UserError, match=r"20x16.*--resolution=\d+x16"):
+    with pytest.raises(UserError, match=r"20x16.*`resolution`=\d+x16"):
         prepare(source, tmp_path / "out.zip")
-    with pytest.raises(UserError, match="--resolution is 12x16"):
+    with pytest.raises(UserError, match="`resolution` is 12x16"):
         prepare(source, tmp_path / "out.zip", resolution=(12, 16))
 
 
@@ -169,7 +169,7 @@ def test_destinations_that_would_overwrite_are_refused(make, tmp_path, destinati
     source = make({"1.png": picture()})
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").write_text("mine")
-    with pytest.raises(UserError, match="--dest"):
+    with pytest.raises(UserError, match="`dest`"):
         prepare(source, tmp_path / destination)
     assert (tmp_path / "full" / "thing").read_text() == "mine"
 
@@ -179,7 +179,7 @@ def test_a_zip_is_not_replaced_by_a_folder_in_it(make, tmp_path):
     archive = tmp_path / "set.zip"
     prepare(source, archive)
     before = archive.read_bytes()
-    with pytest.raises(UserError, match="--dest.*would replace --source"):
+    with pytest.raises(UserError, match="`dest`.*would replace `source`"):
         prepare(f"{archive}/00000", archive)
     assert archive.read_bytes() == before
 

@@ -194,17 +194,17 @@ def test_the_denoisers_range_limits_the_schedules():
     denoiser.sigma_min, denoiser.sigma_max = 0.5, 20.0
     sigmas = Karras(5)(BoundDenoiser(denoiser))
     assert (float(sigmas[0]), float(sigmas[-2])) == pytest.approx((20.0, 0.5))
-    with pytest.raises(UserError, match="--sigma_min"):
+    with pytest.raises(UserError, match="`sigma_min`"):
         Karras(sigma_min=30.0)(BoundDenoiser(denoiser))
 
 
 @pytest.mark.parametrize(
     "kind, options, named",
     [
-        (Karras, {"num_steps": 0}, "--steps"),
-        (Karras, {"rho": 0.0}, "--rho"),
-        (Karras, {"sigma_min": 0.0}, "--sigma_min"),
-        (EDMSampler, {"S_churn": -1.0}, "--S_churn"),
+        (Karras, {"num_steps": 0}, "`steps`"),
+        (Karras, {"rho": 0.0}, "`rho`"),
+        (Karras, {"sigma_min": 0.0}, "`sigma_min`"),
+        (EDMSampler, {"S_churn": -1.0}, "`S_churn`"),
         (AblationSampler, {"process": LinearProcess(), "solver": "rk4"}, "euler, heun"),
         (AblationSampler, {"process": LinearProcess(), "alpha": 0.0}, "alpha"),
     ],

@@ -113,7 +113,7 @@ def test_networks_from_outside_need_trust(tmp_path, monkeypatch):
     save_snapshot(tmp_path / "s.pkl", Snapshot({"a": make_denoiser(network=PluginUNet)}))
     assert type(load_snapshot(tmp_path / "s.pkl").ema.model) is PluginUNet  # its module is in use here already
     monkeypatch.delitem(sys.modules, PluginUNet.__module__)
-    with pytest.raises(UserError, match="not of this program.* give --plugins=.* or set ELUCID_PLUGINS="):
+    with pytest.raises(UserError, match="not of this program.* give `plugins`=.* or set ELUCID_PLUGINS="):
         load_snapshot(tmp_path / "s.pkl")
 
     (tmp_path / "nets.py").write_text(

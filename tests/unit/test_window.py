@@ -64,5 +64,5 @@ def test_the_whole_is_left_as_it_is():
 def test_refusals():
     with pytest.raises(UserError, match="without coordinates"):
         windowed(denoiser(coords=0), 0, None, None)
-    with pytest.raises(UserError, match="--image_size=5 must be a multiple of 2"):
+    with pytest.raises(UserError, match="`image_size`=5 must be a multiple of 2"):
         windowed(denoiser(), 0, 0, 5)

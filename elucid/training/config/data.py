@@ -28,13 +28,13 @@ def open_training_data(options: DataOptions):
     dataset = read_dataset(options)
     if dataset.encoder is not None and options.xflip:
         raise UserError(
-            f"--xflip=1: {options.path} holds latents, and mirrored latents are not those of the mirrored image; "
+            f"`xflip`=1: {options.path} holds latents, and mirrored latents are not those of the mirrored image; "
             "train without it, or on the images themselves"
         )
     if dataset.has_labels and not options.use_labels:
-        distributed.print0("warning: the data set has labels but --cond is off: they are not used")
+        distributed.print0("warning: the data set has labels but cond is off: they are not used")
     if options.label_dropout and not dataset.label_dim:
-        distributed.print0("warning: --label_dropout drops nothing, as the model is not told labels; give --cond=1 too")
+        distributed.print0("warning: label_dropout drops nothing, as the model is not told labels; give cond=1, too")
     if options.cache == "none" or not isinstance(dataset, ImageDataset):
         return dataset
     if distributed.local_rank() == 0:

@@ -61,23 +61,29 @@ PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 LISTS = {"transforms", "hooks", "loggers"}
 """Parts that are lists of components."""
 
-CACHES = {"0": "none", "1": "disk", "gpu": "gpu"}
+CACHES = {"0": "none", "1": "disk"}
 
 ENCODER_OF = {False: "rgb", True: "vae"}
 """What --train_on_latents says."""
 
 
 def options_from(flags: dict) -> dict:
-    """Nested options from the flags of train.py. Raises UserError for flags that contradict each other."""
+    """Nested options from `TrainOptions.flags()`. Raises UserError for flags that contradict each other."""
     precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["loss"]))
     flags = {**flags, "loss": flags["loss"] or loss}
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
     if flags["fp16"]:
         if precision not in ("fp32", "fp16"):
-            raise UserError(f"--fp16=1 and --precision={precision} contradict each other; give one of them")
+            raise UserError(f"`fp16`=1 and `precision`={precision} contradict each other; give one of them")
         precision = "fp16"
-    values = {**flags, "precond": precond, "seed": seed, "precision": precision, "cache": CACHES[flags["cache"]]}
+    values = {
+        **flags,
+        "precond": precond,
+        "seed": seed,
+        "precision": precision,
+        "cache": CACHES.get(flags["cache"], flags["cache"]),
+    }
     values["train_on_latents"] = ENCODER_OF[flags["train_on_latents"]]
     options: dict = {
         "dataset": {},
@@ -100,15 +106,15 @@ def options_from(flags: dict) -> dict:
         part, name = path.split(".")
         if values[flag] is not None and options[part] is not None:
             options[part][name] = values[flag]
-    for assignment in flags["assignments"]:
+    for assignment in flags["set"]:
         set_by_path(options, moved_assignment(assignment, options))
     for part, value in options.items():
         if part in LISTS and not isinstance(value, list):
             raise UserError(
-                f'--set {part}={value!r}: {part} is a list of components, e.g. [{{"name": "mine.py:Name"}}]'
+                f'`set` {part}={value!r}: {part} is a list of components, e.g. [{{"name": "mine.py:Name"}}]'
             )
         if part not in LISTS and not isinstance(value, dict) and (part, value) != ("augment", None):
-            raise UserError(f"--set {part}={value!r}: {part} consists of options; set one, {part}.option=value")
+            raise UserError(f"`set` {part}={value!r}: {part} consists of options; set one, {part}.option=value")
     return options
 
 
@@ -116,7 +122,7 @@ def own_loss(precond: str) -> str:
     """The loss of a preconditioner that is given none. Raises UserError if it has none of its own."""
     loss = find("preconditioner", precond).default_loss
     if loss is None:
-        raise UserError(f"--precond={precond} has no loss of its own; give --loss")
+        raise UserError(f"`precond`={precond} has no loss of its own; give `loss`")
     return loss
 
 
@@ -159,7 +165,7 @@ def loss_chain(text: str, flags: dict) -> dict:
         component = in_chain(chain, owner)
         if component is None:
             raise UserError(
-                f"--{flag} belongs to the loss {owner!r}, which --loss={text} lacks; give --loss={owner}({text})"
+                f"`{flag}` belongs to the loss {owner!r}, which `loss`={text} lacks; give `loss`={owner}({text})"
             )
         component[flag] = flags[flag]
     return chain
@@ -190,7 +196,7 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
         path, component = f"{path}.base", component.get("base")
     for part in LISTS & given:
         result[part] = options[part]
-    for assignment in flags["assignments"]:
+    for assignment in flags["set"]:
         place = moved(assignment.partition("=")[0], options)
         result[place] = look_up(options, place)
     return result

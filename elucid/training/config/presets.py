@@ -1,10 +1,10 @@
-"""Recipes: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
+"""Presets: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
 
-Published recipes are of Karras et al. 2022, cdm-* of Daras et al. 2023, patch-* of Wang et al. 2023.
+Published ones are of Karras et al. 2022, cdm-* of Daras et al. 2023, patch-* of Wang et al. 2023.
 """
 
-_AFHQ_SIZE = {"batch": 256, "cres": "1,2,2,2", "lr": 2e-4}
-_LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": "50", "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
+_AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}
+_LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": [50.0], "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
 _LATENT_PATCHES = {**_LARGE_ADM, "precond": "pedm", "train_on_latents": True, "batch_gpu": 32, "real_p": 0.5}
 
 PRESETS = {
@@ -12,11 +12,11 @@ PRESETS = {
         "cond": True,
         "arch": "ddpmpp",
         "cbase": 24,
-        "cres": "1,2",
+        "cres": [1, 2],
         "batch": 32,
         "duration": 0.032,
         "lr": 2e-3,
-        "ema": "0.003",
+        "ema": [0.003],
         "dropout": 0.0,
         "augment": 0.0,
         "label_dropout": 0.1,
@@ -24,7 +24,7 @@ PRESETS = {
         "snap": 8,
         "dump": 8,
         "seed": 1,
-        "assignments": [
+        "set": [
             "network.num_blocks=1",
             "network.attn_resolutions=[8]",
             "lr_schedule.warmup_kimg=2",

@@ -48,7 +48,7 @@ def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise UserError(f"--outdir={outdir}: no run folder can be made there: {error.strerror}") from error
+        raise UserError(f"`outdir`={outdir}: no run folder can be made there: {error.strerror}") from error
     return outdir
 
 
@@ -65,7 +65,7 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
     """
     if resume == "auto":
         if outdir is None:
-            raise UserError("--resume=auto needs --outdir, where it looks for runs")
+            raise UserError("`resume`=auto needs `outdir`, where it looks for runs")
         runs = [path for path in Path(outdir).glob("*-*") if re.match(r"\d+-", path.name)]
         same = [path for path in runs if _identity(path.name) == _identity(f"0-{description}")]
         for folder in [*sorted(same, reverse=True), Path(outdir)]:
@@ -80,7 +80,7 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
     if path.is_dir():
         found = newest_state(path)
         if found is None:
-            raise UserError(f"--resume={resume}: no whole training-state-*.pt in the folder; give a run's own one")
+            raise UserError(f"`resume`={resume}: no whole training-state-*.pt in the folder; give a run's own one")
         return path, found[1]
     return path.parent, load_state(path)
 
@@ -112,7 +112,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
             node[last] = value
             continue
         raise UserError(
-            f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with --transfer"
+            f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with `transfer`"
         )
     return options
 
@@ -142,7 +142,7 @@ def claim(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise UserError(f"another process trains in {folder}; wait for it, or choose another --outdir") from error
+            raise UserError(f"another process trains in {folder}; wait for it, or choose another `outdir`") from error
     try:
         yield
     finally:

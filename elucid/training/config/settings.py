@@ -70,7 +70,7 @@ class LoopOptions:
         if batch % world_size:
             below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
             near = f"{above}" if below == 0 else f"{below} or {above}"
-            raise UserError(f"--batch={batch} does not divide over {world_size} processes; the nearest that do: {near}")
+            raise UserError(f"`batch`={batch} does not divide over {world_size} processes; the nearest that do: {near}")
         share = batch // world_size
         micro = share if micro is None or micro > share else micro
         if share % micro:
@@ -78,7 +78,7 @@ class LoopOptions:
             near = sorted(sorted(divisors, key=lambda n: (abs(n - micro), n))[:2])
             choices = " or ".join(map(str, near))
             raise UserError(
-                f"--batch-gpu={micro} does not divide the {share} images per process (--batch={batch}); "
+                f"`batch_gpu`={micro} does not divide the {share} images per process (`batch`={batch}); "
                 f"the nearest that do: {choices}"
             )
         return micro, share // micro

@@ -196,15 +196,15 @@ class ImageDataset(Dataset):
     def _require_labels(self) -> None:
         if self._labels is None:
             raise UserError(
-                f"{self.path} has no labels, which --cond=1 needs; train with --cond=0, "
+                f"{self.path} has no labels, which `cond`=1 needs; train with `cond`=0, "
                 f"or prepare it with dataset_tool.py from one folder per class"
             )
         missing = self._labels.missing
         if len(missing):
             first = ", ".join(self.image_name(index) for index in missing[:3])
             raise UserError(
-                f"{len(missing)} of {len(self)} images in {self.path} have no label, which --cond=1 needs "
-                f"(first: {first}); leave them out with dataset_tool.py --unlabelled=drop, or train with --cond=0"
+                f"{len(missing)} of {len(self)} images in {self.path} have no label, which `cond`=1 needs "
+                f"(first: {first}); leave them out with dataset_tool.py --unlabelled=drop, or train with `cond`=0"
             )
 
 

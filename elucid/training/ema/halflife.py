@@ -19,7 +19,7 @@ class HalflifeEMA(EMA):
         self, denoiser: Preconditioned, halflife_mimg: list[float] = (0.5,), rampup_ratio: float | None = 0.05
     ):
         if not halflife_mimg or min(halflife_mimg) < 0:
-            raise UserError(f"halflife_mimg={list(halflife_mimg)}: give half-lives from 0 on, e.g. --ema=0.5")
+            raise UserError(f"halflife_mimg={list(halflife_mimg)}: give half-lives from 0 on, e.g. `ema`=0.5")
         if rampup_ratio is not None and rampup_ratio <= 0:
             raise UserError(f"rampup_ratio={rampup_ratio} must be positive, or null for no ramp-up")
         self.halflives = {f"{value:g}": value * 1e6 for value in halflife_mimg}

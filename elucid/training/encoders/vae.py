@@ -53,7 +53,7 @@ class VAE(Encoder):
             if self.sha256 not in (None, sha256):
                 raise UserError(
                     f"VAE {self.model} has other weights (sha256 {sha256[:12]}) than the latents were made with "
-                    f"({self.sha256[:12]}); give that VAE by --set encoder.model=PATH"
+                    f"({self.sha256[:12]}); give that VAE by `set` encoder.model=PATH"
                 )
             self._autoencoder, self.sha256 = autoencoder, sha256
         self._autoencoder.to(device)
@@ -68,7 +68,7 @@ class VAE(Encoder):
             if spec.image_channels != 2 * self.latent_channels:
                 raise UserError(
                     f"the data set stores latents of {spec.image_channels / 2:g} channels, but VAE {self.model} has "
-                    f"{self.latent_channels}; give the VAE it was encoded with by --set encoder.model=PATH"
+                    f"{self.latent_channels}; give the VAE it was encoded with by `set` encoder.model=PATH"
                 )
             return spec.replace(image_channels=self.latent_channels)
         channels, *resolution = self.latent_shape(spec.image_channels, spec.resolution)
@@ -80,7 +80,7 @@ class VAE(Encoder):
         if height % self.factor or width % self.factor:
             raise UserError(
                 f"VAE {self.model} makes images {self.factor} times smaller, and {width}x{height} does not divide; "
-                "prepare the data set with another --resolution"
+                "prepare the data set with another `resolution`"
             )
         if channels not in (1, self.in_channels):
             raise UserError(
@@ -94,7 +94,7 @@ class VAE(Encoder):
         if not spec.latent or spec.image_channels != self.latent_channels:
             raise UserError(
                 f"VAE {self.model} has latents of {self.latent_channels} channels, and the snapshot's network makes "
-                f"{spec.image_channels}; give the VAE it was trained with by --set encoder.model=PATH"
+                f"{spec.image_channels}; give the VAE it was trained with by `set` encoder.model=PATH"
             )
 
     def encode(self, raw: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def stored_encoder(component: dict, dataset) -> dict:
     if stored is None:
         return component
     if component.get("name") != stored["name"]:
-        raise UserError(f"{dataset.path} holds latents, not images; train on them with --train_on_latents=1")
+        raise UserError(f"{dataset.path} holds latents, not images; train on them with `train_on_latents`=1")
     for option in ("scale", "sha256"):
         if component.get(option) not in (None, stored[option]):
             raise UserError(

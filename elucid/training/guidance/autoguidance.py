@@ -22,7 +22,7 @@ class AutoGuidance(Guidance):
         ):
             if ours != theirs:
                 raise UserError(
-                    f"--guide: its {what}, {theirs}, must be the network's, {ours}; choose another snapshot"
+                    f"`guide`: its {what}, {theirs}, must be the network's, {ours}; choose another snapshot"
                 )
         self.guide = guide
 

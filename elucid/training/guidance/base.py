@@ -21,11 +21,11 @@ class Guidance(DenoiserWrapper):
         super().__init__(denoiser)
         self.scale = float(scale)
         if not math.isfinite(self.scale):
-            raise UserError(f"--cfg={scale:g} must be a finite number; 1 is no guidance")
+            raise UserError(f"`guidance`={scale:g} must be a finite number; 1 is no guidance")
         self.interval = (0.0, math.inf) if interval is None else tuple(interval)
         if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1]:
             raise UserError(
-                f"--guidance_interval={','.join(f'{value:g}' for value in self.interval)} must be LO,HI, LO < HI"
+                f"`guidance_interval`={','.join(f'{value:g}' for value in self.interval)} must be LO,HI, LO < HI"
             )
 
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:

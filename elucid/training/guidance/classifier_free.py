@@ -18,7 +18,7 @@ class ClassifierFreeGuidance(Guidance):
         super().__init__(denoiser, scale, interval)
         if not denoiser.spec.label_dim:
             raise UserError(
-                f"--cfg={scale:g}: the model was trained without classes; leave --cfg out, or give a --guide"
+                f"`guidance`={scale:g}: the model was trained without classes; leave `guidance` out, or give a `guide`"
             )
 
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:

@@ -20,13 +20,13 @@ class CoordinateWindow(DenoiserWrapper):
         super().__init__(denoiser)
         if "coords" not in denoiser.spec.spatial:
             raise UserError(
-                "--x_start, --y_start, --image_size: the model was trained without coordinates; leave them out, "
-                "or sample from one trained with --patch"
+                "`x_start`, `y_start`, `image_size`: the model was trained without coordinates; leave them out, "
+                "or sample from one trained with `patch`"
             )
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
         if any(side < 1 or side % divisor for side in size):
             raise UserError(
-                f"--image_size={size[0]} must be a multiple of {divisor}, as often as the network halves it"
+                f"`image_size`={size[0]} must be a multiple of {divisor}, as often as the network halves it"
             )
         self.start, self.size = (x_start, y_start), tuple(size)
         height, width = denoiser.spec.resolution

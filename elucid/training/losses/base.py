@@ -122,4 +122,4 @@ def require_denoiser(loss: Loss, denoiser: Preconditioned) -> None:
     """Raise UserError if what is to be trained predicts no images."""
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
-        raise UserError(f"loss {type(loss).__name__} trains denoisers, and {kind} is none; choose another --precond")
+        raise UserError(f"loss {type(loss).__name__} trains denoisers, and {kind} is none; choose another `precond`")

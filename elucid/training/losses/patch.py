@@ -38,7 +38,7 @@ class PatchLoss(LossWrapper):
             if height % divisor or width % divisor:
                 raise UserError(
                     f"patches of {height}x{width} do not divide by {divisor}, as often as the network halves them; "
-                    "use fewer levels (--cres) or larger images"
+                    "use fewer levels (`cres`) or larger images"
                 )
 
     def probabilities(self) -> list[float]:

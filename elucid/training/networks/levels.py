@@ -30,17 +30,17 @@ class LevelPlan:
         self.model_channels = model_channels
         self.halvings = len(channel_mult) - 1
         if not channel_mult:
-            raise UserError("channel_mult is empty; give one multiplier per level, e.g. --cres=1,2,2,2")
+            raise UserError("channel_mult is empty; give one multiplier per level, e.g. `cres`=1,2,2,2")
         if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
             raise UserError(
                 f"model_channels={model_channels} times channel_mult={list(channel_mult)} makes no widths; give an "
-                "even --cbase and --cres of 1 or more"
+                "even `cbase` and `cres` of 1 or more"
             )
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
                 f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
-                f"which does not divide by {divisor}; use fewer levels (--cres) or images of other sides"
+                f"which does not divide by {divisor}; use fewer levels (`cres`) or images of other sides"
             )
         self.levels = []
         for index, multiplier in enumerate(channel_mult):

@@ -25,9 +25,9 @@ class Schedule(ABC):
 
     def __init__(self, num_steps: int | None = None, sigma_min: float | None = None, sigma_max: float | None = None):
         if num_steps is not None and num_steps < 1:
-            raise UserError(f"num_steps={num_steps} must be at least 1 (--steps)")
+            raise UserError(f"num_steps={num_steps} must be at least 1 (`steps`)")
         if sigma_min is not None and sigma_min <= 0:
-            raise UserError(f"sigma_min={sigma_min} must be positive (--sigma_min)")
+            raise UserError(f"sigma_min={sigma_min} must be positive (`sigma_min`)")
         self.num_steps, self.sigma_min, self.sigma_max = num_steps, sigma_min, sigma_max
 
     def sigma_range(self, denoise) -> tuple[float, float]:
@@ -37,7 +37,7 @@ class Schedule(ABC):
         high = min(high if self.sigma_max is None else self.sigma_max, denoise.sigma_max)
         if low > high:
             raise UserError(
-                f"no noise levels between sigma_min={low:g} and sigma_max={high:g}; change --sigma_min or --sigma_max"
+                f"no noise levels between sigma_min={low:g} and sigma_max={high:g}; change `sigma_min` or `sigma_max`"
             )
         return low, high
 
@@ -80,7 +80,7 @@ class Karras(Schedule):
     ):
         super().__init__(num_steps, sigma_min, sigma_max)
         if rho <= 0:
-            raise UserError(f"rho={rho} must be positive; 7 is usual (--rho)")
+            raise UserError(f"rho={rho} must be positive; 7 is usual (`rho`)")
         self.rho = rho
 
     def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:

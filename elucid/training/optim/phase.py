@@ -72,7 +72,7 @@ class PhaseOptimizer:
                 return False
             name = named[int(norms.isfinite().logical_not().nonzero()[0])][0]
             raise UserError(
-                f"gradient of {name} is not finite at {step.nimg / 1000:.1f} kimg; lower --lr, use --precision=bf16 or "
+                f"gradient of {name} is not finite at {step.nimg / 1000:.1f} kimg; lower `lr`, use `precision`=bf16 or "
                 "fp32, or check the loss"
             )
         if clip:

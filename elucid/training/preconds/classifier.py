@@ -25,7 +25,7 @@ class NoisyClassifier(Preconditioned):
     @classmethod
     def adapt(cls, spec: NetSpec) -> NetSpec:
         if not spec.label_dim:
-            raise UserError("a classifier needs classes to tell apart; give a data set with labels, and --cond=1")
+            raise UserError("a classifier needs classes to tell apart; give a data set with labels, and `cond`=1")
         vector = {name: width for name, width in spec.vector.items() if name != "labels"}
         return spec.replace(vector=vector, out_channels=spec.label_dim)
 

@@ -95,9 +95,9 @@ def merged(defaults: dict, options: dict) -> dict:
 
 def _require_base(name: str, kinds: dict[str, str], options: dict) -> None:
     if "base" in kinds and options.get("base") is None:
-        raise UserError(f"the loss {name} wraps another one; write for example --loss={name}(edm)")
+        raise UserError(f"the loss {name} wraps another one; write for example `loss`={name}(edm)")
     if "base" in options and "base" not in kinds:
-        raise UserError(f"the loss {name} wraps no other; write --loss={name}")
+        raise UserError(f"the loss {name} wraps no other; write `loss`={name}")
 
 
 def resolved(made: Any) -> dict:

@@ -17,7 +17,7 @@ class Churn:
 
     def __init__(self, S_churn: float = 0.0, S_min: float = 0.0, S_max: float | None = None, S_noise: float = 1.0):
         if S_churn < 0:
-            raise UserError(f"S_churn={S_churn} must not be negative (--S_churn)")
+            raise UserError(f"S_churn={S_churn} must not be negative (`S_churn`)")
         self.S_churn, self.S_min, self.S_noise = S_churn, S_min, S_noise
         self.S_max = math.inf if S_max is None else S_max
 

@@ -22,17 +22,19 @@ class Samples:
     labels: Tensor | None
 
 
-def in_blocks(make: Callable[[list[int]], Samples], seeds: Sequence[int], batch_size: int) -> Iterator[Samples]:
-    """make(seeds) of all seeds in order, `SIZE` at a time side by side, joined to about `batch_size` images."""
-    return _regrouped(_side_by_side(partial(_padded, make, SIZE), list(cut(seeds, SIZE))), batch_size)
+def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Iterator[Samples]:
+    """make(items) of all items (a seed and its class) in order, `SIZE` at a time side by side, joined to about
+    `batch_size` images.
+    """
+    return _regrouped(_side_by_side(partial(_padded, make, SIZE), list(cut(items, SIZE))), batch_size)
 
 
-def _padded(make: Callable[[list[int]], Samples], size: int, seeds: Sequence[int]) -> Samples:
-    """Samples of fewer seeds than `size`, made among others, which are thrown away."""
-    count = len(seeds)
-    samples = make([*seeds, *[seeds[-1]] * (size - count)])
+def _padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samples:
+    """Samples of fewer items than `size`, made among others, which are thrown away."""
+    count = len(items)
+    samples = make([*items, *[items[-1]] * (size - count)])
     labels = samples.labels[:count] if samples.labels is not None else None
-    return Samples(list(seeds), samples.images[:count], labels)
+    return Samples(samples.seeds[:count], samples.images[:count], labels)
 
 
 def cut(items: Sequence, size: int) -> Iterator[Sequence]:

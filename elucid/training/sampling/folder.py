@@ -50,7 +50,7 @@ class SampleFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--outdir={path} cannot be made: {error.strerror}; choose another folder") from error
+            raise UserError(f"`outdir`={path} cannot be made: {error.strerror}; choose another folder") from error
 
     def name(self, seed: int) -> str:
         """File of a seed, relative to the folder."""
@@ -69,7 +69,7 @@ class SampleFolder:
             note = read_note(path)
             if note is None or note.get("by") != self.made_by:
                 raise UserError(
-                    f"{path} was made by another network or with other options; give --overwrite, or another --outdir"
+                    f"{path} was made by another network or with other options; give `overwrite`, or another `outdir`"
                 )
             classes[seed] = note["class"]
         return classes
@@ -134,4 +134,4 @@ class SampleFolder:
             pairs = json.loads(path.read_bytes())["labels"] or []
             return [(str(name), label) for name, label in pairs]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no dataset.json with labels; remove it, or choose another --outdir") from error
+            raise UserError(f"{path} is no dataset.json with labels; remove it, or choose another `outdir`") from error

@@ -14,6 +14,7 @@ from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
+from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.cpu_blocks import Samples, cut, in_blocks
 
 
@@ -26,50 +27,48 @@ def generate(
     sampler: Sampler | None = None,
     schedule: Schedule | None = None,
     batch_size: int = 64,
-    class_idx: int | None = None,
+    classes: int | Sequence[int] | None = None,
 ) -> Iterator[Samples]:
-    """Images of the seeds in order, at most `batch_size` at a time; the class is drawn unless `class_idx` gives it.
+    """Images of the seeds in order, at most `batch_size` at a time; the class is drawn unless `classes` gives it,
+    one number for all or one for each seed.
 
     The denoiser stands on `device`, in evaluation mode. On the CPU an image depends on its seed alone, to the byte,
     because every pass is of `cpu_blocks.SIZE` images and one thread; elsewhere kernels round by batch, by one level.
     Raises UserError if the class is out of range or the model has none.
     """
-    check_class(denoiser.spec.label_dim, class_idx)
+    classes = class_numbers(classes, denoiser.spec.label_dim)
+    if isinstance(classes, list) and len(classes) != len(seeds):
+        raise UserError(f"`classes` has {len(classes)} entries for {len(seeds)} seeds; give one each, or one for all")
+    items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
     device, sampler, schedule = torch.device(device), sampler or EDMSampler(), schedule or Karras()
     sigmas = schedule(denoiser, sampler.default_steps)
     sampler = sampler.bound(schedule, denoiser)
-    make = partial(_sample, denoiser, encoder, sampler, sigmas, device, class_idx)
+    make = partial(_sample, denoiser, encoder, sampler, sigmas, device)
     if device.type == "cpu":
-        return in_blocks(make, seeds, batch_size)
-    return (make(part) for part in cut(seeds, batch_size))
+        return in_blocks(make, items, batch_size)
+    return (make(part) for part in cut(items, batch_size))
 
 
-def check_class(label_dim: int, class_idx: int | None) -> None:
-    """Raise UserError if the model has no such class."""
-    if class_idx is None:
-        return
-    if not label_dim:
-        raise UserError(f"--class={class_idx}: the model was trained without classes; leave --class out")
-    if not 0 <= class_idx < label_dim:
-        raise UserError(f"--class={class_idx} is out of range; the model has the classes 0 to {label_dim - 1}")
-
-
-def draw(spec, random: PerSeedRandom, class_idx: int | None = None) -> tuple[Tensor, Tensor | None]:
+def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = None) -> tuple[Tensor, Tensor | None]:
     """First draws of each seed: latents [B,C,H,W], then the class [B] or None.
 
-    A class is drawn even where `class_idx` replaces it, so that the noise of later steps is the same.
+    A class is drawn even where `classes` replaces it, so that the noise of later steps is the same.
     """
     latents = random.randn(spec.sample_shape)
     if not spec.label_dim:
         return latents, None
     labels = random.randint(spec.label_dim)
-    return latents, labels if class_idx is None else torch.full_like(labels, class_idx)
+    for index, given in enumerate(classes or ()):
+        if given is not None:
+            labels[index] = given
+    return latents, labels
 
 
 @torch.no_grad()  # here and not in `generate`: the mode belongs to the thread
-def _sample(denoiser, encoder, sampler, sigmas: Tensor, device, class_idx: int | None, seeds: Sequence[int]) -> Samples:
+def _sample(denoiser, encoder, sampler, sigmas: Tensor, device, items: Sequence[tuple[int, int | None]]) -> Samples:
+    seeds, classes = zip(*items, strict=True)
     spec, random = denoiser.spec, PerSeedRandom(seeds, device)
-    latents, labels = draw(spec, random, class_idx)
+    latents, labels = draw(spec, random, classes)
     cond = {} if labels is None else {"labels": F.one_hot(labels, spec.label_dim).to(torch.float32)}
     x = latents.to(state_dtype(device)) * sigmas[0].item()
     x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like)

@@ -1,4 +1,4 @@
-"""A snapshot made ready to sample, as the flags that generate.py and fid.py share say."""
+"""A snapshot made ready to sample, as `SampleOptions` say."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,11 @@ import torch
 
 from elucid.dnnlib.config import set_by_path
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.files import fetch, sha256
+from elucid.dnnlib.files import sha256
 from elucid.torch_utils import distributed
 from elucid.torch_utils.precision import set_precision
 from elucid.training.config.build import make_encoder
+from elucid.training.config.train_options import as_assignments
 from elucid.training.config.upgrade import moved_assignment
 from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.window import CoordinateWindow, windowed
@@ -20,12 +21,14 @@ from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make, resolved
 from elucid.training.samplers.base import Sampler
-from elucid.training.sampling.generate import Samples, check_class, generate
-from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot
+from elucid.training.sampling.classes import class_numbers
+from elucid.training.sampling.generate import Samples, generate
+from elucid.training.sampling.options import SampleOptions
+from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import trust
 from elucid.training.types import NetSpec
 
-SAMPLER_OPTIONS = {
+PATHS = {
     "S_churn": "sampler.S_churn",
     "S_min": "sampler.S_min",
     "S_max": "sampler.S_max",
@@ -39,18 +42,20 @@ SAMPLER_OPTIONS = {
     "sigma_max": "schedule.sigma_max",
     "rho": "schedule.rho",
 }
-"""Which option each flag sets; a flag that is not given leaves the snapshot's own, or the default."""
+"""Which part's option each of `SampleOptions` sets; None leaves the snapshot's own, or the default."""
 
 SCHEDULE_OF_DISC = {"vp": "vp", "ve": "geometric", "iddpm": "iddpm", "edm": "karras"}
 """The discretizations of EDM's ablation, as schedules."""
 
-ABLATION_FLAGS = ("solver", "disc", "schedule", "scaling")
-WINDOW_FLAGS = ("x_start", "y_start", "image_size")
+ABLATION = ("solver", "disc", "schedule", "scaling")
 
 
 @dataclass
 class Prepared:
-    """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like."""
+    """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like.
+
+    `classes` is None, one number, or one per seed.
+    """
 
     snapshot: Snapshot
     denoiser: torch.nn.Module
@@ -58,49 +63,60 @@ class Prepared:
     sampler: Sampler
     schedule: Schedule
     device: torch.device
-    class_idx: int | None
+    classes: int | list[int] | None
     description: dict[str, Any]
 
-    def generate(self, seeds: Sequence[int], batch_size: int) -> Iterator[Samples]:
+    def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Samples]:
         """Images of the seeds in order, at most `batch_size` at a time."""
-        options = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule}
-        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, class_idx=self.class_idx, **options)
+        parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule}
+        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=self.classes, **parts)
 
 
-def prepare(network: str, flags: dict[str, Any], device: torch.device) -> Prepared:
-    """Load a snapshot and do what the flags say. Raises UserError for options or a class that it does not have."""
-    trust(filter(None, (flags["plugins"] or "").split(",")))
-    chosen = chosen_options(flags)
+def prepare(network: str, options: SampleOptions, device: torch.device) -> Prepared:
+    """Load a snapshot and make it ready. Raises UserError for options or a class that it does not have."""
+    plugins = options.plugins or ()
+    trust(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
+    require_parts(options)
+    result = prepared(load_snapshot(network, device, options.ema), options, device)
+    result.description["network"] = sha256(located(network))
+    return result
+
+
+def require_parts(options: SampleOptions) -> None:
+    """Raise UserError for a mistake in named parts, before a large snapshot is read."""
+    chosen = chosen_options(options)
     for kind in ("sampler", "schedule"):
         if "name" in chosen[kind]:
-            make(chosen[kind], kind)  # a mistake is told before a large snapshot is read
-    snapshot = load_snapshot(network, device, flags["ema"])
-    denoiser = snapshot.ema
+            make(chosen[kind], kind)
+
+
+def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> Prepared:
+    """A loaded snapshot made ready to sample; it stays as it is but for the precision of its denoiser."""
+    chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
-        raise UserError(f"{network} holds a {type(denoiser).__name__}, which makes no images; give a denoiser's")
+        raise UserError(f"the snapshot holds a {type(denoiser).__name__}, which makes no images; give a denoiser's")
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
-    check_class(denoiser.spec.label_dim, flags["class_idx"])
-    encoder = prepare_encoder(snapshot, chosen["encoder"], flags, device)
-    denoiser.precision = flags["precision"] or denoiser.precision
-    check_patch_flags(denoiser.spec, encoder.factor, flags)
-    window = windowed(denoiser, *(flags[flag] for flag in WINDOW_FLAGS))
-    guided = with_guidance(window, chosen["guidance"], flags, device)
-    warn_of_labels_never_dropped(snapshot.options, flags)
+    classes = class_numbers(options.classes, denoiser.spec.label_dim, snapshot.dataset.get("class_names"))
+    encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
+    denoiser.precision = options.precision or denoiser.precision
+    check_resolution(denoiser.spec, encoder.factor, options.resolution)
+    window = windowed(denoiser, options.x_start, options.y_start, options.image_size)
+    guided = with_guidance(window, chosen["guidance"], options, device)
+    warn_of_labels_never_dropped(snapshot.options, options)
     set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
     description = {
-        "network": sha256(fetch(network)),
-        "ema": flags["ema"] or next(iter(snapshot.emas)),
+        "ema": options.ema or next(iter(snapshot.emas)),
         "sampler": resolved(sampler),
         "schedule": resolved(schedule),
         "encoder": resolved(encoder),
-        "class": flags["class_idx"],
+        "class": classes,
         "window": None if window is denoiser else [*window.start, *window.spec.resolution],
         "precision": denoiser.precision,
         "device": device.type,
         "guidance": None if guided is window else resolved(guided),
-        "guide": flags["guide"] and sha256(fetch(flags["guide"])),
+        "guide": options.guide and sha256(located(options.guide)),
     }
-    return Prepared(snapshot, guided, encoder, sampler, schedule, device, flags["class_idx"], description)
+    return Prepared(snapshot, guided, encoder, sampler, schedule, device, classes, description)
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
@@ -117,82 +133,77 @@ def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> An
     return make({**own, **given}, kind)
 
 
-def check_patch_flags(spec: NetSpec, factor: int, flags: dict[str, Any]) -> None:
-    """The flags of Patch Diffusion that ask for nothing here. Raises UserError where one asks for something else.
+def check_resolution(spec: NetSpec, factor: int, side: int | None) -> None:
+    """Raise UserError if images of another side are asked for.
 
     `factor` is how many times larger decoded images are than what the network makes; either size will do.
     """
-    side = flags["resolution"]
     if side is not None and (side, side) not in (spec.resolution, tuple(size * factor for size in spec.resolution)):
         height, width = spec.resolution
-        raise UserError(f"--resolution={side}, but the model makes {width}x{height}; leave --resolution out")
-    if flags["mask_pos"]:
-        raise UserError("--mask_pos: a model that was trained with coordinates is always told them; leave it out")
-    for flag in ("embed_fq", "mask_pos"):
-        if flags[flag] is not None:
-            distributed.print0(f"note: --{flag} is accepted for old commands and has no effect", file=sys.stderr)
+        raise UserError(f"`resolution`={side}, but the model makes {width}x{height}; leave `resolution` out")
 
 
-def with_guidance(denoiser, chosen: dict[str, Any], flags: dict[str, Any], device: torch.device):
-    """The denoiser, guided if --cfg or `guidance.name` say so. Raises UserError for a guide that does not fit."""
-    scale, interval = flags["cfg"], flags["guidance_interval"]
+def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, device: torch.device):
+    """The denoiser, guided if `guidance` or `guidance.name` say so. Raises UserError for a guide that does not fit."""
+    scale, interval = options.guidance, options.guidance_interval
     if scale is None and not chosen:
-        for flag in ("guidance_interval", "guide"):
-            if flags[flag] is not None:
-                raise UserError(f"--{flag} does nothing without a scale; give --cfg, e.g. --cfg=1.5")
+        for name in ("guidance_interval", "guide"):
+            if getattr(options, name) is not None:
+                raise UserError(f"`{name}` does nothing without a scale; give `guidance`, e.g. `guidance`=1.5")
         return denoiser
     given = {name: value for name, value in (("scale", scale), ("interval", interval)) if value is not None}
     parts = {"denoiser": denoiser}
-    if flags["guide"] is not None:
-        parts["guide"] = load_guide(denoiser, flags, device)
-    component = {"name": "cfg" if flags["guide"] is None else "autoguidance", **given, **chosen}
+    if options.guide is not None:
+        parts["guide"] = load_guide(denoiser, options, device)
+    component = {"name": "cfg" if options.guide is None else "autoguidance", **given, **chosen}
     return make(component, "guidance", **parts)
 
 
-def load_guide(denoiser, flags: dict[str, Any], device: torch.device):
-    """The weaker model of --guide, on the same window as the denoiser."""
-    guide = load_snapshot(flags["guide"], device).ema
-    guide.precision = flags["precision"] or guide.precision
+def load_guide(denoiser, options: SampleOptions, device: torch.device):
+    """The weaker model that guides, on the same window as the denoiser."""
+    guide = load_snapshot(options.guide, device).ema
+    guide.precision = options.precision or guide.precision
     if not isinstance(denoiser, CoordinateWindow):
         return guide
     if "coords" not in guide.spec.spatial:
-        raise UserError("--guide: it was trained without coordinates, so it draws no windows; choose another snapshot")
-    return windowed(guide, *(flags[flag] for flag in WINDOW_FLAGS))
+        raise UserError("`guide`: it was trained without coordinates, so it draws no windows; choose another snapshot")
+    return windowed(guide, options.x_start, options.y_start, options.image_size)
 
 
-def warn_of_labels_never_dropped(options: dict[str, Any], flags: dict[str, Any]) -> None:
+def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions) -> None:
     """Say so if classifier-free guidance asks a network for what it was never trained to do."""
-    dropouts = [options.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
-    if flags["cfg"] not in (None, 1) and flags["guide"] is None and dropouts[0] is not None and not any(dropouts):
-        text = "warning: --cfg: the model was trained without --label_dropout, so it knows no images without a class"
+    dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
+    if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
+        text = "warning: guidance: the model was trained without label dropout, so it knows no images without a class"
         distributed.print0(text, file=sys.stderr)
 
 
-def prepare_encoder(snapshot: Snapshot, changes: dict, flags: dict[str, Any], device: torch.device) -> Encoder:
-    """The snapshot's encoder on the device, with what --set changes, e.g. where a VAE lies on this machine.
+def prepare_encoder(snapshot: Snapshot, changes: dict, options: SampleOptions, device: torch.device) -> Encoder:
+    """The snapshot's encoder on the device, with what `set` changes, e.g. where a VAE lies on this machine.
 
-    Raises UserError if --on_latents contradicts the snapshot, or the encoder does not fit its network.
+    Raises UserError if `on_latents` contradicts the snapshot, or the encoder does not fit its network.
     """
     spec = snapshot.ema.spec
-    if flags["on_latents"] not in (None, spec.latent):
+    if options.on_latents not in (None, spec.latent):
         makes, value = ("latents", 1) if spec.latent else ("images", 0)
-        raise UserError(f"--on_latents={1 - value}, but the snapshot's model makes {makes}; leave --on_latents out")
+        raise UserError(f"`on_latents`={1 - value}, but the snapshot's model makes {makes}; leave `on_latents` out")
     if "name" in changes:
-        raise UserError("--set encoder.name: the model was trained with the snapshot's own encoder; leave it out")
+        raise UserError("`set` encoder.name: the model was trained with the snapshot's own encoder; leave it out")
     encoder = make_encoder({**snapshot.encoder, **changes}, device)
     encoder.check(spec)
     return encoder
 
 
-def chosen_options(flags: dict[str, Any]) -> dict[str, dict]:
-    """What the command line says of sampler, schedule, encoder and guidance; a name where it names one."""
-    options: dict[str, dict] = {"sampler": {}, "schedule": {}, "encoder": {}, "guidance": {}}
-    if flags["sampler"] or any(flags[flag] is not None for flag in ABLATION_FLAGS):
-        options["sampler"]["name"] = flags["sampler"] or "ablation"
-    for flag, path in SAMPLER_OPTIONS.items():
-        if flags[flag] is not None:
+def chosen_options(options: SampleOptions) -> dict[str, dict]:
+    """What is said of sampler, schedule, encoder and guidance; a name where it names one."""
+    chosen: dict[str, dict] = {"sampler": {}, "schedule": {}, "encoder": {}, "guidance": {}}
+    if options.sampler or any(getattr(options, name) is not None for name in ABLATION):
+        chosen["sampler"]["name"] = options.sampler or "ablation"
+    for name, path in PATHS.items():
+        value = getattr(options, name)
+        if value is not None:
             part, _, option = path.partition(".")
-            options[part][option] = SCHEDULE_OF_DISC[flags[flag]] if flag == "disc" else flags[flag]
-    for assignment in flags["assignments"]:
-        set_by_path(options, moved_assignment(assignment, options))
-    return options
+            chosen[part][option] = SCHEDULE_OF_DISC[value] if name == "disc" else value
+    for assignment in as_assignments(options.set or ()):
+        set_by_path(chosen, moved_assignment(assignment, chosen))
+    return chosen

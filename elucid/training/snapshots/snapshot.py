@@ -14,7 +14,7 @@ import torch
 
 from elucid import unpickle
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.files import fetch, write_output
+from elucid.dnnlib.files import fetch, is_url, write_output
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
@@ -101,9 +101,10 @@ def plain(value: Any, place: str) -> Any:
 def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu", ema: str | None = None) -> Snapshot:
     """Read a snapshot, or a published checkpoint of the EDM family, from a path or URL; `ema` chooses one average.
 
-    Raises UserError, in one line, for a file that is damaged, is something else, or names a callable out of place.
+    Of a run folder it is the newest one. Raises UserError, in one line, for a file that is damaged, is something else,
+    or names a callable out of place.
     """
-    path = fetch(source, "snapshot")
+    path = located(source)
     content = read_pickle(
         read(path), {**FOREIGN_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
     )
@@ -118,6 +119,18 @@ def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu",
     for denoiser in snapshot.emas.values():
         denoiser.to(device)
     return snapshot
+
+
+def located(source: str | os.PathLike) -> Path:
+    """The file of a path or URL, or the newest snapshot of a run folder."""
+    if not is_url(source) and Path(source).is_dir():
+        snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"))
+        if not snapshots:
+            runs = sorted(path.parent.name for path in Path(source).glob("*/network-snapshot-*.pkl"))
+            inside = f"; there are runs in it, e.g. {Path(source) / runs[-1]}" if runs else ""
+            raise UserError(f"{source} holds no network-snapshot-*.pkl yet{inside}")
+        return snapshots[-1]
+    return fetch(source, "snapshot")
 
 
 def read(path: Path) -> bytes:

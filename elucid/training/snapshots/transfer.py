@@ -37,7 +37,7 @@ def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
     old, new = snapshot.ema.state_dict(), denoiser.state_dict()
     copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
     if not copied:
-        raise UserError("--transfer: no weight of the snapshot fits this network; train with the snapshot's --arch")
+        raise UserError("`transfer`: no weight of the snapshot fits this network; train with the snapshot's `arch`")
     with torch.no_grad():
         for name in copied:
             new[name].copy_(old[name])

@@ -74,7 +74,7 @@ def trusted(module: str, name: str) -> str:
     where = f"path/{module.removeprefix(prefix)}.py" if module.startswith(prefix) else module
     raise UserError(
         f"the snapshot names {name!r}, which is not of this program; if you trust it, "
-        f"give --plugins={where} or set {PLUGINS}={where}"
+        f"give `plugins`={where} or set {PLUGINS}={where}"
     )
 
 
@@ -89,7 +89,7 @@ def require_named(options: dict, named: Iterable[str]) -> None:
         if module and _place(module) not in known and registered(component["name"]) is None:
             raise UserError(
                 f"the state names the code {component['name']!r}, which the command line does not; if you trust it, "
-                f"give --plugins={module} or set {PLUGINS}={module}"
+                f"give `plugins`={module} or set {PLUGINS}={module}"
             )
 
 

@@ -102,7 +102,7 @@ class AugmentPipe(Transform):
         images, cond = batch.images, dict(batch.cond)
         unknown = [name for name, value in cond.items() if value.ndim == 4 and name not in SPATIAL]
         if unknown:
-            raise UserError(f"augmentation does not know the map {unknown[0]!r}; use --augment=0 or add it to SPATIAL")
+            raise UserError(f"augmentation does not know the map {unknown[0]!r}; use `augment`=0 or add it to SPATIAL")
         maps = [name for name in SPATIAL if name in cond]
         parameters = self.draw(len(images), images.shape[2:], images.device)
         parts = [images, *(cond[name] for name in maps)]

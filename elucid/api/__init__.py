@@ -1,0 +1,1 @@
+"""What `import elucid` offers, and what the commands call: plain functions, without click."""

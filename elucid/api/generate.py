@@ -1,0 +1,79 @@
+"""Sample from a snapshot into a folder, alone or under torchrun."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import require_writable
+from elucid.dnnlib.progress import progress_bar
+from elucid.torch_utils import distributed
+from elucid.training.sampling.folder import SampleFolder, digest
+from elucid.training.sampling.grid import save_grid
+from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.pipeline import prepare
+
+MOST_IN_GRID = 1024
+
+
+def generate(
+    network: str,
+    outdir: str,
+    seeds: Sequence[int],
+    options: SampleOptions,
+    *,
+    device: str | None = None,
+    batch: int = 64,
+    subdirs: bool = False,
+    labels: bool = False,
+    overwrite: bool = False,
+    grid: str | None = None,
+) -> None:
+    """One PNG per seed in `outdir`; seeds that are there are skipped unless `overwrite`.
+
+    `labels` writes dataset.json, `grid` one picture of the first images, `subdirs` a folder per 1000 seeds. Under
+    torchrun every process calls it. Raises UserError for options that do not fit the snapshot or the folder.
+    """
+    place = distributed.choose_device(device)
+    distributed.init(place)
+    check_grid(grid, outdir)
+    prepared = prepare(network, options, place)
+    if labels and not prepared.denoiser.spec.label_dim:
+        raise UserError("`labels`: the model was trained without classes; leave `labels` out")
+    folder = SampleFolder(outdir, digest(prepared.description), subdirs)
+    seeds = list(dict.fromkeys(seeds))
+    # One process looks: another might find images that the first has already made in this run.
+    classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds)
+    classes = distributed.broadcast_object(classes)
+    missing = [seed for seed in seeds if seed not in classes]
+    share = min(batch, -(-len(missing) // distributed.world_size()) or 1)
+    mine = [seed for part in distributed.rank_share(missing, share) for seed in part]
+
+    samples = prepared.generate(mine, batch)
+    bar = progress_bar(total=len(mine), desc="sampling", disable=not distributed.is_main() or not mine)
+    with bar, folder.writing() as write, closing(samples):
+        for part in samples:
+            write(part)
+            bar.update(len(part.seeds))
+            if part.labels is not None:
+                classes.update(zip(part.seeds, part.labels.tolist(), strict=True))
+    for of_one_process in distributed.gather_objects(classes):
+        classes.update(of_one_process)
+    if distributed.is_main():
+        if labels:
+            folder.write_labels({seed: classes[seed] for seed in seeds}, prepared.snapshot.dataset.get("class_names"))
+        if grid:
+            save_grid(folder.read(seeds[:MOST_IN_GRID]), grid)
+    distributed.print0(f"{folder.path}: {len(missing)} images made, {len(seeds) - len(missing)} there already")
+
+
+def check_grid(grid: str | None, outdir: str) -> None:
+    """Raise UserError for a picture that would count as one of the samples."""
+    if grid is None:
+        return
+    if not grid.lower().endswith(".png"):
+        raise UserError(f"`grid`={grid} must end in .png")
+    if Path(outdir).resolve() in Path(grid).resolve().parents:
+        raise UserError(f"`grid`={grid} lies inside `outdir`, where it would count as a sample; write it elsewhere")
+    if distributed.is_main():
+        require_writable(grid)

@@ -1,0 +1,154 @@
+"""Start or resume a training run: options, folder, run, loop."""
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils import distributed
+from elucid.training.config.options import describe, explicit, options_from
+from elucid.training.config.run_folders import (
+    claim,
+    find_state,
+    holds_a_run,
+    merge_options,
+    new_folder,
+    remove_leftovers,
+)
+from elucid.training.config.train_options import TrainOptions
+from elucid.training.hooks.base import Hook, Hooks
+from elucid.training.hooks.grid import SampleGrid
+from elucid.training.loggers.base import Loggers
+from elucid.training.loop import train as train_loop
+from elucid.training.registry.components import make, walk
+from elucid.training.report import Report
+from elucid.training.run import Run, check, write_options
+from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.snapshots.trust import require_named, trust
+
+
+def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
+    """Train a model and return the run's folder, which holds snapshots, states, log and options.
+
+    `hooks` are called beside training (`elucid.training.hooks.base.Hook`). Ctrl-C and SIGTERM finish the step and save.
+    Under torchrun every process calls it. Raises UserError for what is wrong with the options.
+    """
+    device = distributed.choose_device(options.device)
+    distributed.init(device)
+    flags = options.flags()
+    trust(flags["plugins"])
+    resolved, folder, state = options_and_state(options, flags)
+    source = load_source(flags["transfer"], resolved)
+    run = Run(resolved, device, source)
+    if folder is None:
+        description = describe(resolved, distributed.world_size(), flags["desc"])
+        folder = distributed.broadcast_object(
+            new_folder(flags["outdir"], description, flags["nosubdir"]) if distributed.is_main() else None
+        )
+    with claim(folder) if distributed.is_main() else nullcontext():
+        loggers = Loggers([make(one, "logger", folder=folder) for one in loggers_of(resolved)])
+        run.log = loggers
+        start(run, folder, state)
+        state = source = None  # gigabytes that training does not need
+        own = [make(one, "hook") for one in resolved.get("hooks", [])]
+        if train_loop(run, folder, Hooks([Report(loggers), SampleGrid(loggers), *own, *hooks])):
+            run.log(f"done: {folder}")
+    return folder
+
+
+def dry_run(options: TrainOptions) -> None:
+    """Check the options and print them with every default filled in; nothing is written."""
+    flags = options.flags()
+    trust(flags["plugins"])
+    resolved, _, _ = options_and_state(options, flags, writes=False)
+    dataset, parts = check(resolved)
+    distributed.print0(json.dumps({**resolved, **parts.options}, indent=2))
+    distributed.print0(
+        f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "
+        f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written"
+    )
+
+
+def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -> tuple[dict, Path | None, dict | None]:
+    """The run's options; with `resume` its folder and state, or neither where `auto` finds none."""
+    for name in ("resume", "transfer"):
+        if flags[name] == "":
+            raise UserError(f"`{name}` is empty; name a file, or leave it out")
+    if flags["resume"] and flags["transfer"]:
+        raise UserError("`resume` and `transfer` exclude each other: resume continues a run, transfer starts one")
+    nested = options_from(flags) if flags["data"] else None
+    if flags["resume"]:
+        if flags["resume"] == "auto" and nested is None:
+            raise UserError("`resume`=auto needs the `data` and `outdir` of the run")
+        description = describe(nested, distributed.world_size(), flags["desc"]) if nested else ""
+        found = find_state(flags["resume"], flags["outdir"], description)
+        if found is not None:
+            folder, state = found
+            known = nested or options_from({**flags, "data": ""})
+            merged = merge_options(state, explicit(flags, set(options.given()), known))
+            named = [component["name"].rpartition(":")[0] for component in walk(known)]
+            require_named(merged, [*named, *flags["plugins"]])
+            return merged, folder, state
+    if nested is None:
+        raise UserError("`data` is missing; make a data set with dataset_tool.py and name it here")
+    if not flags["outdir"] and writes:
+        raise UserError("`outdir` is missing; name a folder for the runs, e.g. `outdir`=runs")
+    return nested, None, None
+
+
+def load_source(transfer: str | None, options: dict):
+    """The snapshot whose weights the run starts from, if there is one."""
+    if not transfer:
+        return None
+    named = (options[part]["name"] for part in ("network", "precond"))
+    trust(name.rpartition(":")[0] for name in named if ":" in name)  # so the snapshot may name it too
+    return load_snapshot(transfer)
+
+
+def loggers_of(options: dict) -> Sequence[dict]:
+    """The components of all loggers: the main process's terminal and stats.jsonl, and those of the options."""
+    if not distributed.is_main():
+        return []
+    return [{"name": "console"}, {"name": "jsonl"}, *options.get("loggers", [])]
+
+
+def start(run: Run, folder: Path, state: dict | None) -> None:
+    """Take up a state, or start anew; say what is trained."""
+    if state is not None:
+        if distributed.is_main():
+            remove_leftovers(folder)
+        run.resume(state)
+        run.log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
+    elif holds_a_run(folder):
+        run.log(f"warning: {folder} holds an earlier run; its files stay beside this one's, or are replaced")
+    if run.transferred is not None:
+        run.log(run.transferred)
+    if distributed.is_main():
+        write_options(folder, run.options)
+    describe_run(run, folder)
+
+
+def describe_run(run: Run, folder: Path) -> None:
+    """Log what is about to be trained, in a few lines."""
+    data, loop, log = run.dataset, run.loop, run.log
+    count = sum(parameter.numel() for parameter in run.denoiser.parameters())
+    labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
+    log(f"folder    {folder}")
+    height, width = data.resolution
+    what = "images" if data.encoder is None else "stored latents"
+    log(f"data      {data.path}: {len(data)} {what}, {height}x{width}, {data.channels} channels, {labels}")
+    if run.denoiser.spec.latent:
+        channels, height, width = run.denoiser.spec.sample_shape
+        log(f"latents   {height}x{width}, {channels} channels, of {json.dumps(run.options['encoder'])}")
+        if run.options["augment"] is not None:
+            log("warning: augmentation moves the latents, not the images they are of; --augment=0 is usual here")
+    kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
+    log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
+    processes = distributed.world_size()
+    passes = f"{run.grad_accum_steps} passes x {run.micro_batch_size} images"
+    log(f"batch     {loop.batch_size} = {processes} processes x {passes}")
+    threads = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
+    log(f"device    {run.device}{threads}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")

@@ -1,0 +1,103 @@
+"""A trained model by the name of its file: load it, sample from it, look at the images."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from elucid.dnnlib.files import require_writable
+from elucid.torch_utils.distributed import choose_device
+from elucid.training.sampling import grid
+from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.pipeline import prepared, require_parts
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
+from elucid.training.snapshots.trust import trust
+
+
+class Model:
+    """A snapshot on a device. `denoiser(x, sigma, cond)` is the network, averaged, in evaluation mode."""
+
+    def __init__(self, snapshot: Snapshot, device: torch.device):
+        self.snapshot, self.device = snapshot, device
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """D(x; sigma) of Karras et al. 2022: noisy x f32[B,C,H,W], sigma [B] or [B,1,1,1] -> a `Prediction`."""
+        return self.snapshot.ema
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of what the network makes (of latents, where it makes those)."""
+        return self.denoiser.spec.sample_shape
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; empty where there are none."""
+        return list(self.snapshot.dataset.get("class_names") or [])
+
+    @property
+    def num_classes(self) -> int:
+        return self.denoiser.spec.label_dim
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options of the run that trained it."""
+        return self.snapshot.options
+
+    def sample(
+        self,
+        seeds: Iterable[int],
+        classes: int | str | Sequence[int | str] | None = None,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> Tensor:
+        """Images u8[N,C,H,W] of the seeds, C 1 or 3; a seed gives the same image whatever the batch.
+
+        `classes` is one for all or one per seed, by number or name; without it the seed draws one. `options` are the
+        other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
+        """
+        chosen = SampleOptions(classes=classes, steps=steps, guidance=guidance, sampler=sampler, **options)
+        require_parts(chosen)
+        parts = prepared(self.snapshot, chosen, self.device).generate(list(seeds), batch_size)
+        return torch.cat([part.images.cpu() for part in parts])
+
+    def __repr__(self) -> str:
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        shape = "x".join(map(str, self.shape))
+        return f"<elucid.Model of {self.snapshot.dataset.get('name')}: {shape}{classes}, {self.snapshot.nimg} images>"
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    device: str | torch.device | None = None,
+    ema: str | None = None,
+    plugins: Sequence[str] = (),
+) -> Model:
+    """The model of a snapshot file, a run folder (its newest snapshot), a URL, or a public checkpoint.
+
+    `ema` chooses one of several averages; `plugins` are modules and files of code that the snapshot may name. No code
+    that the file brings is run. Raises UserError for a file that is damaged or is something else.
+    """
+    place = choose_device(str(device) if device is not None else None)
+    trust(plugins)
+    return Model(load_snapshot(source, place, ema), place)
+
+
+def show(images: Tensor, columns: int | None = None) -> Image.Image:
+    """Images u8[N,C,H,W] as one picture, which a notebook displays."""
+    return grid.picture(grid.tile(images, columns).numpy())
+
+
+def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
+    """Write images u8[N,C,H,W] as one PNG."""
+    require_writable(Path(path))
+    grid.save_grid(images, path, columns)

@@ -1,0 +1,231 @@
+"""Scores of images: Fréchet distance to a reference, the reference itself, class agreement by an SVC."""
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import require_writable
+from elucid.metrics.detectors import Detector, make_detector
+from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.images import feature_statistics, read_batches
+from elucid.metrics.reference import Reference, load_reference, require_same_detector, save_reference
+from elucid.metrics.svc import PixelClassifier, interval
+from elucid.torch_utils import distributed
+from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.sampling.folder import read_note
+from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.pipeline import prepare
+
+DEFAULT_NUM = 50000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A distance, and everything that decides it: `about` has detector, reference, images, sampling."""
+
+    name: str
+    value: float
+    num_images: int
+    ref_images: int
+    about: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        own = {"name": self.name, "value": self.value, "num_images": self.num_images, "ref_images": self.ref_images}
+        return {**own, **self.about}
+
+
+@dataclass
+class Source:
+    """This process's batches u8[B,C,H,W] of `num` images in all, and what is to be said about them."""
+
+    batches: Iterator[Tensor]
+    num: int
+    about: dict
+
+
+def score(
+    images: str | Tensor | Source,
+    ref: str,
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    detector: str | None = None,
+    detector_weights: str | None = None,
+    batch: int = 64,
+    workers: int | None = None,
+    device: str | None = None,
+) -> Score:
+    """Fréchet distance (Heusel et al. 2017) of images to a reference, in the features of one detector.
+
+    `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file of `reference`, or of EDM's programs. Of more
+    than `num` images a subset is scored, fixed by `seed`. `detector` is the reference's if not given. Raises UserError
+    where detector and reference differ, or where there are fewer images.
+    """
+    place = distributed.choose_device(device)
+    distributed.init(place)
+    reference = load_reference(ref)
+    source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
+    network = make_detector(detector or own_detector(reference), place, detector_weights)
+    require_same_detector(reference, network)
+    warn_of_few(source.num, network.dim)
+    statistics = feature_statistics(network, source.batches, source.num)
+    distance = frechet_distance(statistics.mean, statistics.covariance, reference.mean, reference.covariance)
+    count = f"{source.num // 1000}k" if source.num % 1000 == 0 else f"{source.num}"
+    about = {**source.about, **described(network), "ref": ref}
+    return Score(f"fid{count}_{network.name}", distance, source.num, reference.num_images, about)
+
+
+def described(detector: Detector) -> dict[str, str]:
+    return {"detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize}
+
+
+def reference(
+    data: str,
+    dest: str,
+    *,
+    detector: str = "inception",
+    detector_weights: str | None = None,
+    batch: int = 64,
+    workers: int | None = None,
+    device: str | None = None,
+) -> str:
+    """Write the statistics of a data set to `dest` (.npz), to compare images with; returns a line that says so."""
+    if not dest.endswith(".npz"):
+        raise UserError(f"`dest`={dest} must end in .npz")
+    if distributed.is_main():
+        require_writable(dest)
+    place = distributed.choose_device(device)
+    distributed.init(place)
+    dataset = open_dataset(data)
+    network = make_detector(detector, place, detector_weights)
+    warn_of_few(len(dataset), network.dim)
+    statistics = feature_statistics(network, read_batches(dataset, batch, workers), len(dataset))
+    if distributed.is_main():
+        save_reference(dest, statistics, network)
+    return f"{dest}: {network.name} features of {statistics.num} images of {data}"
+
+
+def class_agreement(data: str, images: str, test: str | None = None) -> dict[str, Any]:
+    """Per cent of samples that a support vector classifier, trained on the pixels of `data`, gives their class."""
+    real = labelled(data)
+    judged = {path: labelled(path) for path in (test, images) if path is not None}
+    judge = PixelClassifier(*real)
+    print(f"classifier trained on {judge.num_train} images of {data}")
+    result: dict[str, Any] = {"name": "svc_agreement", "data": str(data), "train_images": judge.num_train}
+    if test is not None:
+        result |= {"test": judge_by(judge, test, *judged[test]), "test_images": len(judged[test][0])}
+    return result | {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
+
+
+def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, workers: int | None) -> Source:
+    """Images of a folder, a zip or a tensor."""
+    if isinstance(images, Tensor):
+        if num is not None and num != len(images):
+            raise UserError(f"`num`={num}, but there are {len(images)} images; leave `num` out")
+        return Source(iter(images.split(batch)), len(images), {"images": "tensor"})
+    num = num or DEFAULT_NUM
+    dataset = open_exactly(images, num, seed)
+    return Source(read_batches(dataset, batch, workers), num, {"images": images, "seed": seed})
+
+
+def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: torch.device, batch: int) -> Source:
+    """The images that a snapshot draws for `seeds`, each once."""
+    seeds = list(dict.fromkeys(seeds))
+    prepared = prepare(network, options, device)
+    share = min(batch, -(-len(seeds) // distributed.world_size()))
+    mine = [seed for part in distributed.rank_share(seeds, share) for seed in part]
+    samples = prepared.generate(mine, batch)
+    sampling = {**prepared.description, "network_sha256": prepared.description["network"]}
+    about = {"seeds": spans(seeds), "sampling": {**sampling, "network": network}}
+    return Source((part.images for part in samples), len(seeds), about)
+
+
+def own_detector(reference: Reference) -> str:
+    """The name of the reference's detector. A reference is data: it does not choose code from outside to be run."""
+    if ":" in reference.detector:
+        raise UserError(
+            f"{reference.path} was made with {reference.detector}, which is not of this program; "
+            f"if you trust it, give `detector`={reference.detector}"
+        )
+    return reference.detector
+
+
+def spans(numbers: list[int]) -> str:
+    """Numbers as text with ranges: [0, 1, 2, 7] -> `0-2,7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
+    """`num` images of a folder or zip: all, or a subset fixed by the seed; UserError if there are fewer."""
+    dataset = open_dataset(path, max_size=num, seed=seed)
+    found = dataset.num_images
+    if found < num:
+        raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
+    if found > num:
+        warn(
+            f"{path} has {found} images, more than the {num} asked for; a random {num} of them are scored (seed {seed})."
+            " If an earlier run left files there, remove them first"
+        )
+    elif dataset.labels is not None and len(dataset.labels.missing):
+        stray = [dataset.image_name(index) for index in dataset.labels.missing]
+        warn(f"{len(stray)} images of {path} are not in its dataset.json (first: {stray[0]}); left by an earlier run?")
+    if distributed.is_main() and len(runs := runs_of(dataset)) > 1:
+        warn(f"{path} holds samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
+    return dataset
+
+
+def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
+    """Images by the options that made them, as far as generate.py wrote that into its samples."""
+    counts: dict[str | None, int] = {}
+    for index in range(len(dataset)):
+        note = read_note(io.BytesIO(dataset.encoded(index)))
+        if note is None and index == 0:
+            break  # not a folder of samples: do not read all of it twice
+        made_by = (note or {}).get("by")
+        counts[made_by] = counts.get(made_by, 0) + 1
+    return counts
+
+
+def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images u8[N,C,H,W] and class numbers [N] of a data set; UserError where an image has none."""
+    dataset = open_dataset(path)
+    if dataset.labels is None or not dataset.labels.are_classes:
+        raise UserError(f"{path} has no class labels in a dataset.json; make samples with generate.py --labels")
+    missing = dataset.labels.missing
+    if len(missing):
+        stray = dataset.image_name(missing[0])
+        raise UserError(
+            f"{path}: {len(missing)} images have no label (first: {stray}); remove what an earlier run left"
+        )
+    images = np.concatenate([batch.numpy() for batch in read_batches(dataset, 256)])
+    return images, dataset.raw_labels
+
+
+def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:
+    """Print and return the per cent of images that the classifier assigns to their class."""
+    share = judge.agreement(images, labels)
+    low, high = interval(share, len(images))
+    print(f"{100 * share:.2f} % of {len(images)} images of {path} (95 % interval {100 * low:.1f} to {100 * high:.1f})")
+    return 100 * share
+
+
+def warn_of_few(num: int, dim: int) -> None:
+    if num <= dim:
+        warn(f"{num} images do not fill {dim} dimensions; compare this only with distances of as many images")
+
+
+def warn(text: str) -> None:
+    distributed.print0(f"warning: {text}", file=sys.stderr)

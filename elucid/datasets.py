@@ -1,0 +1,30 @@
+"""Data sets: make one from any folder, archive or well-known file, check it, open it."""
+
+import os
+from typing import Any
+
+from elucid.preparation.convert import convert as _convert
+from elucid.preparation.verify import verify as _verify
+from elucid.training.data.dataset import ImageDataset, open_dataset
+
+__all__ = ["ImageDataset", "open", "prepare", "verify"]
+
+
+def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
+    """Write the pictures of `source` as a data set, a .zip or new folder, and return a report.
+
+    `source`: a folder with one folder per class, a zip, `*_lmdb`, an idx file, `cifar-10-python.tar.gz`,
+    `builtin:digits`. Options: `resolution` (width, height), `transform`, `channels`, `max_images`, `background`,
+    `unlabelled`, `workers`. Raises UserError that names the picture, file or option.
+    """
+    return _convert(os.fspath(source), dest, **options)
+
+
+def verify(source: str | os.PathLike, workers: int | None = None):
+    """Check every image and label of a data set, and return a report with its statistics."""
+    return _verify(os.fspath(source), workers)
+
+
+def open(path: str | os.PathLike) -> ImageDataset:
+    """The images and labels of a data set: `len(data)`, `data.image(i)` u8[C,H,W], `data.labels`."""
+    return open_dataset(os.fspath(path))

@@ -1,0 +1,6 @@
+"""Short names of detectors, data only; others are given as `module:Name` or `file.py:Name`."""
+
+DETECTORS = {
+    "inception": "elucid.metrics.inception:InceptionDetector",
+    "random": "elucid.metrics.random_features:RandomDetector",
+}

@@ -1,0 +1,146 @@
+"""What a run may be told: the flags of `elucid train` as a dataclass, their defaults, and presets under them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.config.presets import PRESETS
+from elucid.training.config.settings import LoopOptions
+
+_LOOP = LoopOptions()
+
+DEFAULTS: dict[str, Any] = {
+    "cond": False,
+    "train_on_latents": False,
+    "xflip": False,
+    "label_dropout": 0.0,
+    "cache": "1",
+    "workers": 1,
+    "augment": 0.12,
+    "arch": "ddpmpp",
+    "precond": "edm",
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "lr_schedule": "constant",
+    "batch": _LOOP.batch_size,
+    "precision": _LOOP.precision,
+    "transforms": (),
+    "hooks": (),
+    "loggers": (),
+    "set": (),
+}
+"""Where neither flag nor preset says anything. What is not here is the component's own default."""
+
+PART_OF = {
+    "arch": ("network", ("cbase", "cres", "dropout", "implicit_mlp")),
+    "optimizer": ("optimizer", ("lr",)),
+    "lr_schedule": ("lr_schedule", ()),
+    "precond": ("precond", ()),
+    "loss": ("loss", ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive")),
+}
+"""The part that a flag names, and the flags that are options of it."""
+
+
+@dataclass(kw_only=True)
+class TrainOptions:
+    """Options of a training run, by the names of the flags of `train.py`; None is the preset's, or the default.
+
+    Lengths: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
+    half-life in millions of images (several are kept side by side). `set` reaches every other option, by its path:
+    `set={"network.num_blocks": 2}`. See `train.py --help` for all of them.
+    """
+
+    data: str | None = None
+    outdir: str | None = None
+    preset: str | None = None
+    cond: bool | None = None
+    train_on_latents: bool | None = None
+    xflip: bool | None = None
+    label_dropout: float | None = None
+    cache: str | None = None
+    workers: int | None = None
+    transforms: Sequence[str] | None = None
+    augment: float | None = None
+    arch: str | None = None
+    cbase: int | None = None
+    cres: Sequence[int] | None = None
+    dropout: float | None = None
+    implicit_mlp: bool | None = None
+    precond: str | None = None
+    loss: str | None = None
+    martingale_lambda: float | None = None
+    martingale_steps: int | None = None
+    patch: bool | None = None
+    real_p: float | None = None
+    progressive: bool | None = None
+    duration: float | None = None
+    batch: int | None = None
+    batch_gpu: int | None = None
+    optimizer: str | None = None
+    lr: float | None = None
+    lr_schedule: str | None = None
+    clip: float | None = None
+    ema: float | Sequence[float] | None = None
+    seed: int | None = None
+    transfer: str | None = None
+    resume: str | None = None
+    precision: str | None = None
+    fp16: bool | None = None
+    ls: float | None = None
+    compile: bool | None = None
+    bench: bool | None = None
+    device: str | None = None
+    tick: float | None = None
+    snap: int | None = None
+    dump: int | None = None
+    hooks: Sequence[str] | None = None
+    loggers: Sequence[str] | None = None
+    plugins: str | Sequence[str] | None = None
+    desc: str | None = None
+    nosubdir: bool | None = None
+    set: Mapping[str, Any] | Sequence[str] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What was said here, without preset and defaults."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def flags(self) -> dict[str, Any]:
+        """Every option: as given, else as the preset has it, else the default, else None.
+
+        Raises UserError for an unknown preset.
+        """
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UserError(f"`preset`={self.preset} is unknown; there are {', '.join(sorted(PRESETS))}")
+        given = self.given()
+        preset = dict(PRESETS.get(self.preset or "", {}))
+        assignments = [*without_replaced(preset, given), *as_assignments(given.get("set", ()))]
+        flags = {**dict.fromkeys(field.name for field in fields(self)), **DEFAULTS, **preset, **given}
+        flags["ema"] = [flags["ema"]] if isinstance(flags["ema"], int | float) else flags["ema"]
+        flags["cres"] = flags["cres"] and list(flags["cres"])
+        plugins = flags["plugins"] or ()
+        flags["plugins"] = list(filter(None, plugins.split(","))) if isinstance(plugins, str) else list(plugins)
+        return {**flags, "set": assignments}
+
+
+def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """`part.option=value` texts of a mapping from paths to values."""
+    if isinstance(values, Mapping):
+        return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in values.items()]
+    return list(values)
+
+
+def without_replaced(preset: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """The preset's `part.option=value`s; a part from outside drops, here and in `preset`, what was said of another."""
+    assignments = list(preset.pop("set", ()))
+    own = as_assignments(given.get("set", ()))
+    for flag, (part, options) in PART_OF.items():
+        named = [one.partition("=")[2] for one in own if one.startswith(f"{part}.name=")]
+        name = named[-1] if named else given.get(flag, "")
+        if ":" in str(name):
+            for option in options:
+                preset.pop(option, None)
+            assignments = [one for one in assignments if not one.startswith(f"{part}.")]
+    return assignments
