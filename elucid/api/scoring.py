@@ -176,7 +176,7 @@ def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
         raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
     if found > num:
         warn(
-            f"{path} has {found} images, more than the {num} asked for; a random {num} of them are scored (seed {seed})."
+            f"{path} has {found} images, more than the {num} asked for; a random {num} are scored (seed {seed})."
             " If an earlier run left files there, remove them first"
         )
     elif dataset.labels is not None and len(dataset.labels.missing):

@@ -3,15 +3,11 @@
 import hashlib
 import os
 import secrets
-import shutil
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
-
-from tqdm import tqdm
 
 from elucid.dnnlib.errors import UserError
 
@@ -116,8 +112,8 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def fetch(name: str | os.PathLike, what: str = "file") -> Path:
-    """Local path of a file or URL; a URL is downloaded once into the cache, with progress.
+def fetch(name: str | os.PathLike, what: str = "file", **options) -> Path:
+    """Local path of a file or URL; a URL is downloaded once into the cache, with the options of `download`.
 
     Raises UserError when the path does not exist or the download fails.
     """
@@ -132,13 +128,7 @@ def fetch(name: str | os.PathLike, what: str = "file") -> Path:
     stem = Path(urllib.parse.urlparse(url).path).name or "download"
     path = cache_folder() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{stem}"
     if not path.is_file():
-        try:
-            with urllib.request.urlopen(url, timeout=60) as source, atomic_write(path) as file:
-                total = int(source.headers.get("Content-Length") or 0) or None
-                with tqdm.wrapattr(source, "read", total=total, desc=f"downloading {stem}") as reader:
-                    shutil.copyfileobj(reader, file)
-                if total is not None and file.tell() != total:
-                    raise OSError(f"got {file.tell()} of {total} bytes")
-        except OSError as error:
-            raise UserError(f"cannot download {what} {url}: {error}; download it by hand and give its path") from error
+        from elucid.dnnlib.download import download  # every program imports this module, and few need `requests`
+
+        download(url, path, what, **options)
     return path

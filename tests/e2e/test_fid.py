@@ -3,12 +3,11 @@
 import json
 import runpy
 import sys
-import urllib.error
-import urllib.request
 from functools import partial
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -166,11 +165,11 @@ def test_detectors_do_not_mix(fid, digits, tmp_path):
 
 
 def test_inception_without_network_names_the_mend(fid, digits, monkeypatch, tmp_path):
-    def no_network(url, timeout):
-        raise urllib.error.URLError("no route")
+    def no_network(*request, **options):
+        raise requests.ConnectionError("no route")
 
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(requests.Session, "send", no_network)
     code, _, err = fid("ref", f"--data={digits}/real", f"--dest={tmp_path}/ref.npz")
     assert code == 2 and "--detector-weights" in err[-1] and not (tmp_path / "ref.npz").exists()
 

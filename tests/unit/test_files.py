@@ -57,6 +57,7 @@ def test_fetch_of_a_folder(tmp_path):
 
 def test_fetch_of_an_unreachable_url(tmp_path, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(UserError, match="cannot download snapshot http://127.0.0.1:9/x.pkl.*give its path"):
-        files.fetch("http://127.0.0.1:9/x.pkl", "snapshot")
+        files.fetch("http://127.0.0.1:9/x.pkl", "snapshot", backoff=0)
     assert not list(tmp_path.rglob("*.pkl*"))

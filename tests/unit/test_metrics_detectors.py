@@ -1,11 +1,10 @@
 """Detectors: the same features on every machine, for any batch, and clear words for weights that are none."""
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 from sklearn.datasets import load_digits
 
@@ -121,13 +120,13 @@ def test_resize_is_tensorflow_1(height, width):
     np.testing.assert_allclose(resized, expected, atol=0.02)
 
 
-def no_network(url, timeout):
-    raise urllib.error.URLError("no route")
+def no_network(*request, **options):
+    raise requests.ConnectionError("no route")
 
 
 def test_missing_weights_say_the_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(requests.Session, "send", no_network)
     with pytest.raises(UserError, match=f"{inception.WEIGHTS_FILE}.*`detector_weights`=FILE.*`detector`=random"):
         make_detector("inception", CPU)
 

@@ -6,12 +6,12 @@ import shutil
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from elucid.dnnlib import files
+from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.data.dataset import ImageDataset
 
@@ -51,7 +51,7 @@ def cached(
     shape = (len(dataset), dataset.channels, *dataset.resolution)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(file.with_suffix(".lock")):
+        with locked(file.with_suffix(".lock")):
             if not _whole(file, dataset, shape):
                 size, free = int(np.prod(shape)) * dataset.dtype.itemsize, shutil.disk_usage(folder).free
                 if size > free / 2:
@@ -93,16 +93,3 @@ def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: 
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path):
-    """Let one process at a time in, where the system can; elsewhere two may do the same work, with the same result."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

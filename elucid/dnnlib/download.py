@@ -1,0 +1,245 @@
+"""Downloads: tried again, continued after a break, limited in size, whole or not at all."""
+
+import os
+import re
+import secrets
+import time
+import urllib.parse
+from contextlib import ExitStack
+from pathlib import Path
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.locks import locked
+from elucid.dnnlib.progress import progress_bar
+
+_BLOCK = 1 << 16  # bytes; what a break can lose, and how finely the bar moves on a slow line
+_PASSING = (429, 500, 502, 503, 504)  # answers that another try may change
+_LONGEST_WAIT = 60.0  # seconds between two tries, even if the server asks for an hour
+
+
+def download(
+    url: str,
+    path: Path,
+    what: str = "file",
+    *,
+    max_bytes: int = 20 * 10**9,
+    tries: int = 5,
+    backoff: float = 0.5,
+    timeout: tuple[float, float] = (10.0, 60.0),
+) -> None:
+    """Get an http or https URL into `path`, which stands for this URL alone; one process does, others wait for it.
+
+    What has come before a break is kept beside `path` and continued, also by a later call, if the server still has the
+    same content. The first wait between tries is about `backoff` seconds, each further one twice as long; `timeout` is
+    that of connecting and of silence, in seconds. Raises UserError when that fails, or the content has more than
+    `max_bytes`.
+    """
+    kept = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                alone = stack.enter_context(locked(path.with_name(f".{path.stem}.lock")))
+            except OSError:  # a file system without locks
+                alone = False
+            if path.is_file():  # by the process that this one waited for
+                return
+            partial = _Partial(path, alone)
+            try:
+                with _session(tries, backoff) as session:
+                    _receive(_Source(session, url, timeout), partial, max_bytes, tries, backoff)
+                partial.finish()
+            except BaseException as error:
+                # A full disk or too large a file is not mended by more of it; a name of its own nobody finds again.
+                passing = isinstance(error, (requests.RequestException, KeyboardInterrupt))
+                kept = alone and passing and partial.continuable
+                if not kept:
+                    partial.remove()
+                raise
+    except (OSError, _TooLarge) as error:  # requests' errors are OSErrors, too
+        mend = f"{_mend(error, kept)}download it by hand and give its path"
+        raise UserError(f"cannot download {what} {url}: {_reason(error)}; {mend}") from error
+
+
+class _Broken(requests.RequestException):
+    """The body ended early."""
+
+
+class _Refused(requests.RequestException):
+    """The server answers, but not with the file."""
+
+
+class _TooLarge(Exception):
+    """More bytes than are wanted."""
+
+
+class _Partial:
+    """What has come so far, in a hidden file beside the place of the whole, and the server's tag of the content."""
+
+    def __init__(self, path: Path, alone: bool):
+        # Where no lock keeps others away, two must not write into one file.
+        name = path.name if alone else f"{path.name}.{secrets.token_hex(4)}"
+        self.path = path
+        self.file = path.with_name(f".{name}.part")
+        self._tag = path.with_name(f".{name}.tag")
+
+    @property
+    def size(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+    @property
+    def tag(self) -> str:
+        return self._tag.read_text(encoding="utf-8") if self._tag.exists() else ""
+
+    @property
+    def continuable(self) -> bool:
+        return self.size > 0 and self.tag != ""
+
+    def begin(self, tag: str) -> None:
+        """Forget what there is; the tag is written before the first byte, so that no byte has another's tag."""
+        self.remove()
+        if tag:
+            self._tag.write_text(tag, encoding="utf-8")
+
+    def finish(self) -> None:
+        with open(self.file, "ab") as file:
+            os.fsync(file.fileno())
+        os.replace(self.file, self.path)
+        self.remove()
+
+    def remove(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self._tag.unlink(missing_ok=True)
+
+
+class _Source:
+    """A URL, asked for the whole content or for the rest of it."""
+
+    def __init__(self, session: requests.Session, url: str, timeout: tuple[float, float]):
+        self._session, self._url, self._timeout = session, url, timeout
+        self.name = Path(urllib.parse.urlparse(url).path).name or "file"
+
+    def open(self, partial: _Partial) -> requests.Response:
+        """The rest of what is partly there, as an answer 206, else the whole as 200; raises RequestException."""
+        if partial.continuable:
+            response = self._get({"Range": f"bytes={partial.size}-", "If-Range": partial.tag})
+            if response.status_code == 206 and _continues(response, partial):
+                return response
+            if response.status_code not in (206, 416):  # it has changed, or the server knows no ranges
+                return _whole(response)
+            response.close()
+        return _whole(self._get({}))
+
+    def _get(self, headers: dict[str, str]) -> requests.Response:
+        # Without compression lengths and ranges count the bytes of the file itself.
+        headers = {"Accept-Encoding": "identity", **headers}
+        return self._session.get(self._url, headers=headers, stream=True, timeout=self._timeout)
+
+
+class _Retry(Retry):
+    """urllib3's, which would sleep as long as a server likes."""
+
+    def get_retry_after(self, response) -> float | None:
+        seconds = super().get_retry_after(response)
+        return None if seconds is None else min(seconds, _LONGEST_WAIT)
+
+
+def _session(tries: int, backoff: float) -> requests.Session:
+    retry = _Retry(total=tries - 1, backoff_factor=backoff, status_forcelist=_PASSING, raise_on_status=False)
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    return session
+
+
+def _receive(source: _Source, partial: _Partial, max_bytes: int, tries: int, backoff: float) -> None:
+    """Fill `partial`. The session tries again until there is an answer; here it is for bodies that break off."""
+    for attempt in range(tries):
+        try:
+            with source.open(partial) as response:
+                return _receive_body(response, partial, max_bytes, source.name)
+        except _Broken:
+            if attempt == tries - 1:
+                raise
+            time.sleep(min(backoff * 2**attempt, _LONGEST_WAIT))
+
+
+def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int, name: str) -> None:
+    if response.status_code == 200:
+        partial.begin(_tag(response))
+    size = partial.size
+    total = _total(response, size)
+    if total is not None and total > max_bytes:
+        raise _TooLarge(f"it has {total} bytes, and the limit is {max_bytes}")
+    # The rank as torchrun gives it: there is no torch here to ask.
+    hidden = int(os.environ.get("RANK", 0)) > 0
+    bar = progress_bar(
+        total=total, initial=size, desc=f"downloading {name}", unit="B", unit_scale=True, disable=hidden, delay=3
+    )
+    with bar, open(partial.file, "ab") as file:
+        try:
+            for block in response.raw.stream(_BLOCK, decode_content=False):
+                size += len(block)
+                if size > max_bytes:
+                    raise _TooLarge(f"it has more than {max_bytes} bytes, which is the limit")
+                file.write(block)
+                bar.update(len(block))
+        except urllib3.exceptions.HTTPError as error:
+            raise _Broken(f"the connection broke after {_of(size, total)}") from error
+    if total is not None and size != total:
+        raise _Broken(f"the connection ended after {_of(size, total)}")
+
+
+def _whole(response: requests.Response) -> requests.Response:
+    if response.status_code != 200:
+        response.close()
+        answer = f"{response.status_code} {response.reason or ''}".rstrip()
+        raise _Refused(f"the server answers {answer}", response=response)
+    return response
+
+
+def _tag(response: requests.Response) -> str:
+    """What If-Range takes: a strong ETag, else the time of the last change, else nothing."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _continues(response: requests.Response, partial: _Partial) -> bool:
+    """Whether it is the rest of the same content: some servers do not look at If-Range."""
+    start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return start is not None and int(start[1]) == partial.size and _tag(response) in ("", partial.tag)
+
+
+def _total(response: requests.Response, start: int) -> int | None:
+    """The bytes of the whole file, where the server tells them."""
+    whole = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+    if whole and response.status_code == 206:
+        return int(whole[1])
+    length = response.headers.get("Content-Length", "")
+    return start + int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
+
+
+def _of(size: int, total: int | None) -> str:
+    return f"{size} bytes" if total is None else f"{size} of {total} bytes"
+
+
+def _mend(error: BaseException, kept: bool) -> str:
+    """What to try before the last resort."""
+    if isinstance(error, _Refused) and error.response.status_code not in _PASSING:
+        return "check the address, or "
+    if kept:
+        return "try again to go on with the part that has come, or "
+    return "try again later, or " if isinstance(error, requests.RequestException) else ""
+
+
+def _reason(error: BaseException) -> str:
+    """The error that began it: those of the libraries repeat the URL, and names of their classes."""
+    if not isinstance(error, (_Broken, _Refused, _TooLarge)):
+        while cause := error.__cause__ or error.__context__:
+            error = cause
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
