@@ -46,7 +46,7 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 @click.option("--source", metavar="PATH", required=True, help="Data set: .zip or folder.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="INT", help="Threads; default: one per core.")
 def verify_command(source: str, workers: int | None) -> None:
-    """Check every image and label; print size, channels, classes, and each channel's mean and standard deviation."""
+    """Check every image and label; print size, channels, classes, mean and standard deviation, and proposed noise."""
     for line in verify(source, workers).lines():
         click.echo(line)
 
