@@ -65,7 +65,7 @@ def test_images_come_in_the_order_of_sorted_names(tmp_path, method, channels):
         image = dataset.image(index)
         assert image.dtype == np.uint8 and image.flags.c_contiguous and image.flags.writeable
         np.testing.assert_array_equal(image, pixels[name].reshape(8, 16, channels).transpose(2, 0, 1))
-    assert not dataset.has_labels and dataset.label(0).shape == (0,)
+    assert dataset.class_names == ["a", "b"] and dataset.label(0).shape == (0,), "labels are there, and not used"
 
 
 def test_class_labels_are_one_hot(ten):
