@@ -1,8 +1,9 @@
-"""Make a data set of any folder, archive or well-known file, or verify one.
+"""Make a data set of any folder, archive or well-known file, verify one, or look after those kept decoded.
 
 python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
 python dataset_tool.py verify --source=photos.zip
 python dataset_tool.py encode --source=photos.zip --dest=photos-latents.zip
+python dataset_tool.py cache --clear
 """
 
 import click
@@ -11,7 +12,7 @@ from elucid.dnnlib import cli
 from elucid.preparation.convert import convert
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
-from elucid.training.data import npy
+from elucid.training.data import cache_entries, npy
 
 
 @click.group(invoke_without_command=True)
@@ -70,6 +71,22 @@ def encode_command(source: str, dest: str, **options) -> None:
     from elucid.preparation.encode import encode  # here, because it brings torch, which the other commands do without
 
     for line in encode(source, dest, **options).lines():
+        click.echo(line)
+
+
+@main.command("cache")
+@click.option("--clear", is_flag=True, help="Remove those that no process uses.")
+def cache_command(clear: bool) -> None:
+    """List the data sets that train.py keeps decoded: name, size, last use.
+
+    They lie in ELUCID_CACHE (~/.cache/elucid), and take at most ELUCID_CACHE_GB (50): those unused for the longest time
+    go first.
+    """
+    folder = cache_entries.datasets_folder()
+    if clear:
+        removed = cache_entries.clear(folder)
+        click.echo(f"removed: {len(removed)} data sets, {sum(entry.size for entry in removed) / 1e9:.2f} GB")
+    for line in cache_entries.listing(folder):
         click.echo(line)
 
 
