@@ -181,7 +181,7 @@ def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
         )
     elif dataset.labels is not None and len(dataset.labels.missing):
         stray = [dataset.image_name(index) for index in dataset.labels.missing]
-        warn(f"{len(stray)} images of {path} are not in its dataset.json (first: {stray[0]}); left by an earlier run?")
+        warn(f"{len(stray)} images of {path} have no label, others have (first: {stray[0]}); left by an earlier run?")
     if distributed.is_main() and len(runs := runs_of(dataset)) > 1:
         warn(f"{path} holds samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
     return dataset
@@ -203,7 +203,7 @@ def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
     """All images u8[N,C,H,W] and class numbers [N] of a data set; UserError where an image has none."""
     dataset = open_dataset(path)
     if dataset.labels is None or not dataset.labels.are_classes:
-        raise UserError(f"{path} has no class labels in a dataset.json; make samples with generate.py --labels")
+        raise UserError(f"{path} has no class labels; make samples with generate.py --labels")
     missing = dataset.labels.missing
     if len(missing):
         stray = dataset.image_name(missing[0])

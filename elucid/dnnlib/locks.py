@@ -1,22 +1,47 @@
-"""One process at a time."""
+"""One process at a time, by a lock on a file."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Let one process at a time in, by a lock on the file `path`, which is made and stays.
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of the file `path`, which is made and stays. The system ends it when the process is killed.
 
-    The value is whether it holds: where the system has no such locks, two may do the same work. Raises OSError where
-    the file system has none, or the file cannot be made.
+    Gives whether it is held: not where another process holds it and this one is not to `wait`, nor where the system
+    has no such locks, so that two may do the same work. Raises OSError where the file cannot be made or locked.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
+        path.touch()
         yield False
         return
-    with open(path, "w") as handle:  # removing it afterwards would let two in: one waits for the old, one makes a new
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield True
+    handle = _open_locked(path, wait)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _open_locked(path: Path, wait: bool) -> int | None:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the file was removed while this process waited for it: another one would not see the lock

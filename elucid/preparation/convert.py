@@ -73,6 +73,7 @@ def convert(
     channels: str = "auto",
     background: str = "white",
     unlabelled: str = "keep",
+    overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -89,7 +90,7 @@ def convert(
     count = {"gray": GRAY, "rgb": RGB}.get(channels) or _common_channels(opened, chosen, progress)
     recipe = Recipe(opened, count, ground, transform, resolution)
     report = Report(source, str(destination), channels=count, labels=opened.labels, notes=opened.notes)
-    with open_destination(destination) as write:
+    with open_destination(destination, overwrite) as write:
         for index, data in _checked(recipe, chosen, report, workers, progress):
             write(archive_name(index), data)
         if not report.written:

@@ -45,6 +45,7 @@ def encode(
     batch: int = 8,
     dtype: str = "float16",
     device: str | None = None,
+    overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -59,7 +60,7 @@ def encode(
     shape = vae.latent_shape(dataset.channels, dataset.resolution)
     vae.to(choose_device(device))
     about = {"name": "vae", "model": vae.model, **vae.found}
-    with open_destination(destination) as write:
+    with open_destination(destination, overwrite) as write:
         batches = _batches(dataset, batch, workers or available_cores())
         made = (moments for images in batches for moments in vae.numpy_moments(images))
         bar = progress_bar(made, total=len(dataset), desc="encoding", disable=not progress, delay=0.5)

@@ -3,14 +3,14 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.preparation import arrays
 from elucid.preparation.images import is_gray
 from elucid.training.data.archives import FileSet, open_files
-from elucid.training.data.labels import Labels, from_json
+from elucid.training.data.folders import find_labels
+from elucid.training.data.labels import Labels
 from elucid.training.data.pictures import is_picture, load_picture, open_picture
 
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
@@ -61,14 +61,9 @@ class FileSource(EncodedSource):
         self._where = [i for i, name in enumerate(files.names) if is_picture(name)]
         if not self._where:
             raise UserError(f"{files.path} holds no pictures; check the path")
-        inside = folder_of_all([files.names[i] for i in self._where], files)
-        names = [files.names[i].removeprefix(inside) for i in self._where]
-        description = files.find(f"{inside}dataset.json")
-        if description is None:
-            self.labels = labels_from_folders(names)
-        else:
-            self.labels = from_json(files.read(description), names, f"{files.path}/{inside}dataset.json")
-        self.notes = tuple(self._notes(files, inside, description is not None))
+        found = find_labels(files, [files.names[i] for i in self._where])
+        self.labels = found.labels
+        self.notes = tuple(self._notes(files, found.inside, found.described))
 
     def _notes(self, files: FileSet, inside: str, described: bool):
         if inside:
@@ -162,40 +157,3 @@ def open_source(source: str) -> Source:
             f"cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, or builtin:digits"
         )
     return FileSource(open_files(path))
-
-
-def folder_of_all(names: list[str], files: FileSet) -> str:
-    """Where a data set begins, `pets/` for a zip of the folder `pets`: it holds all pictures, and is no class itself.
-
-    That is so where every picture lies in a subfolder of it, or where it has a dataset.json.
-    """
-    inside = ""
-    while files.find(f"{inside}dataset.json") is None:
-        top = names[0].removeprefix(inside).split("/")[0]
-        deeper = f"{inside}{top}/"
-        if not all(name.startswith(deeper) for name in names):
-            break
-        if not all("/" in name[len(deeper) :] for name in names) and files.find(f"{deeper}dataset.json") is None:
-            break
-        inside = deeper
-    return inside
-
-
-def labels_from_folders(names: list[str]) -> Labels | None:
-    """Classes from top-level folder names, sorted; None when there are no folders, or only those of a converted set.
-
-    Pictures outside any folder get no label.
-    """
-    folders = [name.split("/")[0] if "/" in name else None for name in names]
-    class_names = sorted({folder for folder in folders if folder is not None})
-    if not class_names or all(_is_numbered(name) for name in names):
-        return None
-    number = {name: i for i, name in enumerate(class_names)}
-    values = [-1 if folder is None else number[folder] for folder in folders]
-    return Labels(np.array(values, dtype=np.int64), class_names)
-
-
-def _is_numbered(name: str) -> bool:
-    """`00012/img00012345.png`: folders that only keep folders small, as this tool writes them."""
-    folder, _, file = name.partition("/")
-    return len(folder) == 5 and folder.isdigit() and file.startswith(f"img{folder}")

@@ -1,4 +1,4 @@
-"""Every image and label of a data set, checked; its size, classes and statistics."""
+"""Every image and label of a data set, checked; its size, classes and statistics, and the noise that suits them."""
 
 import io
 import os
@@ -10,18 +10,24 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, encoder_line, open_dataset
 from elucid.training.data.pictures import DECODE_ERRORS, opened
+from elucid.training.data.statistics import channel_sums, from_sums
 
 
 @dataclass
 class Verdict:
-    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents)."""
+    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents).
+
+    `overall` is the mean and standard deviation of all channels together, as a network sees them.
+    """
 
     dataset: ImageDataset
     mean: np.ndarray
     std: np.ndarray
+    overall: tuple[float, float]
 
     def lines(self) -> Iterator[str]:
         """The verdict in words."""
@@ -50,6 +56,7 @@ class Verdict:
         scale, unit = (latents["scale"], "times the factor") if latents else (1, "0 to 255")
         yield f"mean: {' '.join(f'{x * scale:.3f}' for x in self.mean)} (per channel, {unit})"
         yield f"std: {' '.join(f'{x * scale:.3f}' for x in self.std)}"
+        yield from self._noise_lines()
         if labels is not None and len(labels.missing):
             first = ", ".join(dataset.image_name(i) for i in labels.missing[:3])
             yield f"warning: {len(labels.missing)} images have no label (first: {first}); --cond=1 will refuse them"
@@ -57,16 +64,30 @@ class Verdict:
             yield "warning: networks need sides divisible by 8; convert it with dataset_tool.py --resolution=WxH"
         yield "every image and label is sound"
 
+    def _noise_lines(self) -> Iterator[str]:
+        """The deviation that a network sees, and the noise levels that follow from it."""
+        mean, std = self.overall
+        seen = "scaled latents, before the VAE's shift if it has one" if self.dataset.encoder else "in [-1, 1]"
+        yield f"all channels together: mean {mean:.4f}, std {std:.4f} ({seen})"
+        sigma_data = float(f"{std:.2g}")
+        if sigma_data == 0:
+            yield "warning: all pixels are alike, so no noise levels are proposed"
+            return
+        yield from propose(self.dataset.resolution, sigma_data).lines()
+        if self.dataset.encoder:
+            yield "  latents are less smooth than images: where they are larger than 64, try less noise, too"
+
 
 def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict:
     """Decode every image and check every label. Raises UserError that counts and names the bad ones."""
     dataset = open_dataset(path, check=False, latents=True)
-    sums = _picture_sums if dataset.encoder is None else _latent_sums
     total, squares, bad = 0, 0, []
 
     def check(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
         try:
-            return sums(dataset, index)
+            if dataset.encoder is None:
+                _require_intact(dataset, index)
+            return channel_sums(dataset, index)
         except UserError as error:
             return error
 
@@ -84,22 +105,8 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
         )
     pixels = len(dataset) * np.prod(dataset.resolution)
     mean = total / pixels
-    return Verdict(dataset, mean, np.sqrt(np.maximum(squares / pixels - mean**2, 0)))
-
-
-def _picture_sums(dataset: ImageDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and sums of squares of each channel's pixels."""
-    _require_intact(dataset, index)
-    pixels = dataset.image(index).reshape(dataset.channels, -1).astype(np.int64)
-    return pixels.sum(1), (pixels**2).sum(1)
-
-
-def _latent_sums(dataset: ImageDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same of samples of the posterior, by expectation."""
-    mean, std = np.split(dataset.image(index).reshape(dataset.channels, -1).astype(np.float64), 2)
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
-        raise UserError(f"{dataset.image_name(index)} has values that are not finite or below 0; encode again")
-    return mean.sum(1), (mean**2 + std**2).sum(1)
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return Verdict(dataset, mean, std, from_sums(dataset, total, squares))
 
 
 def _require_intact(dataset: ImageDataset, index: int) -> None:

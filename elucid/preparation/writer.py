@@ -76,12 +76,15 @@ def _stored(data: memoryview) -> list[bytes | memoryview]:
 
 
 @contextmanager
-def open_destination(path: str | os.PathLike) -> Iterator[Write]:
+def open_destination(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Write]:
     """Give a function that adds one file to a `.zip` or folder; it appears under its name only when all went well.
 
-    Raises UserError for another kind of name, a folder that is not empty, or a failure to write.
+    Raises UserError for another kind of name, a file that is there without `overwrite`, a folder that is not empty, or
+    a failure to write.
     """
     path = Path(path)
+    if path.is_file() and not overwrite:
+        raise UserError(f"`dest`={path} exists; give `overwrite` to replace it, or another name")
     if path.suffix.lower() == ".zip":
         opened = _zip(path)
     elif path.suffix.lower() in (".tar", ".gz", ".tgz", ".7z", ".rar", ".npz", ".h5", ".json"):

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,32 +9,36 @@ from pathlib import Path
 
 import numpy as np
 
-from elucid.dnnlib import files
 from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
+from elucid.training.data import cache_entries
 from elucid.training.data.dataset import ImageDataset
 
 
 class CachedDataset(ImageDataset):
     """A data set whose decoded images lie in one file; `array` maps it, read-only, [N, C, H, W].
 
-    All processes of a machine share the same memory.
+    All processes of a machine share the same memory. While one of them has it, the file is not removed.
     """
 
     def __init__(self, dataset: ImageDataset, file: Path):
         self.__dict__.update(copy.copy(dataset.__dict__))
         self.cache_file = file
-        self.array = np.load(file, mmap_mode="r", allow_pickle=False)
+        self._open()
 
     def image(self, index: int) -> np.ndarray:
         return np.array(self.array[index])
 
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key != "array"}  # the file, not its content
+    def _open(self) -> None:
+        self._use = cache_entries.Use(self.cache_file)
+        self.array = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
+
+    def __getstate__(self) -> dict:  # the file, not its content
+        return {key: value for key, value in self.__dict__.items() if key not in ("array", "_use")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self.array = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
+        self._open()
 
 
 def cached(
@@ -43,25 +46,27 @@ def cached(
 ) -> ImageDataset:
     """Decode all images once into a file that all processes map; the first process builds it, others wait.
 
-    The file is named by the data set's fingerprint. Where it would take more than half of the free disk, or cannot be
-    written, the data set is returned as it is, with a warning.
+    The file is named by the data set's fingerprint. All files together take at most `$ELUCID_CACHE_GB`, 50 if unset:
+    those unused for the longest time are removed first. Where there is no room even so, or less than twice as much free
+    disk, or nothing can be written, the data set is returned as it is, with a warning.
     """
-    folder = files.cache_folder() / "datasets" if folder is None else Path(folder)
+    cache_entries.limit()  # a mistake in it is named now, and not when there is something to build
+    folder = cache_entries.datasets_folder() if folder is None else Path(folder)
     file = folder / f"{dataset.name}-{dataset.fingerprint}.npy"
     shape = (len(dataset), dataset.channels, *dataset.resolution)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(file.with_suffix(".lock")):
+        with locked(cache_entries.lock_of(file)):
             if not _whole(file, dataset, shape):
-                size, free = int(np.prod(shape)) * dataset.dtype.itemsize, shutil.disk_usage(folder).free
-                if size > free / 2:
-                    raise OSError(f"it needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
                 _build(dataset, file, shape, progress, workers)
+            cache_entries.note_use(file)
+            found = CachedDataset(dataset, file)  # still in the lock, so that nobody removes the file before it is used
         if progress:
             print(f"images cached in {file} ({file.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
-        return CachedDataset(dataset, file)
+        return found
     except OSError as error:
-        warnings.warn(f"images are not cached in {folder}: {error}; set ELUCID_CACHE to a roomier folder", stacklevel=2)
+        mend = "" if isinstance(error, cache_entries.NoRoom) else "; set ELUCID_CACHE to a roomier folder"
+        warnings.warn(f"images are not cached in {folder}: {error}{mend}", stacklevel=2)
         return dataset
 
 
@@ -74,12 +79,14 @@ def _whole(file: Path, dataset: ImageDataset, shape: tuple[int, ...]) -> bool:
 
 
 def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: bool, workers: int | None) -> None:
-    temporary = file.with_suffix(".tmp.npy")  # one builder at a time holds the lock: no other name is needed
+    temporary = cache_entries.unfinished(file)
     try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dataset.dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error while writing
-            with open(temporary, "rb+") as handle:
-                os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
+        with locked(file.parent / "room.lock"):  # until the room is taken, so that others do not count on it
+            cache_entries.make_room(file.parent, file, int(np.prod(shape)) * dataset.dtype.itemsize)
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dataset.dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error while writing
+                with open(temporary, "rb+") as handle:
+                    os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
 
         def decode(index: int) -> None:
             array[index] = dataset.image(index)

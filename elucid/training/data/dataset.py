@@ -11,7 +11,8 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet, open_files
 from elucid.training.data.base import Dataset
-from elucid.training.data.labels import Labels, from_json
+from elucid.training.data.folders import find_labels
+from elucid.training.data.labels import Labels
 from elucid.training.data.pictures import header, is_picture, load_picture
 
 _CHANNELS = {"L": 1, "RGB": 3}
@@ -27,8 +28,9 @@ def open_dataset(
     check: bool = True,
     latents: bool = False,
 ) -> "ImageDataset":
-    """Open a zip or folder of images, with or without `dataset.json`; a folder inside a zip is `images.zip/train`.
+    """Open a zip or folder of images; a folder inside a zip is `images.zip/train`.
 
+    Labels come from its `dataset.json`, else from its top-level folders, one per class.
     `max_size` keeps a random subset fixed by `seed`. `check` reads the header of every image, so that one of another
     size or mode is found now and not in the middle of training. `latents` admits stored latents. Raises UserError.
     """
@@ -78,9 +80,7 @@ class ImageDataset(Dataset):
         if not len(where):
             raise UserError(f"{self.path} holds no images; give a zip or folder made by dataset_tool.py")
         names = [source.names[i] for i in where]
-        description = source.find("dataset.json")
-        text = None if description is None else source.read(description)
-        labels = from_json(text, names, f"{self.path}/dataset.json")
+        labels = find_labels(source, names).labels
         self.num_images = len(where)  # in the file; len() counts the subset
         kept = subset(len(where), max_size, seed)
         self._where = where[kept]
@@ -197,7 +197,7 @@ class ImageDataset(Dataset):
         if self._labels is None:
             raise UserError(
                 f"{self.path} has no labels, which `cond`=1 needs; train with `cond`=0, "
-                f"or prepare it with dataset_tool.py from one folder per class"
+                f"or give every class a folder in it"
             )
         missing = self._labels.missing
         if len(missing):

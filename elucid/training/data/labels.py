@@ -53,14 +53,12 @@ class Labels:
         return Labels(self.values[np.asarray(positions, dtype=np.int64)], self.class_names, self.dim)
 
 
-def from_json(text: bytes | None, images: list[str], where: str) -> Labels | None:
+def from_json(text: bytes, images: list[str], where: str) -> Labels | None:
     """Labels out of a `dataset.json`: {"labels": [[name, class or vector], ...] or null, "class_names": [...]}.
 
     `images` are the image names in order; `where` names the file in messages. None when there are no labels.
     Raises UserError for labels out of range, of mixed kinds, or of images that are not there.
     """
-    if text is None:
-        return None
     try:
         content = json.loads(text)
     except (UnicodeDecodeError, ValueError) as error:
