@@ -1,12 +1,13 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
-# Both set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
+# make docs: the documentation as a site, in site/.
+# All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 SEEDS ?= 0-499
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint docs setup clean
 
 setup: $(VENV)/.installed
 
@@ -27,5 +28,9 @@ demo: setup
 	rm -rf $(OUT)
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
+docs: setup
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv demo site build dist *.egg-info .pytest_cache .ruff_cache
