@@ -21,6 +21,7 @@ from elucid.training.config.run_folders import (
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
+from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
 from elucid.training.registry.components import make, walk
@@ -54,7 +55,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # gigabytes that training does not need
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Report(loggers), SampleGrid(loggers), *own, *hooks])):
+        if train_loop(run, folder, Hooks([Provenance(), Report(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
     return folder
 

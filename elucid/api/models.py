@@ -93,11 +93,13 @@ def load(
 
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Images u8[N,C,H,W] as one picture, which a notebook displays."""
-    return grid.picture(grid.tile(images, columns).numpy())
+    """Images u8[N,C,H,W] as one picture, enlarged and set apart, which a notebook displays."""
+    return grid.picture(grid.to_look_at(images, columns).numpy())
 
 
-def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
-    """Write images u8[N,C,H,W] as one PNG."""
+def save_grid(
+    images: Tensor, path: str | os.PathLike, columns: int | None = None, *, pixel_for_pixel: bool = False
+) -> None:
+    """Write images u8[N,C,H,W] as one PNG, enlarged and set apart, or `pixel_for_pixel` edge to edge."""
     require_writable(Path(path))
-    grid.save_grid(images, path, columns)
+    grid.save_grid((grid.tile if pixel_for_pixel else grid.to_look_at)(images, columns), path)

@@ -9,7 +9,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils.distributed import print0
 
-STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
+STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -43,7 +43,7 @@ def load_state(path: Path) -> dict:
 def newest_state(folder: Path) -> tuple[Path, dict] | None:
     """The newest state in a run folder that can be read whole, or None."""
     paths = [path for path in Path(folder).glob("training-state-*.pt") if STATE_NAME.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda path: int(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
+    for path in sorted(paths, key=lambda path: float(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
         try:
             return path, load_state(path)
         except UserError as error:

@@ -14,6 +14,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import save_state
 from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
+from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Parts, build
 from elucid.training.config.data import dataset_spec, open_training_data
@@ -94,6 +95,7 @@ class Run:
         self.stats = Statistics()
         self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
+        self.stop = StopRequest()
         main = self.optimizers.get("main") or next(iter(self.optimizers.values()))
         self.options = {
             "dataset": asdict(data),
@@ -121,6 +123,12 @@ class Run:
     def step(self) -> Step:
         """Where training stands, before the next step."""
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
+
+    @property
+    def kimg(self) -> str:
+        """Images seen as files are named by it: in thousands, with decimals where ticks are shorter than that."""
+        decimals = f".{self.nimg % 1000:03d}" if self.loop.tick_kimg < 1 else ""
+        return f"{self.nimg // 1000:06d}{decimals}"
 
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on. All processes must call it together."""
@@ -202,7 +210,7 @@ class Run:
 
     def save_state(self, folder: Path) -> Path:
         """Write `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"training-state-{self.nimg // 1000:06d}.pt"
+        path = folder / f"training-state-{self.kimg}.pt"
         state = self.state_dict()
         if distributed.is_main():
             save_state(path, state)
@@ -230,7 +238,7 @@ class Run:
 
     def save_snapshot(self, folder: Path) -> Path:
         """Write `network-snapshot-NNNNNN.pkl`, in the main process."""
-        path = folder / f"network-snapshot-{self.nimg // 1000:06d}.pkl"
+        path = folder / f"network-snapshot-{self.kimg}.pkl"
         if distributed.is_main():
             save_snapshot(path, self.snapshot())
         distributed.barrier()

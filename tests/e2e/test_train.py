@@ -39,10 +39,10 @@ def finished(data, tmp_path_factory):
 
 def test_the_run_folder(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {"log.txt", "stats.jsonl", "training_options.json", "training-state-000000.pt"} <= names
-    assert {"network-snapshot-000000.pkl", "samples-000000.png"} <= names
-    with Image.open(finished / "samples-000000.png") as grid:
-        assert grid.size == (32, 32)
+    assert {"log.txt", "stats.jsonl", "training_options.json", "training-state-000000.320.pt", "run.json"} <= names
+    assert {"network-snapshot-000000.160.pkl", "network-snapshot-000000.320.pkl", "samples-000000.320.png"} <= names
+    with Image.open(finished / "samples-000000.320.png") as grid:
+        assert grid.size == (994, 994)
     lines = [json.loads(line) for line in (finished / "stats.jsonl").read_text().splitlines()]
     assert [round(line["Progress/kimg"]["mean"], 3) for line in lines] == [0.16, 0.32]
     assert all(line["Loss/loss"]["num"] == 160 and line["Loss/loss"]["mean"] > 0 for line in lines)
@@ -54,14 +54,14 @@ def test_the_run_folder(finished):
 
 
 def test_a_snapshot_is_a_denoiser_to_plain_pickle(finished):
-    with open(finished / "network-snapshot-000000.pkl", "rb") as file:
+    with open(finished / "network-snapshot-000000.320.pkl", "rb") as file:
         denoiser = pickle.load(file)["ema"]
     out = denoiser(torch.randn(2, 3, 16, 16), torch.ones(2), {"labels": torch.eye(3)[:2]})
     assert out.x0.shape == (2, 3, 16, 16) and out.x0.isfinite().all()
 
 
 def test_transfer_starts_from_the_weights(finished, data, tmp_path):
-    snapshot = finished / "network-snapshot-000000.pkl"
+    snapshot = finished / "network-snapshot-000000.320.pkl"
     done = scripts.run(
         "train.py",
         *SHORT,
@@ -74,7 +74,7 @@ def test_transfer_starts_from_the_weights(finished, data, tmp_path):
         folder=tmp_path,
     )
     assert "transferred" in done.stdout
-    with open(snapshot, "rb") as one, open(tmp_path / "network-snapshot-000000.pkl", "rb") as other:
+    with open(snapshot, "rb") as one, open(tmp_path / "network-snapshot-000000.320.pkl", "rb") as other:
         before, after = (pickle.load(file)["ema"].state_dict() for file in (one, other))
     assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
 
