@@ -24,7 +24,6 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=15
 
 demo: setup
-	rm -rf $(OUT)
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
 clean:

@@ -28,13 +28,20 @@ def load_state(path: Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"state not found: {path}; check `resume`")
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"{path} is a snapshot, which has no optimizer: resume from a training-state-*.pt of its run, or start a new "
+            f"run from its weights with `transfer`={path}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check `resume`") from error
     except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
         reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
-        raise UserError(f"{path} is no whole state of this program ({reason}); resume from an older one") from error
+        raise UserError(
+            f"{path} is no whole training state of this program ({reason}); resume from an older one"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
         raise UserError(f"{path} holds no training state of this program; use `transfer` to start from a snapshot")
     return state

@@ -202,7 +202,7 @@ def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
     damaged.write_bytes(damaged.read_bytes()[:700])
     path, state = newest_state(tmp_path)
     assert path.name == "training-state-000001.500.pt" and state["value"].sum() == 499500
-    assert "training-state-000002.500.pt is no whole state" in capsys.readouterr().out
+    assert "training-state-000002.500.pt is no whole training state" in capsys.readouterr().out
     with pytest.raises(UserError, match="training-state-000002.500.pt"):
         load_state(damaged)
 
@@ -210,5 +210,5 @@ def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
 def test_a_state_cannot_run_code(tmp_path):
     path = tmp_path / "training-state-000001.pt"
     torch.save({"format": "elucid-state", "attack": time.sleep}, path)
-    with pytest.raises(UserError, match="no whole state of this program"):
+    with pytest.raises(UserError, match="no whole training state of this program"):
         load_state(path)

@@ -56,13 +56,13 @@ def to_look_at(images: Tensor, columns: int | None = None, cells: int | None = N
 
 
 def rows_of_classes(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, int]:
-    """Images sorted so that each class has a row, as many of each as the rarest has (1 at least), and the columns.
+    """Images sorted so that each class has a row, as many of each as the rarest has, 16 at most, and the columns.
 
     Classes without an image have no row.
     """
     of_class = [torch.nonzero(labels == index).flatten() for index in range(num_classes)]
     of_class = [indices for indices in of_class if len(indices)]
-    columns = min(map(len, of_class))
+    columns = min(16, *map(len, of_class))
     return images[torch.cat([indices[:columns] for indices in of_class])], columns
 
 
