@@ -30,8 +30,8 @@ def load_state(path: Path) -> dict:
         raise UserError(f"state not found: {path}; check `resume`")
     if path.suffix == ".pkl":
         raise UserError(
-            f"{path} is a snapshot, which has no optimizer: resume from a training-state-*.pt of its run, or start a new "
-            f"run from its weights with `transfer`={path}"
+            f"{path} is a snapshot, which has no optimizer: resume from a training-state-*.pt of its run, or start a "
+            f"new run from its weights with `transfer`={path}"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

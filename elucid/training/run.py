@@ -17,7 +17,7 @@ from elucid.torch_utils.rng import random_state, seed_everything, set_random_sta
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Parts, build
-from elucid.training.config.data import dataset_spec, open_training_data
+from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions
 from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
@@ -35,14 +35,17 @@ STATE_VERSION = 2
 
 
 def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Parts:
-    """`build` for a data set; latents that it stores say themselves which encoder they need."""
+    """`build` for a data set, which says itself which encoder its latents need, and `sigma_data` where that is auto."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
+    if options["precond"].get("sigma_data") == AUTO:
+        options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
     return build(options, dataset_spec(dataset), precision, weights)
 
 
 def check(options: dict) -> tuple[Dataset, Parts]:
     """Raise UserError for all that can be refused before training; the parts have no weights."""
-    LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
+    loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
+    loop.micro_batch(distributed.world_size())
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
     dataset = open_training_data(replace(data, cache="none"))
     parts = build_for(options, dataset, weights=False)
@@ -50,6 +53,7 @@ def check(options: dict) -> tuple[Dataset, Parts]:
     optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
     others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
     parts.options |= {name: resolved(one) for name, one in {"ema": ema, "optimizer": optimizer, **others}.items()}
+    parts.options |= {"dataset": asdict(data), "loop": asdict(loop)}
     return dataset, parts
 
 

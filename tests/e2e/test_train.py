@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from elucid.api import estimate
 from elucid.training.config.presets import PRESETS
 from tests import scripts
 from tests.vaes import save_tiny_vae
@@ -191,3 +192,33 @@ def test_divergence_names_the_first_bad_parameter(data, tmp_path):
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "is not finite" in last and " denoiser.model." in last
+
+
+def test_a_dry_run_says_how_long_and_how_large(data, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "PATIENCE", 1.0)
+    flags = [
+        "-n",
+        "--device=cpu",
+        *scripts.TINY,
+        f"--data={data}",
+        "--batch=16",
+        "--duration=0.01",
+        "--tick=1",
+        "--dump=5",
+    ]
+    code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+    assert code == 0, err
+    lines = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
+    assert "per step of 16 images" in lines["time"] and "for 10 kimg on cpu" in lines["time"]
+    assert "1 snapshots" in lines["disk"] and "2 states" in lines["disk"] and "GB" in lines["memory"] + lines["peak"]
+
+
+def test_sigma_data_is_measured_on_request(data, tmp_path, monkeypatch, capsys):
+    flags = [*SHORT, "--device=cpu", f"--data={data}", f"--outdir={tmp_path}", "--nosubdir", "--set=loop.grid_images=0"]
+    flags.append("--set=precond.sigma_data=auto")
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+    assert code == 0, err
+    value = json.loads((tmp_path / "training_options.json").read_text())["precond"]["sigma_data"]
+    assert abs(value - 2 / 12**0.5) < 0.02  # evenly distributed pixels
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags, "--resume=auto")
+    assert code == 0, err
