@@ -70,8 +70,8 @@ def generate(
             first = seeds[:MOST_IN_GRID]
             images, columns = folder.read(first), None
             if grid_classes and prepared.denoiser.spec.label_dim:
-                labels = torch.tensor([classes[seed] for seed in first])
-                images, columns = rows_of_classes(images, labels, prepared.denoiser.spec.label_dim)
+                shown = torch.tensor([classes[seed] for seed in first])
+                images, columns = rows_of_classes(images, shown, prepared.denoiser.spec.label_dim)
             save_grid(to_look_at(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images made, {len(seeds) - len(missing)} there already")
 

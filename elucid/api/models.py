@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling import grid
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import prepared, require_parts
@@ -25,7 +26,7 @@ class Model:
         self.snapshot, self.device = snapshot, device
 
     @property
-    def denoiser(self) -> torch.nn.Module:
+    def denoiser(self) -> Preconditioned:
         """D(x; sigma) of Karras et al. 2022: noisy x f32[B,C,H,W], sigma [B] or [B,1,1,1] -> a `Prediction`."""
         return self.snapshot.ema
 

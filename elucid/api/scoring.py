@@ -33,7 +33,7 @@ class Score:
     name: str
     value: float
     num_images: int
-    ref_images: int
+    ref_images: int | None  # None: the reference, a file of EDM's, does not say
     about: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -202,16 +202,17 @@ def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
 def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
     """All images u8[N,C,H,W] and class numbers [N] of a data set; UserError where an image has none."""
     dataset = open_dataset(path)
-    if dataset.labels is None or not dataset.labels.are_classes:
+    labels = dataset.labels
+    if labels is None or not labels.are_classes:
         raise UserError(f"{path} has no class labels; make samples with generate.py --labels")
-    missing = dataset.labels.missing
+    missing = labels.missing
     if len(missing):
         stray = dataset.image_name(missing[0])
         raise UserError(
             f"{path}: {len(missing)} images have no label (first: {stray}); remove what an earlier run left"
         )
     images = np.concatenate([batch.numpy() for batch in read_batches(dataset, 256)])
-    return images, dataset.raw_labels
+    return images, labels.values
 
 
 def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:

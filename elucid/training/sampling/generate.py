@@ -1,6 +1,6 @@
 """Seeds to uint8 images: draw, sample, decode. Used by generate.py, fid.py and the training loop's sample grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ def generate(
     classes: int | Sequence[int] | None = None,
     steps: int | None = None,
     callback: Callback | None = None,
-) -> Iterator[Samples]:
+) -> Generator[Samples, None, None]:
     """Images of the seeds in order, at most `batch_size` at a time; the class is drawn unless `classes` gives it,
     one number for all or one for each seed.
 
