@@ -1,13 +1,12 @@
 # Runs any of the scripts: docker run --gpus all -u $(id -u):$(id -g) -v $PWD:/data elucid train.py --outdir=/data/runs ...
-FROM pytorch/pytorch:2.11.0-cuda13.0-cudnn9-runtime
+FROM pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ELUCID_CACHE=/cache TORCHINDUCTOR_CACHE_DIR=/cache/inductor HOME=/tmp
 
-# The image brings torch with CUDA; everything else is pinned by range in requirements.txt.
+# The image brings torch with CUDA, of the version in requirements.txt, so pip leaves it as it is. Its Python is the
+# system's, into which pip installs only when told to; in a container nothing else depends on it.
 COPY requirements.txt /opt/elucid/
-RUN grep -v '^torch==' /opt/elucid/requirements.txt > /tmp/rest.txt \
-    && python -m pip install --no-cache-dir -r /tmp/rest.txt \
-    && rm /tmp/rest.txt \
+RUN python -m pip install --no-cache-dir --break-system-packages -r /opt/elucid/requirements.txt \
     && mkdir -p /cache && chmod 1777 /cache
 
 COPY . /opt/elucid

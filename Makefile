@@ -1,36 +1,64 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
 # make docs: the documentation as a site, in site/.
 # All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu is one more index, here that of torch without CUDA.
 PYTHON ?= python3
 VENV ?= .venv
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
 OUT ?= demo
 SEEDS ?= 0-499
 
-.PHONY: demo test lint docs setup clean
+PIP = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) )$(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The same as the extra `dev` in pyproject.toml.
+DEV := "pytest>=8,<10" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "mypy>=1.14,<3" "diffusers>=0.30,<1"
+# What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
+CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
+
+.PHONY: demo test lint format docs setup dev clean
 
 setup: $(VENV)/.installed
+dev: $(VENV)/.dev
 
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt "pytest>=8,<10" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "diffusers>=0.30,<1"
-	touch $@
+	@$(PIP) --upgrade pip
+	@echo "Installing requirements.txt into $(VENV): about 80 MB, and torch."
+	@if $(PIP) --dry-run --no-deps --report - "$$(grep ^torch== $<)" 2>/dev/null | grep -q '$(CUDA_WHEEL)'; then \
+	  echo "torch comes as the CUDA build from PyPI: 527 MB, and CUDA's libraries, gigabytes in all. For the CPU build (190 MB):"; \
+	  echo "  make TORCH_INDEX=https://download.pytorch.org/whl/cpu (or PIP_EXTRA_INDEX_URL=...), or install it beforehand by"; \
+	  echo "  $(BIN)/pip install $$(grep ^torch== $<) --index-url https://download.pytorch.org/whl/cpu"; \
+	fi
+	@$(PIP) -r $<
+	@touch $@
 
-lint: setup
+$(VENV)/.dev: $(VENV)/.installed pyproject.toml
+	@echo "Installing pytest, ruff, mypy and others into $(VENV): about 50 MB."
+	@$(PIP) $(DEV)
+	@touch $@
+
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=15
 
 demo: setup
-	rm -rf $(OUT)
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
-docs: setup
-	$(BIN)/python -m pip install --quiet -e ".[docs]"
+docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+$(VENV)/.docs: $(VENV)/.installed pyproject.toml
+	@echo "Installing mkdocs and this package into $(VENV): about 60 MB."
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf .venv demo site build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv demo site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,6 +1,6 @@
 """Make a data set of any folder, archive or well-known file, or verify one."""
 
-from elucid.commands.dataset_tool import run
+from elucid.start import start
 
 if __name__ == "__main__":
-    run()
+    start("dataset_tool")

@@ -1,6 +1,6 @@
 """The shortest complete sampling program: a snapshot in, an 8x8 grid of images out."""
 
-from elucid.commands.example import run
+from elucid.start import start
 
 if __name__ == "__main__":
-    run()
+    start("example")

@@ -1,6 +1,6 @@
 """Score images: Fréchet distance to a reference (FID), the reference itself, and class agreement by an SVC."""
 
-from elucid.commands.fid import run
+from elucid.start import start
 
 if __name__ == "__main__":
-    run()
+    start("fid")

@@ -1,6 +1,6 @@
 """Sample images from a snapshot: `python generate.py --network=SNAPSHOT --outdir=out --seeds=0-63`."""
 
-from elucid.commands.generate import run
+from elucid.start import start
 
 if __name__ == "__main__":
-    run()
+    start("generate")

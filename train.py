@@ -1,6 +1,6 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`."""
 
-from elucid.commands.train import run
+from elucid.start import start
 
 if __name__ == "__main__":
-    run()
+    start("train")

@@ -11,6 +11,8 @@ Nothing is imported before it is used, so that the command lines answer at once.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from elucid.version import __version__
+
 if TYPE_CHECKING:
     from elucid import datasets as datasets
     from elucid.api.launch import train as train
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from elucid.dnnlib.errors import UserError as UserError
     from elucid.training.config.train_options import TrainOptions as TrainOptions
     from elucid.training.sampling.options import SampleOptions as SampleOptions
-
-__version__ = "0.2.0"
 
 _PLACES = {
     "Model": "elucid.api.models",

@@ -9,7 +9,16 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from elucid.api import estimate  # noqa: E402
+
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
+
+
+@pytest.fixture(autouse=True)
+def no_timed_step(monkeypatch):
+    """Dry runs of full-size networks check options only."""
+    monkeypatch.setattr(estimate, "PATIENCE", 0)
 
 
 @pytest.fixture(scope="session")

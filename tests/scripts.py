@@ -70,3 +70,8 @@ def exit_code(monkeypatch, script: str, *args) -> int:
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     return stop.value.code
+
+
+def newest(folder, kind: str = "network-snapshot") -> Path:
+    """The newest snapshot, `training-state` or picture of `samples` in a run folder."""
+    return sorted(Path(folder).glob(f"{kind}-*"))[-1]

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.sampling.folder import SampleFolder, digest
-from elucid.training.sampling.grid import save_grid
+from elucid.training.sampling.grid import rows_of_classes, save_grid, to_look_at
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import prepare
 
@@ -28,11 +30,13 @@ def generate(
     labels: bool = False,
     overwrite: bool = False,
     grid: str | None = None,
+    grid_classes: bool = False,
 ) -> None:
     """One PNG per seed in `outdir`; seeds that are there are skipped unless `overwrite`.
 
-    `labels` writes dataset.json, `grid` one picture of the first images, `subdirs` a folder per 1000 seeds. Under
-    torchrun every process calls it. Raises UserError for options that do not fit the snapshot or the folder.
+    `labels` writes dataset.json, `grid` one picture of the first images (with `grid_classes` a row for each class),
+    `subdirs` a folder per 1000 seeds. Under torchrun every process calls it. Raises UserError for options that do not
+    fit the snapshot or the folder.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
@@ -63,7 +67,12 @@ def generate(
         if labels:
             folder.write_labels({seed: classes[seed] for seed in seeds}, prepared.snapshot.dataset.get("class_names"))
         if grid:
-            save_grid(folder.read(seeds[:MOST_IN_GRID]), grid)
+            first = seeds[:MOST_IN_GRID]
+            images, columns = folder.read(first), None
+            if grid_classes and prepared.denoiser.spec.label_dim:
+                shown = torch.tensor([classes[seed] for seed in first])
+                images, columns = rows_of_classes(images, shown, prepared.denoiser.spec.label_dim)
+            save_grid(to_look_at(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images made, {len(seeds) - len(missing)} there already")
 
 

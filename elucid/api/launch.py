@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from elucid.api.estimate import estimate
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.options import describe, explicit, options_from
@@ -21,6 +22,7 @@ from elucid.training.config.run_folders import (
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
+from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
 from elucid.training.registry.components import make, walk
@@ -54,22 +56,25 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # gigabytes that training does not need
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Report(loggers), SampleGrid(loggers), *own, *hooks])):
+        if train_loop(run, folder, Hooks([Provenance(), Report(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
     return folder
 
 
 def dry_run(options: TrainOptions) -> None:
-    """Check the options and print them with every default filled in; nothing is written."""
+    """Check the options, print them with every default filled in, say how long and large it is; write nothing."""
+    device = distributed.choose_device(options.device)
     flags = options.flags()
     trust(flags["plugins"])
     resolved, _, _ = options_and_state(options, flags, writes=False)
     dataset, parts = check(resolved)
-    distributed.print0(json.dumps({**resolved, **parts.options}, indent=2))
-    distributed.print0(
-        f"dry run: {len(dataset)} images of {dataset.resolution[0]}x{dataset.resolution[1]}, "
-        f"{sum(p.numel() for p in parts.denoiser.parameters()):,} parameters; nothing written"
-    )
+    whole = {**resolved, **parts.options}
+    distributed.print0(json.dumps(whole, indent=2))
+    count = sum(parameter.numel() for parameter in parts.denoiser.parameters())
+    for line in estimate(whole, device, count) if distributed.world_size() == 1 else ():
+        distributed.print0(line)
+    height, width = dataset.resolution
+    distributed.print0(f"dry run: {len(dataset)} images of {height}x{width}, {count:,} parameters; nothing written")
 
 
 def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -> tuple[dict, Path | None, dict | None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling import grid
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import prepared, require_parts
@@ -26,7 +27,7 @@ class Model:
         self.snapshot, self.device = snapshot, device
 
     @property
-    def denoiser(self) -> torch.nn.Module:
+    def denoiser(self) -> Preconditioned:
         """D(x; sigma) of Karras et al. 2022: noisy x f32[B,C,H,W], sigma [B] or [B,1,1,1] -> a `Prediction`."""
         return self.snapshot.ema
 
@@ -97,11 +98,13 @@ def load(
 
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Images u8[N,C,H,W] as one picture, which a notebook displays."""
-    return grid.picture(grid.tile(images, columns).numpy())
+    """Images u8[N,C,H,W] as one picture, enlarged and set apart, which a notebook displays."""
+    return grid.picture(grid.to_look_at(images, columns).numpy())
 
 
-def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
-    """Write images u8[N,C,H,W] as one PNG."""
+def save_grid(
+    images: Tensor, path: str | os.PathLike, columns: int | None = None, *, pixel_for_pixel: bool = False
+) -> None:
+    """Write images u8[N,C,H,W] as one PNG, enlarged and set apart, or `pixel_for_pixel` edge to edge."""
     require_writable(Path(path))
-    grid.save_grid(images, path, columns)
+    grid.save_grid((grid.tile if pixel_for_pixel else grid.to_look_at)(images, columns), path)

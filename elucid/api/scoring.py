@@ -34,7 +34,7 @@ class Score:
     name: str
     value: float
     num_images: int
-    ref_images: int
+    ref_images: int | None  # None: the reference, a file of EDM's, does not say
     about: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def score(
     """
     place = distributed.choose_device(device)
     distributed.init(place)
-    images, ref = (os.fspath(one) if isinstance(one, os.PathLike) else one for one in (images, ref))
+    ref = os.fspath(ref)
+    images = os.fspath(images) if isinstance(images, os.PathLike) else images
     reference = load_reference(ref)
     source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
     network = make_detector(detector or own_detector(reference), place, detector_weights)
@@ -205,16 +206,17 @@ def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
 def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
     """All images u8[N,C,H,W] and class numbers [N] of a data set; UserError where an image has none."""
     dataset = open_dataset(path)
-    if dataset.labels is None or not dataset.labels.are_classes:
+    labels = dataset.labels
+    if labels is None or not labels.are_classes:
         raise UserError(f"{path} has no class labels; make samples with generate.py --labels")
-    missing = dataset.labels.missing
+    missing = labels.missing
     if len(missing):
         stray = dataset.image_name(missing[0])
         raise UserError(
             f"{path}: {len(missing)} images have no label (first: {stray}); remove what an earlier run left"
         )
     images = np.concatenate([batch.numpy() for batch in read_batches(dataset, 256)])
-    return images, dataset.raw_labels
+    return images, labels.values
 
 
 def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
-from elucid import __version__
 from elucid.commands.meanings import MEANINGS
 from elucid.dnnlib.plugins import installed
 from elucid.training.registry.names import TABLES
+from elucid.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -33,7 +33,7 @@ def main(model_path, output_path, steps, device):
     require_writable(output_path)
     model = elucid.load(model_path, device=device)  # weights, and how images are encoded: data, no code is run
     images = model.sample(seeds=range(64), sampler="edm", steps=steps)
-    elucid.save_grid(images, output_path, columns=8)
+    elucid.save_grid(images, output_path, columns=8, pixel_for_pixel=True)
     click.echo(output_path)
 
 

@@ -21,6 +21,7 @@ OUTPUT = section(
     click.option("--labels", is_flag=True, help="Write the class of each image to OUTDIR/dataset.json."),
     click.option("--overwrite", is_flag=True, help="Make images anew; without it, seeds that are there are skipped."),
     click.option("--grid", metavar="PNG", help="Also write the images as one picture, the first 1024 at most."),
+    click.option("--grid_classes", is_flag=True, help="The picture has a row for each class."),
 )
 SPEED = section(
     "Speed",
@@ -42,7 +43,7 @@ SPEED = section(
 @sampling_flags(required=True)
 @OUTPUT
 @SPEED
-def main(network, outdir, seeds, subdirs, labels, overwrite, grid, batch, device, **flags):
+def main(network, outdir, seeds, subdirs, labels, overwrite, grid, grid_classes, batch, device, **flags):
     """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
     options = sample_options(flags)
     from elucid.api.generate import generate  # here, because it brings torch: help and mistakes are answered without
@@ -60,6 +61,7 @@ def main(network, outdir, seeds, subdirs, labels, overwrite, grid, batch, device
             labels=labels,
             overwrite=overwrite,
             grid=grid,
+            grid_classes=grid_classes,
         )
     finally:
         distributed.shutdown()

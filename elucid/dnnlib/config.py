@@ -51,6 +51,7 @@ def import_code(name: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{name}: no such file; check the path of the plug-in")
     spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(key)
     sys.modules[key] = module

@@ -71,7 +71,11 @@ class _Broken(requests.RequestException):
 
 
 class _Refused(requests.RequestException):
-    """The server answers, but not with the file."""
+    """The server answers with this status, but not with the file."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 class _TooLarge(Exception):
@@ -199,7 +203,7 @@ def _whole(response: requests.Response) -> requests.Response:
     if response.status_code != 200:
         response.close()
         answer = f"{response.status_code} {response.reason or ''}".rstrip()
-        raise _Refused(f"the server answers {answer}", response=response)
+        raise _Refused(f"the server answers {answer}", response.status_code)
     return response
 
 
@@ -230,7 +234,7 @@ def _of(size: int, total: int | None) -> str:
 
 def _mend(error: BaseException, kept: bool) -> str:
     """What to try before the last resort."""
-    if isinstance(error, _Refused) and error.response.status_code not in _PASSING:
+    if isinstance(error, _Refused) and error.status not in _PASSING:
         return "check the address, or "
     if kept:
         return "try again to go on with the part that has come, or "

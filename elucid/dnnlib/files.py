@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-import secrets
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.temporaries import temporary_beside
 
 
 @contextmanager
@@ -20,18 +21,13 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
     for many small files that can be made again, and the promise does not cover power cuts.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    with parent_folders(path):
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with parent_folders(path), temporary_beside(path, partial(Path.touch, exist_ok=False)) as temporary:
+        with open(temporary, "wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
     if durable:
         _sync_folder(path.parent)
 

@@ -1,11 +1,12 @@
 """The names that pickled numbers, arrays and containers consist of, each with the data it stands for."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from elucid.dnnlib.unpickle import Global, Record, read_pickle, recorder
+from elucid.dnnlib.unpickle import Constant, Global, Record, read_pickle, recorder
 
 
 def load_arrays(data: bytes, source: str) -> Any:
@@ -20,7 +21,8 @@ def load_arrays(data: bytes, source: str) -> Any:
 def _fill(content: Any) -> Any:
     """The recorded arrays made into arrays, in place. Without recursion: the file may nest as deep as it likes."""
     root = [content]
-    waiting, seen = [root], set()
+    waiting: list[Any] = [root]
+    seen: set[int] = set()
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
@@ -85,7 +87,7 @@ def reconstruct(kind: Global, base, state=None) -> Any:
     return kind.make(*([] if state is None else [state]))
 
 
-CONTAINERS = {
+CONTAINERS: dict[str, Callable | Constant] = {
     "collections.OrderedDict": pairs,
     "builtins.dict": pairs,
     "__builtin__.dict": pairs,
@@ -101,7 +103,7 @@ CONTAINERS = {
     "builtins.object": recorder("object"),
     "__builtin__.object": recorder("object"),
 }
-ARRAYS = {
+ARRAYS: dict[str, Callable | Constant] = {
     "numpy.dtype": dtype,
     "numpy.ndarray": recorder("numpy.ndarray"),
     **{f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")},

@@ -89,7 +89,8 @@ class Interface:
             base = f"{self.base_class.__module__}.{self.base_class.__name__}"
             raise UserError(f"{what}: {target.__name__} is no {base}; make it a subclass")
         if inspect.isabstract(target):
-            raise UserError(f"{what}: {target.__name__} must define {', '.join(sorted(target.__abstractmethods__))}")
+            missing = sorted(getattr(target, "__abstractmethods__", ()))
+            raise UserError(f"{what}: {target.__name__} must define {', '.join(missing)}")
         for method, arguments in self.methods.items():
             self._require_method(target, method, arguments, what)
         for method, arguments in self.optional.items():

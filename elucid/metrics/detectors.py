@@ -1,9 +1,9 @@
 """Feature detectors: uint8 images in, float32 feature vectors out, always in full precision."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Detector(ABC):
     """Maps images u8[B,1 or 3,H,W] to features f32[B,dim]; an image's features do not depend on its batch.
 
     `name` and `sha256` (of the weights) say whose features they are, `resize` how images reach the size
-    that the network sees. A detector is built as `Class(device=torch.device, weights=Path | None)`.
+    that the network sees. A detector is built as `Class(device=torch.device, weights=path or URL, or None)`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Detector(ABC):
             return self.features(as_rgb(images).to(self.device))
 
 
-def make_detector(name: str, device: torch.device, weights: Path | None = None) -> Detector:
+def make_detector(name: str, device: torch.device, weights: str | os.PathLike | None = None) -> Detector:
     """The detector of a short name, or of `module:Name` from outside, on the device.
 
     Raises UserError naming what a detector from outside lacks.

@@ -3,6 +3,7 @@
 Heusel et al. 2017 (arXiv 1706.08500).
 """
 
+import os
 import pickle
 import re
 import sys
@@ -29,7 +30,7 @@ class InceptionDetector(Detector):
     name = "inception"
     resize = "bilinear-tf1-299"
 
-    def __init__(self, device: torch.device, weights: Path | None = None):
+    def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         path = public_weights() if weights is None else files.fetch(weights, "detector weights")
         self.device = device
         self.dim = LAYERS["2048"]

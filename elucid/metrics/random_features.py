@@ -5,7 +5,7 @@ embeddings; like its R64 the output has 64 numbers). Distances from it compare w
 """
 
 import hashlib
-from pathlib import Path
+import os
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class RandomDetector(Detector):
     resize = f"bilinear-antialias-{SIZE}"
     dim = DIM
 
-    def __init__(self, device: torch.device, weights: Path | None = None):
+    def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         if weights is not None:
             raise UserError("`detector_weights` does not go with `detector`=random, whose weights follow from a seed")
         self.device = device

@@ -4,6 +4,7 @@ Keys: `mu` f64[D], `sigma` f64[D,D] (unbiased covariance), and, where this proje
 `detector_sha256`, `resize`.
 """
 
+import os
 import sys
 import zipfile
 import zlib
@@ -41,7 +42,7 @@ class Reference:
         return "an unknown number of" if self.num_images is None else str(self.num_images)
 
 
-def save_reference(path: Path, statistics: FeatureStatistics, detector: Detector) -> None:
+def save_reference(path: str | os.PathLike, statistics: FeatureStatistics, detector: Detector) -> None:
     """Write the statistics and whose features they are of; the file appears whole or not at all."""
     arrays = {
         "mu": statistics.mean.cpu().numpy(),

@@ -1,14 +1,12 @@
 """Data sets written whole or not at all: a stored zip or a folder of uncompressed PNGs, and `dataset.json`."""
 
-import functools
 import os
-import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write, parent_folders
+from elucid.dnnlib.temporaries import remove_leftovers, temporary_beside
 
 Write = Callable[[str, bytes | memoryview], None]
 
@@ -61,9 +60,7 @@ def _chunk(kind: bytes, parts: list[bytes | memoryview]) -> Iterator[bytes | mem
     yield struct.pack(">I", sum(map(len, parts)))
     yield kind
     yield from parts
-    yield struct.pack(
-        ">I", functools.reduce(lambda checksum, part: zlib.crc32(part, checksum), parts, zlib.crc32(kind))
-    )
+    yield struct.pack(">I", reduce(lambda checksum, part: zlib.crc32(part, checksum), parts, zlib.crc32(kind)))
 
 
 def _stored(data: memoryview) -> list[bytes | memoryview]:
@@ -79,10 +76,13 @@ def _stored(data: memoryview) -> list[bytes | memoryview]:
 def open_destination(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Write]:
     """Give a function that adds one file to a `.zip` or folder; it appears under its name only when all went well.
 
+    What earlier calls for this destination left when they were killed is removed.
+
     Raises UserError for another kind of name, a file that is there without `overwrite`, a folder that is not empty, or
     a failure to write.
     """
     path = Path(path)
+    remove_leftovers(path)
     if path.is_file() and not overwrite:
         raise UserError(f"`dest`={path} exists; give `overwrite` to replace it, or another name")
     if path.suffix.lower() == ".zip":
@@ -111,17 +111,13 @@ def _zip(path: Path) -> Iterator[Write]:
 def _folder(path: Path) -> Iterator[Write]:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"`dest`={path} exists and is not an empty folder; remove it or give another name")
-    with parent_folders(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    with parent_folders(path), temporary_beside(path, partial(Path.mkdir, mode=0o700)) as temporary:
 
         def write(name: str, data: bytes | memoryview) -> None:
             file = temporary / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
 
-        try:
-            yield write
-            temporary.chmod(path.stat().st_mode if path.is_dir() else 0o755)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        yield write
+        temporary.chmod(path.stat().st_mode if path.is_dir() else 0o755)
+        os.replace(temporary, path)

@@ -9,7 +9,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils.distributed import print0
 
-STATE_NAME = re.compile(r"training-state-(\d+)\.pt")
+STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -28,13 +28,20 @@ def load_state(path: Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"state not found: {path}; check `resume`")
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"{path} is a snapshot, which has no optimizer: resume from a training-state-*.pt of its run, or start a "
+            f"new run from its weights with `transfer`={path}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check `resume`") from error
     except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
         reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
-        raise UserError(f"{path} is no whole state of this program ({reason}); resume from an older one") from error
+        raise UserError(
+            f"{path} is no whole training state of this program ({reason}); resume from an older one"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
         raise UserError(f"{path} holds no training state of this program; use `transfer` to start from a snapshot")
     return state
@@ -43,7 +50,7 @@ def load_state(path: Path) -> dict:
 def newest_state(folder: Path) -> tuple[Path, dict] | None:
     """The newest state in a run folder that can be read whole, or None."""
     paths = [path for path in Path(folder).glob("training-state-*.pt") if STATE_NAME.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda path: int(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
+    for path in sorted(paths, key=lambda path: float(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
         try:
             return path, load_state(path)
         except UserError as error:

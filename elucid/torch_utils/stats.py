@@ -39,6 +39,13 @@ class Statistics:
         sums = distributed.all_reduce_sum(torch.stack(table))
         return {name: _summary(*row.tolist()) for name, row in zip(names, sums, strict=True)}
 
+    def mean(self, name: str) -> float | None:
+        """Mean since the last `collect`, in this process alone; waits for the device."""
+        if name not in self.moments:
+            return None
+        count, total, _ = self.moments[name].tolist()
+        return total / count if count else None
+
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.cpu() for name, value in self.moments.items()}
 

@@ -26,6 +26,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     objective = wrap(run.objective, run.device)
     timer = TickTimer(run)
     with stop_signals() as stop:
+        run.stop = stop
         try:
             hooks.on_start(run, folder)
             while run.nimg < run.loop.total_nimg and not distributed.any_rank(stop.requested):

@@ -10,18 +10,25 @@ import torch
 from elucid.training.hooks.base import Hook, Values
 from elucid.training.loggers.base import Loggers
 
+LOSS_EVERY = 2.0
+"""Seconds between two looks at the loss within a tick."""
+
 
 class Report(Hook):
     """The hook that hands steps and ticks on to the loggers."""
 
     def __init__(self, loggers: Loggers):
         self.loggers = loggers
+        self.loss_shown = time.monotonic()
 
     def on_start(self, run, folder: Path) -> None:
         self.loggers.begin(run.options, run.nimg)
 
     def on_step(self, run, images: int) -> None:
-        self.loggers.step(run.nimg)
+        loss = None
+        if time.monotonic() - self.loss_shown > LOSS_EVERY:  # not at every step: a device would be waited for
+            loss, self.loss_shown = run.stats.mean("Loss/loss"), time.monotonic()
+        self.loggers.step(run.nimg, loss)
 
     def on_tick(self, run, values: Values) -> None:
         self.loggers.values(values, run.nimg)

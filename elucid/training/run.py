@@ -14,9 +14,10 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import save_state
 from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
+from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Parts, build
-from elucid.training.config.data import dataset_spec, open_training_data
+from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions
 from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
@@ -34,14 +35,17 @@ STATE_VERSION = 2
 
 
 def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Parts:
-    """`build` for a data set; latents that it stores say themselves which encoder they need."""
+    """`build` for a data set, which says itself which encoder its latents need, and `sigma_data` where that is auto."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
+    if options["precond"].get("sigma_data") == AUTO:
+        options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
     return build(options, dataset_spec(dataset), precision, weights)
 
 
 def check(options: dict) -> tuple[Dataset, Parts]:
     """Raise UserError for all that can be refused before training; the parts have no weights."""
-    LoopOptions(**bind(LoopOptions, options["loop"], "loop")).micro_batch(distributed.world_size())
+    loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
+    loop.micro_batch(distributed.world_size())
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
     dataset = open_training_data(replace(data, cache="none"))
     parts = build_for(options, dataset, weights=False)
@@ -49,6 +53,7 @@ def check(options: dict) -> tuple[Dataset, Parts]:
     optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
     others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
     parts.options |= {name: resolved(one) for name, one in {"ema": ema, "optimizer": optimizer, **others}.items()}
+    parts.options |= {"dataset": asdict(data), "loop": asdict(loop)}
     return dataset, parts
 
 
@@ -94,6 +99,7 @@ class Run:
         self.stats = Statistics()
         self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
+        self.stop = StopRequest()
         main = self.optimizers.get("main") or next(iter(self.optimizers.values()))
         self.options = {
             "dataset": asdict(data),
@@ -121,6 +127,12 @@ class Run:
     def step(self) -> Step:
         """Where training stands, before the next step."""
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
+
+    @property
+    def kimg(self) -> str:
+        """Images seen as files are named by it: in thousands, with decimals where ticks are shorter than that."""
+        decimals = f".{self.nimg % 1000:03d}" if self.loop.tick_kimg < 1 else ""
+        return f"{self.nimg // 1000:06d}{decimals}"
 
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on. All processes must call it together."""
@@ -202,7 +214,7 @@ class Run:
 
     def save_state(self, folder: Path) -> Path:
         """Write `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"training-state-{self.nimg // 1000:06d}.pt"
+        path = folder / f"training-state-{self.kimg}.pt"
         state = self.state_dict()
         if distributed.is_main():
             save_state(path, state)
@@ -230,7 +242,7 @@ class Run:
 
     def save_snapshot(self, folder: Path) -> Path:
         """Write `network-snapshot-NNNNNN.pkl`, in the main process."""
-        path = folder / f"network-snapshot-{self.nimg // 1000:06d}.pkl"
+        path = folder / f"network-snapshot-{self.kimg}.pkl"
         if distributed.is_main():
             save_snapshot(path, self.snapshot())
         distributed.barrier()

@@ -5,12 +5,15 @@ import json
 import zipfile
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from elucid.dnnlib.cli import Size
 from elucid.preparation.convert import convert
 from tests import vectors
+
+PILLOW = int(PIL.__version__.partition(".")[0])
 
 RUNS = [
     pytest.param(path, run, id=f"{path.stem}-{run['run']}")
@@ -44,4 +47,5 @@ def test_prepared_data_set_is_the_references(path, run, tmp_path):
         assert [info.compress_type for info in infos] == run["compression"]
         assert json.loads(archive.read("dataset.json"))["labels"] == run["dataset_json"]["labels"]
         images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in run["names"][:-1]]
-    np.testing.assert_array_equal(np.stack(images), arrays[f"{run['run']}:pixels"])
+    difference = np.abs(np.stack(images).astype(int) - arrays[f"{run['run']}:pixels"])
+    assert difference.max() <= (0 if PILLOW >= 13 else 1)  # the vectors are Pillow 13's; 12 rounds otherwise

@@ -62,5 +62,5 @@ def test_every_key_of_the_statistics_is_explained(tmp_path, monkeypatch, capsys)
     text = (scripts.ROOT / "docs" / "operators.md").read_text()
     of_losses = {"Loss/dsm": "`dsm`", "Loss/consistency": "`consistency`"}
     assert [key for key in keys if of_losses.get(key, f"`{key}`") not in text] == []
-    files = {re.sub(r"\d{6}", "NNNNNN", path.name) for path in (tmp_path / "run").iterdir()}
+    files = {re.sub(r"\d{6}(\.\d+)?", "NNNNNN", path.name) for path in (tmp_path / "run").iterdir()}
     assert [file for file in files if f"`{file}`" not in text] == []

@@ -190,9 +190,22 @@ def test_subdirs_and_grid(generate, tmp_path):
     images = generate("rgb", "out", "--seeds=998-1001", "--steps=1", "--subdirs", f"--grid={tmp_path / 'grid.png'}")
     assert sorted(images) == ["000000/000998.png", "000000/000999.png", "001000/001000.png", "001000/001001.png"]
     grid = pixels(tmp_path / "grid.png")
-    assert grid.shape == (16, 16, 3)
-    assert np.array_equal(grid[:8, 8:], pixels(tmp_path / "out/000000/000999.png"))
-    assert np.array_equal(grid[8:, :8], pixels(tmp_path / "out/001000/001000.png"))
+    assert grid.shape == (994, 994, 3)  # every pixel 62 times as large, two white ones between the images
+    assert np.array_equal(grid[:496:62, 498::62], pixels(tmp_path / "out/000000/000999.png"))
+    assert np.array_equal(grid[498::62, :496:62], pixels(tmp_path / "out/001000/001000.png"))
+    assert (grid[:, 496:498] == 255).all()
+
+
+def test_a_row_for_each_class(generate, tmp_path):
+    generate("digits", "out", "--seeds=0-23", "--steps=1", "--labels", f"--grid={tmp_path / 'g.png'}", "--grid_classes")
+    labels = dict(json.loads((tmp_path / "out/dataset.json").read_text())["labels"])
+    classes = sorted(set(labels.values()))
+    columns = min(list(labels.values()).count(one) for one in classes)
+    grid, factor = pixels(tmp_path / "g.png"), round(1000 / (columns * 8))
+    assert grid.shape[:2] == tuple(number * (8 * factor + 2) - 2 for number in (len(classes), columns))
+    first = sorted(name for name, one in labels.items() if one == classes[-1])[0]
+    row = (len(classes) - 1) * (8 * factor + 2)
+    assert np.array_equal(grid[row::factor, : 8 * factor : factor], pixels(tmp_path / "out" / first))
 
 
 @pytest.mark.parametrize(

@@ -93,19 +93,19 @@ def moments_of(place):
 
 @pytest.mark.parametrize("name", ["pictures", "latents"])
 def test_ten_steps_give_a_snapshot_that_knows_its_encoder(finished, place, name):
-    snapshot = load_snapshot(finished[name] / "network-snapshot-000000.pkl")
+    snapshot = load_snapshot(scripts.newest(finished[name]))
     assert snapshot.ema.spec.sample_shape == (4, 8, 8) and snapshot.ema.spec.latent
     kept = snapshot.encoder
     assert (kept["name"], kept["model"], kept["scale"]) == ("vae", str(place / "vae"), 0.18215)
     assert not any("decoder.conv_in" in key for key in snapshot.ema.state_dict())
-    with Image.open(finished[name] / "samples-000000.png") as grid:
-        assert (grid.size, grid.mode) == ((32, 32), "RGB")
+    with Image.open(scripts.newest(finished[name], "samples")) as grid:
+        assert (grid.size, grid.mode) == ((994, 994), "RGB")
     losses = [json.loads(line)["Loss/loss"]["mean"] for line in (finished[name] / "stats.jsonl").open()]
     assert len(losses) == 2 and np.isfinite(losses).all()
 
 
 def test_samples_are_decoded_pictures(finished, place, tmp_path):
-    snapshot = f"--network={finished['latents'] / 'network-snapshot-000000.pkl'}"
+    snapshot = f"--network={scripts.newest(finished['latents'])}"
     sampling = ["--steps=3", "--device=cpu"]
     for folder, flags in (("one", ["--seeds=0-5"]), ("two", ["--seeds=3,5", "--batch=1", "--on_latents=1"])):
         call("generate.py", snapshot, f"--outdir={tmp_path / folder}", *sampling, *flags)
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused_in_one_line(finished, place, tmp_path, arg
     if "WIDE" in args[-1]:
         save_tiny_vae(tmp_path / "wide", channels=8)
     names = {"PLACE": place, "OUT": tmp_path / "out", "OTHER": tmp_path / "other3", "WIDE": tmp_path / "wide"}
-    names["SNAPSHOT"] = finished["latents"] / "network-snapshot-000000.pkl"
+    names["SNAPSHOT"] = scripts.newest(finished["latents"])
     for name, path in names.items():
         args = [one.replace(name, str(path)) for one in args]
     assert message in call(*args, code=2)

@@ -140,9 +140,9 @@ def test_every_kind(call, tmp_path, monkeypatch):
     assert options["dataset"]["reader"] == {"name": "mine.py:Ramp", "count": 4}
     line = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
     assert line["Optimizer/lr"]["mean"] == 0.5e-3 and line["Optimizer/grad_norm"]["mean"] > 0
-    assert np.array(Image.open(tmp_path / "run/samples-000000.png")).shape == (8, 16)
+    assert np.array(Image.open(scripts.newest(tmp_path / "run", "samples"))).shape == (496, 994)
 
-    snapshot = "run/network-snapshot-000000.pkl"
+    snapshot = scripts.newest("run")
     monkeypatch.setenv("ELUCID_PLUGINS", "mine.py")
     read = load_snapshot(snapshot)
     assert list(read.emas) == ["last"] and read.sampler["name"] == "elucid_plugin_mine:Once"

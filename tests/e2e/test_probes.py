@@ -54,7 +54,7 @@ def train(data, tmp_path, monkeypatch, capsys):
 
 
 def state_of(folder):
-    return torch.load(folder / "training-state-000000.pt", weights_only=True)
+    return torch.load(scripts.newest(folder, "training-state"), weights_only=True)
 
 
 def test_an_adversarial_loss_has_its_own_optimizer(train):
@@ -81,7 +81,7 @@ def test_the_critic_of_two_processes_is_one(data, tmp_path):
 def test_a_distillation_has_a_teacher_and_a_target(train):
     teacher, _ = train("teacher", 32, *NETWORK)
     flags = [*NETWORK, f"--loss={PROBES}/distillation.py:Distillation"]
-    flags.append(f"--set=loss.teacher={teacher / 'network-snapshot-000000.pkl'}")
+    flags.append(f"--set=loss.teacher={scripts.newest(teacher)}")
     folder, lines = train("student", 96, *flags)
     assert {"Loss/teacher", "Loss/target"} <= lines[-1].keys()
     keys = state_of(folder)["objective"].keys()
@@ -94,7 +94,7 @@ def test_a_distillation_has_a_teacher_and_a_target(train):
 def test_a_loss_differentiates_forwards_and_tells_a_second_level(train):
     folder, lines = train("two", 64, *NETWORK, f"--loss={PROBES}/forward_derivative.py:TwoLevels")
     assert lines[-1]["Loss/slope"] > 0
-    denoiser = load_snapshot(folder / "network-snapshot-000000.pkl").ema
+    denoiser = load_snapshot(scripts.newest(folder)).ema
     assert denoiser.spec.vector == {"labels": 2, "sigma_to": 1} and "model.map_sigma_to.weight" in denoiser.state_dict()
 
 
@@ -106,7 +106,7 @@ def test_a_network_normalises_its_weights_and_a_loss_learns_its_weighting(train,
     norms = torch.cat([value.flatten(1).norm(dim=1) for value in weights.values()])
     assert len(weights) == 2 and torch.allclose(norms, torch.ones_like(norms), atol=1e-6)
     monkeypatch.setenv("ELUCID_PLUGINS", f"{PROBES}/normalised.py")
-    out = load_snapshot(folder / "network-snapshot-000000.pkl").ema(torch.zeros(2, 1, 8, 8), 0.5)
+    out = load_snapshot(scripts.newest(folder)).ema(torch.zeros(2, 1, 8, 8), 0.5)
     assert out.logvar.shape == (2,)
 
 
@@ -117,7 +117,7 @@ def test_a_classifier_trains_through_the_same_loop(train, tmp_path, monkeypatch,
     folder, lines = train("classifier", 960, *names, "--precond=classifier")
     assert lines[-1]["Loss/accuracy"] > 0.9 and lines[-1]["Loss/loss"] < 0.4, "in nats, not divided by anything"
     assert not list(folder.glob("samples-*.png"))
-    snapshot = folder / "network-snapshot-000000.pkl"
+    snapshot = scripts.newest(folder)
     flags = [f"--network={snapshot}", f"--outdir={tmp_path / 'out'}", f"--plugins={PROBES}/classifier.py"]
     code, _, err = scripts.call(monkeypatch, capsys, "generate.py", *flags)
     assert code == 2 and "NoisyClassifier" in err

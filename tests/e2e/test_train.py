@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from elucid.api import estimate
 from elucid.training.config.presets import PRESETS
 from tests import scripts
 from tests.vaes import save_tiny_vae
@@ -39,10 +40,10 @@ def finished(data, tmp_path_factory):
 
 def test_the_run_folder(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {"log.txt", "stats.jsonl", "training_options.json", "training-state-000000.pt"} <= names
-    assert {"network-snapshot-000000.pkl", "samples-000000.png"} <= names
-    with Image.open(finished / "samples-000000.png") as grid:
-        assert grid.size == (32, 32)
+    assert {"log.txt", "stats.jsonl", "training_options.json", "training-state-000000.320.pt", "run.json"} <= names
+    assert {"network-snapshot-000000.160.pkl", "network-snapshot-000000.320.pkl", "samples-000000.320.png"} <= names
+    with Image.open(finished / "samples-000000.320.png") as grid:
+        assert grid.size == (994, 994)
     lines = [json.loads(line) for line in (finished / "stats.jsonl").read_text().splitlines()]
     assert [round(line["Progress/kimg"]["mean"], 3) for line in lines] == [0.16, 0.32]
     assert all(line["Loss/loss"]["num"] == 160 and line["Loss/loss"]["mean"] > 0 for line in lines)
@@ -54,14 +55,14 @@ def test_the_run_folder(finished):
 
 
 def test_a_snapshot_is_a_denoiser_to_plain_pickle(finished):
-    with open(finished / "network-snapshot-000000.pkl", "rb") as file:
+    with open(finished / "network-snapshot-000000.320.pkl", "rb") as file:
         denoiser = pickle.load(file)["ema"]
     out = denoiser(torch.randn(2, 3, 16, 16), torch.ones(2), {"labels": torch.eye(3)[:2]})
     assert out.x0.shape == (2, 3, 16, 16) and out.x0.isfinite().all()
 
 
 def test_transfer_starts_from_the_weights(finished, data, tmp_path):
-    snapshot = finished / "network-snapshot-000000.pkl"
+    snapshot = finished / "network-snapshot-000000.320.pkl"
     done = scripts.run(
         "train.py",
         *SHORT,
@@ -74,7 +75,7 @@ def test_transfer_starts_from_the_weights(finished, data, tmp_path):
         folder=tmp_path,
     )
     assert "transferred" in done.stdout
-    with open(snapshot, "rb") as one, open(tmp_path / "network-snapshot-000000.pkl", "rb") as other:
+    with open(snapshot, "rb") as one, open(tmp_path / "network-snapshot-000000.320.pkl", "rb") as other:
         before, after = (pickle.load(file)["ema"].state_dict() for file in (one, other))
     assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
 
@@ -191,3 +192,33 @@ def test_divergence_names_the_first_bad_parameter(data, tmp_path):
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "is not finite" in last and " denoiser.model." in last
+
+
+def test_a_dry_run_says_how_long_and_how_large(data, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "PATIENCE", 1.0)
+    flags = [
+        "-n",
+        "--device=cpu",
+        *scripts.TINY,
+        f"--data={data}",
+        "--batch=16",
+        "--duration=0.01",
+        "--tick=1",
+        "--dump=5",
+    ]
+    code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+    assert code == 0, err
+    lines = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
+    assert "per step of 16 images" in lines["time"] and "for 10 kimg on cpu" in lines["time"]
+    assert "1 snapshots" in lines["disk"] and "2 states" in lines["disk"] and "GB" in lines["memory"] + lines["peak"]
+
+
+def test_sigma_data_is_measured_on_request(data, tmp_path, monkeypatch, capsys):
+    flags = [*SHORT, "--device=cpu", f"--data={data}", f"--outdir={tmp_path}", "--nosubdir", "--set=loop.grid_images=0"]
+    flags.append("--set=precond.sigma_data=auto")
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+    assert code == 0, err
+    value = json.loads((tmp_path / "training_options.json").read_text())["precond"]["sigma_data"]
+    assert abs(value - 2 / 12**0.5) < 0.02  # evenly distributed pixels
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags, "--resume=auto")
+    assert code == 0, err

@@ -52,7 +52,7 @@ def test_the_commands_run(folder, monkeypatch, capsys):
     assert {words[1] for words in commands()} == SHORTER.keys()
     trained = []
     for _, script, *flags in commands():
-        flags = [re.sub(r"network-snapshot-\d{6}", "network-snapshot-000000", flag) for flag in flags]
+        flags = [re.sub(r"network-snapshot-\d{6}", "network-snapshot-000000.160", flag) for flag in flags]
         flags = ["--num=4" if flag.startswith("--num=") else flag for flag in flags]
         code, out, err = scripts.call(monkeypatch, capsys, script, *flags, *SHORTER[script])
         assert code == 0, f"{script} {' '.join(flags)}\n{err}"

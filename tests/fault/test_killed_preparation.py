@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elucid.dnnlib import temporaries
+from elucid.preparation.writer import open_destination
 from tests import scripts
+
+KILLED = """
+import os, signal, sys
+from elucid.preparation.writer import open_destination
+with open_destination(sys.argv[1]) as write:
+    write("name", b"data")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+WAITING = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "print(flush=True); signal.pause()")
 
 
 @pytest.fixture
@@ -62,4 +74,42 @@ def test_killed_midway(process, number, tmp_path):
         assert time.monotonic() < end, "workers live on"
         time.sleep(0.1)
     left = sorted(path.name for path in tmp_path.iterdir() if path.name != "pictures")
-    assert left == [] or number == signal.SIGKILL and left[0].startswith(".set.zip.") and left[0].endswith(".tmp")
+    assert [name[:9] + name[-4:] for name in left] == ([".set.zip..tmp"] if number == signal.SIGKILL else [])
+
+
+def test_the_next_call_removes_what_a_killed_one_left(tmp_path):
+    """Of files and folders alike, but not what a living process writes, nor what is of another destination."""
+    folder, archive = tmp_path / "set", tmp_path / "set.zip"
+    for path in (folder, archive):
+        assert subprocess.run([sys.executable, "-c", KILLED, path], cwd=scripts.ROOT).returncode == -signal.SIGKILL
+    others = [tmp_path / ".other.zip.0123456789ab.tmp", tmp_path / ".set.zip.mine.tmp"]
+    for other in others:
+        other.touch()
+    writing = subprocess.Popen([sys.executable, "-c", WAITING, archive], cwd=scripts.ROOT, stdout=subprocess.PIPE)
+    try:
+        assert writing.stdout.readline()
+        hidden = {path.name for path in tmp_path.iterdir()}
+        assert len(hidden) == 4, "the leftover of the folder, the file being written, two others"
+        scripts.run("dataset_tool.py", "--source=builtin:digits", f"--dest={folder}", "--max-images=2")
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"set", *(name for name in hidden if not name.startswith(".set.") or ".zip" in name)}
+    finally:
+        writing.kill()
+        writing.communicate()
+    scripts.run("dataset_tool.py", "--source=builtin:digits", f"--dest={archive}", "--max-images=2")
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "set.zip", *(other.name for other in others)}
+
+
+def test_what_is_taken_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock, taken = temporaries._lock, []
+
+    def removed_first(path):
+        if not taken:
+            taken.append(path)
+            temporaries.remove_leftovers(tmp_path / "set.zip")
+        return lock(path)
+
+    monkeypatch.setattr(temporaries, "_lock", removed_first)
+    with open_destination(tmp_path / "set.zip") as write:
+        write("name", b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"] and taken

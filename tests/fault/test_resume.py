@@ -77,10 +77,10 @@ def assert_same(one, other, place=""):
 
 
 def assert_ends_as(straight, other):
-    name = "training-state-000001.pt"
+    name = "training-state-000001.280.pt"
     assert_same(load_state(straight / name), load_state(other / name))
     assert loss_lines(straight) == loss_lines(other)
-    pickles = [(folder / "network-snapshot-000001.pkl").stat().st_size for folder in (straight, other)]
+    pickles = [(folder / "network-snapshot-000001.280.pkl").stat().st_size for folder in (straight, other)]
     assert abs(pickles[0] - pickles[1]) < 100  # but for the paths in the options
 
 
@@ -110,7 +110,7 @@ KILLER = """
 import os, runpy, signal, sys
 real = os.replace
 def replace(source, target):
-    if str(target).endswith("training-state-000001.pt"):
+    if str(target).endswith("training-state-000001.280.pt"):
         with open(source, "r+b") as file:
             file.truncate(1000)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -196,19 +196,19 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
 def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
     for number in (1, 2):
         save_state(
-            tmp_path / f"training-state-{number:06d}.pt", {"format": "elucid-state", "value": torch.arange(1000)}
+            tmp_path / f"training-state-00000{number}.500.pt", {"format": "elucid-state", "value": torch.arange(1000)}
         )
-    damaged = tmp_path / "training-state-000002.pt"
+    damaged = tmp_path / "training-state-000002.500.pt"
     damaged.write_bytes(damaged.read_bytes()[:700])
     path, state = newest_state(tmp_path)
-    assert path.name == "training-state-000001.pt" and state["value"].sum() == 499500
-    assert "training-state-000002.pt is no whole state" in capsys.readouterr().out
-    with pytest.raises(UserError, match="training-state-000002.pt"):
+    assert path.name == "training-state-000001.500.pt" and state["value"].sum() == 499500
+    assert "training-state-000002.500.pt is no whole training state" in capsys.readouterr().out
+    with pytest.raises(UserError, match="training-state-000002.500.pt"):
         load_state(damaged)
 
 
 def test_a_state_cannot_run_code(tmp_path):
     path = tmp_path / "training-state-000001.pt"
     torch.save({"format": "elucid-state", "attack": time.sleep}, path)
-    with pytest.raises(UserError, match="no whole state of this program"):
+    with pytest.raises(UserError, match="no whole training state of this program"):
         load_state(path)

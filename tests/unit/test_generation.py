@@ -90,6 +90,6 @@ def test_grid(tmp_path, channels):
     assert grid.shape == (channels, 2 * 2, 3 * 3)
     assert torch.equal(grid[:, :2, 3:6], images[1]) and torch.equal(grid[:, 2:, :3], images[3])
     assert not grid[:, 2:, 6:].any()
-    save_grid(images, tmp_path / "grid.png", columns=5)
+    save_grid(tile(images, columns=5), tmp_path / "grid.png")
     picture = np.array(Image.open(tmp_path / "grid.png")).reshape(2, 15, channels)
     assert np.array_equal(picture[:, 12:], images[4].permute(1, 2, 0).numpy())

@@ -8,6 +8,7 @@ from elucid.training.config.settings import DataOptions
 from elucid.training.data.base import Dataset
 from elucid.training.data.cache import cached
 from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.data.statistics import statistics
 from elucid.training.registry.components import find, make, split
 from elucid.training.types import NetSpec
 
@@ -41,6 +42,23 @@ def open_training_data(options: DataOptions):
         dataset = cached(dataset, None)
     distributed.barrier()
     return cached(dataset, None, progress=False) if distributed.local_rank() != 0 else dataset
+
+
+AUTO = "auto"
+"""Value of precond.sigma_data that stands for the data set's own deviation."""
+
+
+def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
+    """Standard deviation of the data as the network sees it, two digits. Raises UserError where it is not known."""
+    if encoder["name"] != "rgb" and dataset.encoder is None:
+        raise UserError(
+            f"precond.sigma_data=auto: images are encoded by {encoder['name']} at every step, so their deviation is "
+            "not known; store the latents by dataset_tool.py encode, or give a number"
+        )
+    std = statistics(dataset)[1] if distributed.is_main() else None
+    value = float(f"{distributed.broadcast_object(std):.2g}")
+    distributed.print0(f"sigma_data {value} (measured)")
+    return value
 
 
 def dataset_spec(dataset: Dataset) -> NetSpec:

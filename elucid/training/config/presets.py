@@ -22,7 +22,7 @@ PRESETS = {
         "label_dropout": 0.1,
         "tick": 4,
         "snap": 8,
-        "dump": 8,
+        "dump": 2,
         "seed": 1,
         "set": [
             "network.num_blocks=1",

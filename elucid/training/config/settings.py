@@ -75,11 +75,10 @@ class LoopOptions:
         micro = share if micro is None or micro > share else micro
         if share % micro:
             divisors = [n for n in range(1, share + 1) if share % n == 0]
-            near = sorted(sorted(divisors, key=lambda n: (abs(n - micro), n))[:2])
-            choices = " or ".join(map(str, near))
+            nearest = sorted(sorted(divisors, key=lambda n: (abs(n - micro), n))[:2])
             raise UserError(
                 f"`batch_gpu`={micro} does not divide the {share} images per process (`batch`={batch}); "
-                f"the nearest that do: {choices}"
+                f"the nearest that do: {' or '.join(map(str, nearest))}"
             )
         return micro, share // micro
 

@@ -1,32 +1,87 @@
 """A picture of samples beside every snapshot."""
 
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.sampling.generate import generate
-from elucid.training.sampling.grid import save_grid
+from elucid.training.sampling.grid import save_grid, to_look_at
+
+STEPS = 8
+"""Sampling steps of a picture, where the run's schedule says no number."""
+
+SHARE, LEAST = 0.1, 3.0
+"""A picture may take this share of the time since the last one, and these seconds in any case."""
+
+FIRST = 4
+"""Images that are drawn to see how long one takes."""
 
 
 class SampleGrid(Hook):
     """`samples-NNNNNN.png`: images of seeds 0, 1, 2, ... from the first average, by the run's own sampler.
 
-    The main process draws while the others wait. What predicts no images is not sampled. `loggers` get the picture.
+    As many as a tenth of the time since the last picture allows, `loop.grid_images` at most; what is not drawn stays
+    black. The main process draws while the others wait; a request to stop ends it at once. What predicts no images is
+    not sampled. `loggers` get the picture.
     """
 
     def __init__(self, loggers=None):
         self.loggers = loggers
+        self.since = time.monotonic()
+
+    def on_start(self, run, folder: Path) -> None:
+        self.since = time.monotonic()
 
     def on_snapshot(self, run, path: Path) -> None:
         denoiser, count = next(iter(run.ema.averages.values())), run.loop.grid_images
         if distributed.is_main() and count and isinstance(denoiser, Denoiser):
-            options = {"device": run.device, "sampler": run.sampler, "schedule": run.schedule}
-            batches = [part.images for part in generate(denoiser, run.encoder, range(count), **options)]
-            picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
-            save_grid(torch.cat(batches), picture)
-            if self.loggers is not None:
-                self.loggers.image("samples", picture, run.nimg)
+            images = self.draw(run, denoiser, count)
+            if images is not None:
+                picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
+                save_grid(to_look_at(images, cells=count), picture)
+                if self.loggers is not None:
+                    self.loggers.image("samples", picture, run.nimg)
         distributed.barrier()
+        self.since = time.monotonic()
+
+    def draw(self, run, denoiser: Denoiser, count: int) -> Tensor | None:
+        """Images of the first seeds, or None when there was no time for any."""
+        seconds = max(LEAST, SHARE * (time.monotonic() - self.since))
+        started, over = time.monotonic(), threading.Event()
+
+        def watch(*_) -> None:
+            if over.is_set() or run.stop.requested or time.monotonic() - started > seconds:
+                raise _OutOfTime
+
+        options = {"device": run.device, "sampler": run.sampler, "schedule": run.schedule, "steps": STEPS}
+        parts: list[Tensor] = []
+        try:
+            with progress_bar(total=count, desc="samples", leave=False) as bar:
+                for seeds in (range(min(FIRST, count)), range(FIRST, count)):
+                    if parts:  # many images side by side take less than one after the other
+                        left = seconds - (time.monotonic() - started)
+                        affordable = int(left / (time.monotonic() - started) * FIRST)
+                        seeds = seeds[: affordable // FIRST * FIRST if affordable < len(seeds) else len(seeds)]
+                    with closing(generate(denoiser, run.encoder, seeds, callback=watch, **options)) as samples:
+                        for part in samples:
+                            parts.append(part.images.cpu())
+                            bar.update(len(part.seeds))
+        except _OutOfTime:
+            pass
+        finally:
+            over.set()  # threads that still draw end with their step
+        if not parts and not run.stop.requested:
+            run.log(f"note: no picture, as {FIRST} samples take more than {seconds:.0f} s; see loop.grid_images")
+        return torch.cat(parts) if parts and not run.stop.requested else None
+
+
+class _OutOfTime(Exception):
+    """Raised inside the sampler to leave it."""

@@ -22,8 +22,8 @@ class Logger:
     def line(self, text: str) -> None:
         """A line for people."""
 
-    def step(self, nimg: int) -> None:
-        """A step is done; `nimg` images have been seen."""
+    def step(self, nimg: int, loss: float | None = None) -> None:
+        """A step is done; `nimg` images have been seen. Every few seconds with the mean `loss` of the tick so far."""
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
         """Statistics of a tick, by name: {num, mean, std}."""
@@ -63,8 +63,8 @@ class Loggers(Logger):
     def line(self, text: str) -> None:
         self._each("line", text)
 
-    def step(self, nimg: int) -> None:
-        self._each("step", nimg)
+    def step(self, nimg: int, loss: float | None = None) -> None:
+        self._each("step", nimg, *([] if loss is None else [loss]))
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
         self._each("values", values, nimg)

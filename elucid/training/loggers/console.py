@@ -1,6 +1,8 @@
 """The terminal and `log.txt`: lines, a status line per tick, and a bar with images/s and time left."""
 
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ from tqdm import tqdm
 from elucid.dnnlib.files import append_line
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.loggers.base import Logger
+
+WIDTH = 100
+"""Columns that the status line may take."""
 
 
 class Console(Logger):
@@ -29,30 +34,41 @@ class Console(Logger):
         if self.folder is not None:
             append_line(self.folder / "log.txt", text)
 
-    def step(self, nimg: int) -> None:
+    def step(self, nimg: int, loss: float | None = None) -> None:
         if self.bar is not None:
+            if loss is not None:
+                self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self.bar.update(nimg - self.bar.n)
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
         mean = {name: value["mean"] for name, value in values.items()}
         left = max(self.total_nimg - nimg, 0) / max(mean["Timing/images_per_sec"], 1e-9)
-        columns = [
-            f"tick {mean['Progress/tick']:<5.0f}",
-            f"kimg {mean['Progress/kimg']:<9.1f}",
-            f"time {format_time(mean['Timing/total_sec']):<12s}",
-            f"sec/tick {mean['Timing/sec_per_tick']:<7.1f}",
-            f"sec/kimg {mean['Timing/sec_per_kimg']:<7.2f}",
-            f"img/s {mean['Timing/images_per_sec']:<8.1f}",
-            f"left {format_time(left):<12s}",
-            f"maintenance {mean['Timing/maintenance_sec']:<6.1f}",
-            f"cpumem {mean['Resources/cpu_mem_gb']:<6.2f}",
-            f"gpumem {mean['Resources/peak_gpu_mem_gb']:<6.2f}",
-            f"reserved {mean['Resources/peak_gpu_mem_reserved_gb']:<6.2f}",
-            f"lr {mean['Optimizer/lr']:<9.3g}",
-            f"grad {mean.get('Optimizer/grad_norm', 0):<8.3g}",
-            *(f"{name.removeprefix('Loss/')} {value:.4f}" for name, value in mean.items() if name.startswith("Loss/")),
-        ]
-        self.line(" ".join(columns).rstrip())
+        line = " ".join(
+            [
+                f"tick {mean['Progress/tick']:<4.0f}",
+                f"kimg {mean['Progress/kimg']:<8.1f}",
+                f"time {format_time(mean['Timing/total_sec']):<11s}",
+                f"img/s {mean['Timing/images_per_sec']:<7.1f}",
+                f"left {format_time(left):<11s}",
+                f"lr {mean['Optimizer/lr']:<7.2g}",
+                f"loss {mean.get('Loss/loss', math.nan):<7.4f}",
+            ]
+        )
+        for column in self.further(mean):
+            if len(line) + 1 + len(column) <= WIDTH:
+                line = f"{line} {column}"
+        self.line(line.rstrip())
+
+    @staticmethod
+    def further(mean: dict[str, float]) -> Iterator[str]:
+        """What is shown as far as there is room; `stats.jsonl` has all."""
+        gpu = mean["Resources/peak_gpu_mem_gb"]
+        if gpu:
+            yield f"gpu {gpu:.1f}G"
+        for name, value in mean.items():
+            if name.startswith("Loss/") and name != "Loss/loss":
+                yield f"{name.removeprefix('Loss/')} {value:.4f}"
+        yield f"grad {mean.get('Optimizer/grad_norm', 0):.3g}"
 
     def close(self) -> None:
         if self.bar is not None:

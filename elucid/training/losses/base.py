@@ -74,7 +74,7 @@ class LossWrapper(Loss):
         self.base = base
 
     @property
-    def all_phases(self) -> tuple[str, ...]:
+    def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated: nobody assigns it
         return self.base.all_phases
 
     def adapt(self, spec: NetSpec) -> NetSpec:

@@ -5,6 +5,7 @@ A preconditioner is the four coefficients and the range of sigma; all else is sh
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from elucid.dnnlib.errors import UserError
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
-from elucid.training.types import Cond, NetSpec, Prediction
+from elucid.training.types import Cond, NetSpec, Prediction, Step
 
 
 class Coefficients(NamedTuple):
@@ -60,10 +61,11 @@ class Preconditioned(nn.Module):
         """The nearest noise level that the network knows; the identity unless its levels are discrete."""
         return torch.as_tensor(sigma)
 
-    def after_step(self, step) -> None:
+    def after_step(self, step: Step) -> None:
         """Called after each optimizer step: hands on to a network that wants it, e.g. to normalise its weights."""
-        if hasattr(self.model, "after_step"):
-            self.model.after_step(step)
+        of_network: Callable[[Step], None] | None = getattr(self.model, "after_step", None)
+        if of_network is not None:
+            of_network(step)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -89,7 +91,7 @@ class Preconditioned(nn.Module):
             if name not in cond:
                 if name != "coords":
                     raise UserError(f"the network sees the map {name!r} beside the image, which cond lacks: pass it on")
-                cond[name] = coordinate_grid(*x.shape[2:], device=x.device).expand(x.shape[0], -1, -1, -1)
+                cond[name] = coordinate_grid(x.shape[2], x.shape[3], x.device).expand(x.shape[0], -1, -1, -1)
         return cond
 
     def network_input(self, x: Tensor, c_in: Tensor, cond: Cond) -> Tensor:

@@ -1,7 +1,7 @@
 """Sampling on a CPU: blocks of a few images, one thread each, so that an image depends on its seed alone."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ class Samples:
     labels: Tensor | None
 
 
-def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Iterator[Samples]:
+def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Generator[Samples, None, None]:
     """make(items) of all items (a seed and its class) in order, `SIZE` at a time side by side, joined to about
     `batch_size` images.
     """
@@ -65,7 +65,7 @@ def _side_by_side(function: Callable, items: list) -> Iterator:
         torch.set_num_threads(threads)
 
 
-def _regrouped(parts: Iterable[Samples], size: int) -> Iterator[Samples]:
+def _regrouped(parts: Iterable[Samples], size: int) -> Generator[Samples, None, None]:
     """The same samples, joined to about `size` images at a time."""
     waiting: list[Samples] = []
     for part in parts:

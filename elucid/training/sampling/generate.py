@@ -1,6 +1,6 @@
 """Seeds to uint8 images: draw, sample, decode. Used by generate.py, fid.py and the training loop's sample grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from elucid.torch_utils.rng import PerSeedRandom
 from elucid.training.encoders.base import Encoder
 from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.wrapper import BoundDenoiser
-from elucid.training.samplers.base import Sampler, state_dtype
+from elucid.training.samplers.base import Callback, Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.cpu_blocks import Samples, cut, in_blocks
@@ -28,22 +28,25 @@ def generate(
     schedule: Schedule | None = None,
     batch_size: int = 64,
     classes: int | Sequence[int] | None = None,
-) -> Iterator[Samples]:
+    steps: int | None = None,
+    callback: Callback | None = None,
+) -> Generator[Samples, None, None]:
     """Images of the seeds in order, at most `batch_size` at a time; the class is drawn unless `classes` gives it,
     one number for all or one for each seed.
 
-    The denoiser stands on `device`, in evaluation mode. On the CPU an image depends on its seed alone, to the byte,
-    because every pass is of `cpu_blocks.SIZE` images and one thread; elsewhere kernels round by batch, by one level.
-    Raises UserError if the class is out of range or the model has none.
+    The denoiser stands on `device`, in evaluation mode. `steps` are taken where the schedule says no number; `callback`
+    is told of each. On the CPU an image depends on its seed alone, to the byte, because every pass is of
+    `cpu_blocks.SIZE` images and one thread; elsewhere kernels round by batch, by one level. Raises UserError if the
+    class is out of range or the model has none.
     """
     classes = class_numbers(classes, denoiser.spec.label_dim)
     if isinstance(classes, list) and len(classes) != len(seeds):
         raise UserError(f"`classes` has {len(classes)} entries for {len(seeds)} seeds; give one each, or one for all")
     items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
     device, sampler, schedule = torch.device(device), sampler or EDMSampler(), schedule or Karras()
-    sigmas = schedule(denoiser, sampler.default_steps)
+    sigmas = schedule(denoiser, steps or sampler.default_steps)
     sampler = sampler.bound(schedule, denoiser)
-    make = partial(_sample, denoiser, encoder, sampler, sigmas, device)
+    make = partial(_sample, denoiser, encoder, sampler, sigmas, device, callback)
     if device.type == "cpu":
         return in_blocks(make, items, batch_size)
     return (make(part) for part in cut(items, batch_size))
@@ -65,12 +68,14 @@ def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = Non
 
 
 @torch.no_grad()  # here and not in `generate`: the mode belongs to the thread
-def _sample(denoiser, encoder, sampler, sigmas: Tensor, device, items: Sequence[tuple[int, int | None]]) -> Samples:
+def _sample(
+    denoiser, encoder, sampler, sigmas: Tensor, device, callback, items: Sequence[tuple[int, int | None]]
+) -> Samples:
     seeds, classes = zip(*items, strict=True)
     spec, random = denoiser.spec, PerSeedRandom(seeds, device)
     latents, labels = draw(spec, random, classes)
     cond = {} if labels is None else {"labels": F.one_hot(labels, spec.label_dim).to(torch.float32)}
     x = latents.to(state_dtype(device)) * sigmas[0].item()
-    x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like)
+    x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
     images = encoder.decode(x)
     return Samples(list(seeds), images[:, :1] if spec.image_channels == 1 and not spec.latent else images, labels)

@@ -1,4 +1,4 @@
-"""Many small images as one picture."""
+"""Many small images as one picture, large enough to look at."""
 
 import io
 import math
@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
+from torch.nn import functional as F
 
 from elucid.dnnlib.files import write_output
+
+USUAL_WIDTH = 1000
+"""Pixels that a picture of small images is enlarged to, about."""
 
 
 def picture(image: np.ndarray) -> Image.Image:
@@ -26,19 +30,44 @@ def png(image: Tensor, notes: dict[str, str] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def tile(images: Tensor, columns: int | None = None) -> Tensor:
-    """u8[N,C,H,W] -> u8[C, rows*H, columns*W], row by row, black where images end; about square by default."""
+def tile(images: Tensor, columns: int | None = None, cells: int | None = None, gap: int = 0) -> Tensor:
+    """u8[N,C,H,W] -> one u8[C,height,width], row by row, `gap` white pixels between them; about square by default.
+
+    Of more `cells` than images the last ones are black.
+    """
     count, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
+    cells = cells or count
+    columns = columns or math.ceil(math.sqrt(cells))
+    rows = -(-cells // columns)
     canvas = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
     canvas[:count] = images.cpu()
-    canvas = canvas.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
-    return canvas.reshape(channels, rows * height, columns * width)
+    canvas = F.pad(canvas, (0, gap, 0, gap), value=255)
+    canvas = canvas.reshape(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
+    canvas = canvas.reshape(channels, rows * (height + gap), columns * (width + gap))
+    return canvas[:, : canvas.shape[1] - gap, : canvas.shape[2] - gap]
 
 
-def save_grid(images: Tensor, path: str | os.PathLike, columns: int | None = None) -> None:
-    """Write u8[N,C,H,W] as one PNG, row by row; UserError where it cannot be written."""
-    data = png(tile(images, columns))
+def to_look_at(images: Tensor, columns: int | None = None, cells: int | None = None) -> Tensor:
+    """Images u8[N,C,H,W] as one u8[C,height,width], every pixel enlarged until it is about 1,000 wide, cells apart."""
+    columns = columns or math.ceil(math.sqrt(cells or len(images)))
+    factor = max(1, round(USUAL_WIDTH / (columns * images.shape[-1])))
+    enlarged = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    return tile(enlarged, columns, cells, gap=2)
+
+
+def rows_of_classes(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, int]:
+    """Images sorted so that each class has a row, as many of each as the rarest has, 16 at most, and the columns.
+
+    Classes without an image have no row.
+    """
+    of_class = [torch.nonzero(labels == index).flatten() for index in range(num_classes)]
+    of_class = [indices for indices in of_class if len(indices)]
+    columns = min(16, *map(len, of_class))
+    return images[torch.cat([indices[:columns] for indices in of_class])], columns
+
+
+def save_grid(image: Tensor, path: str | os.PathLike) -> None:
+    """Write one picture u8[C,H,W] as PNG; UserError where it cannot be written."""
+    data = png(image)
     with write_output(path) as file:
         file.write(data)

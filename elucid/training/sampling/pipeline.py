@@ -1,7 +1,7 @@
 """A snapshot made ready to sample, as `SampleOptions` say."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.window import CoordinateWindow, windowed
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
+from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import make, resolved
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.classes import class_numbers
@@ -58,7 +59,7 @@ class Prepared:
     """
 
     snapshot: Snapshot
-    denoiser: torch.nn.Module
+    denoiser: Denoiser | DenoiserWrapper
     encoder: Encoder
     sampler: Sampler
     schedule: Schedule
@@ -66,7 +67,7 @@ class Prepared:
     classes: int | list[int] | None
     description: dict[str, Any]
 
-    def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Samples]:
+    def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Generator[Samples, None, None]:
         """Images of the seeds in order, at most `batch_size` at a time."""
         parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule}
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=self.classes, **parts)

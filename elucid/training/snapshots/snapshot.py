@@ -5,6 +5,7 @@
 
 import os
 import pickle
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,13 +125,19 @@ def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu",
 def located(source: str | os.PathLike) -> Path:
     """The file of a path or URL, or the newest snapshot of a run folder."""
     if not is_url(source) and Path(source).is_dir():
-        snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"))
+        snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"), key=_kimg)
         if not snapshots:
             runs = sorted(path.parent.name for path in Path(source).glob("*/network-snapshot-*.pkl"))
             inside = f"; there are runs in it, e.g. {Path(source) / runs[-1]}" if runs else ""
             raise UserError(f"{source} holds no network-snapshot-*.pkl yet{inside}")
         return snapshots[-1]
     return fetch(source, "snapshot")
+
+
+def _kimg(path: Path) -> float:
+    """The number in a snapshot's name, which may have decimals."""
+    number = path.stem.removeprefix("network-snapshot-")
+    return float(number) if re.fullmatch(r"\d+(\.\d+)?", number) else -1.0
 
 
 def read(path: Path) -> bytes:

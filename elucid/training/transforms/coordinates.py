@@ -7,7 +7,7 @@ from elucid.training.transforms.base import Transform
 from elucid.training.types import Batch
 
 
-def coordinate_grid(height: int, width: int, device=None) -> Tensor:
+def coordinate_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Coordinates of all pixels, channel 0 = x, 1 = y, each from -1 to 1 [2,H,W] (Wang et al. 2023)."""
     y = torch.linspace(-1, 1, height, device=device) if height > 1 else torch.zeros(1, device=device)
     x = torch.linspace(-1, 1, width, device=device) if width > 1 else torch.zeros(1, device=device)

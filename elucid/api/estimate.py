@@ -1,0 +1,97 @@
+"""How long and how large a run would be: one step is taken on this device, and scaled."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from elucid.training.loop import train_step
+from elucid.training.run import Run
+
+PATIENCE = 20.0
+"""Seconds that measuring may take, about; 0 measures nothing."""
+
+OPTIMIZER_COPIES = 2
+"""Tensors of the weights' size in the state of Adam, the usual optimizer."""
+
+
+def estimate(options: dict, device: torch.device, parameters: int) -> Iterator[str]:
+    """Lines about memory, time and disk. A network that does not fit into the memory is not built."""
+    loop, copies = options["loop"], 2 + OPTIMIZER_COPIES + len(_averages(options))
+    need, free = 4 * parameters * copies, _free_memory(device)
+    yield f"memory    {_gb(need)} for weights, gradients, optimizer and averages; {_gb(free)} are free on {device}"
+    if PATIENCE and need > 0.7 * free:
+        yield "time      not measured, as that does not fit"
+    elif PATIENCE:
+        yield from timed(Run(options, device))
+    snapshots, states = (_count(loop, key) for key in ("snapshot_ticks", "state_ticks"))
+    snapshot = 4 * parameters * len(_averages(options))
+    state = 4 * parameters * (1 + OPTIMIZER_COPIES + len(_averages(options)))
+    yield (
+        f"disk      {_gb(snapshots * snapshot + states * state)}: {snapshots} snapshots of {_gb(snapshot)}, "
+        f"{states} states of {_gb(state)}"
+    )
+
+
+def timed(run: Run) -> Iterator[str]:
+    """Time of a step and of the run, from steps of few images that the whole is scaled from, and the peak of memory."""
+    micro, passes = run.micro_batch_size, run.grad_accum_steps
+    run.grad_accum_steps, run.micro_batch_size = 1, 1
+    _seconds(run)  # warms up
+    small = _seconds(run)
+    # From one image to as many as there is patience for; a device is to be measured at its real size.
+    many = micro if run.device.type == "cuda" else max(1, min(micro, int(PATIENCE / 2 / max(small, 1e-6))))
+    run.micro_batch_size = many
+    large = _seconds(run) if many > 1 else small
+    per_image = (large - small) / (many - 1) if many > 1 else small
+    per_image = per_image if per_image > 0 else large / many
+    step = max(large - many * per_image, 0) + per_image * micro * passes
+    steps = math.ceil(run.loop.total_nimg / run.loop.batch_size)
+    measured = f"scaled from passes of {many}" if many * passes != micro * passes else "measured"
+    yield (
+        f"time      {step:.3g} s per step of {run.loop.batch_size} images ({measured}): "
+        f"{_hours(steps * step)} for {run.loop.total_nimg / 1000:,.0f} kimg on {run.device}"
+    )
+    if run.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(run.device)
+    else:
+        peak = psutil.Process().memory_info().rss
+    yield f"peak      {_gb(peak)} of memory, images per pass: {many}"
+
+
+def _seconds(run: Run) -> float:
+    started = time.perf_counter()
+    train_step(run, run.objective)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter() - started
+
+
+def _averages(options: dict) -> list:
+    given = options["ema"].get("halflife_mimg", [0.5])
+    return given if isinstance(given, list) else [given]
+
+
+def _count(loop: dict, key: str) -> int:
+    """Files that a run writes: every so many ticks, and one at the end."""
+    ticks = math.ceil(loop["duration_mimg"] * 1000 / loop["tick_kimg"])
+    return ticks // loop[key] + bool(ticks % loop[key]) if loop[key] else 1
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return (
+        f"{seconds / 60:.1f} minutes" if hours < 1 else f"{hours:,.1f} hours" if hours < 1000 else f"{hours:,.0f} hours"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2g} GB" if size < 1e11 else f"{size / 1e12:.2g} TB"
