@@ -1,5 +1,6 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
-# Both set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
+# make docs: the documentation as a site, in site/.
+# All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu is one more index, here that of torch without CUDA.
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ DEV := "pytest>=8,<10" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
-.PHONY: demo test lint format setup dev clean
+.PHONY: demo test lint format docs setup dev clean
 
 setup: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -51,5 +52,9 @@ test: lint
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
+docs: setup
+	@$(PIP) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

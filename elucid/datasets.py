@@ -15,7 +15,7 @@ def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
 
     `source`: a folder with one folder per class, a zip, `*_lmdb`, an idx file, `cifar-10-python.tar.gz`,
     `builtin:digits`. Options: `resolution` (width, height), `transform`, `channels`, `max_images`, `background`,
-    `unlabelled`, `workers`. Raises UserError that names the picture, file or option.
+    `unlabelled`, `overwrite`, `workers`. Raises UserError that names the picture, file or option.
     """
     return _convert(os.fspath(source), dest, **options)
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
 from elucid.training.preconds.base import Preconditioned
@@ -65,9 +66,12 @@ class Model:
         `classes` is one for all or one per seed, by number or name; without it the seed draws one. `options` are the
         other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
         """
+        seeds = list(seeds)
+        if not seeds:
+            raise UserError("`seeds` is empty; give at least one, e.g. range(16)")
         chosen = SampleOptions(classes=classes, steps=steps, guidance=guidance, sampler=sampler, **options)
         require_parts(chosen)
-        parts = prepared(self.snapshot, chosen, self.device).generate(list(seeds), batch_size)
+        parts = prepared(self.snapshot, chosen, self.device).generate(seeds, batch_size)
         return torch.cat([part.images.cpu() for part in parts])
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Scores of images: Fréchet distance to a reference, the reference itself, class agreement by an SVC."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Source:
 
 
 def score(
-    images: str | Tensor | Source,
-    ref: str,
+    images: str | os.PathLike | Tensor | Source,
+    ref: str | os.PathLike,
     *,
     num: int | None = None,
     seed: int = 0,
@@ -70,6 +71,7 @@ def score(
     """
     place = distributed.choose_device(device)
     distributed.init(place)
+    images, ref = (os.fspath(one) if isinstance(one, os.PathLike) else one for one in (images, ref))
     reference = load_reference(ref)
     source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
     network = make_detector(detector or own_detector(reference), place, detector_weights)
@@ -87,8 +89,8 @@ def described(detector: Detector) -> dict[str, str]:
 
 
 def reference(
-    data: str,
-    dest: str,
+    data: str | os.PathLike,
+    dest: str | os.PathLike,
     *,
     detector: str = "inception",
     detector_weights: str | None = None,
@@ -97,6 +99,7 @@ def reference(
     device: str | None = None,
 ) -> str:
     """Write the statistics of a data set to `dest` (.npz), to compare images with; returns a line that says so."""
+    data, dest = os.fspath(data), os.fspath(dest)
     if not dest.endswith(".npz"):
         raise UserError(f"`dest`={dest} must end in .npz")
     if distributed.is_main():

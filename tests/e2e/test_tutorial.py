@@ -1,4 +1,4 @@
-"""The tutorial `docs/own_loss.md` is true: its code and its commands, shortened, run as they are printed."""
+"""The tutorial `docs/how-to/own_loss.md` is true: its code and its commands, shortened, run as they are printed."""
 
 import configparser
 import json
@@ -15,7 +15,7 @@ from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import LOSSES
 from tests import scripts
 
-TEXT = (scripts.ROOT / "docs" / "own_loss.md").read_text()
+TEXT = (scripts.ROOT / "docs" / "how-to" / "own_loss.md").read_text()
 SHORTER = {
     "dataset_tool.py": [],
     "train.py": [*scripts.TINY, "--duration=0.00016", "--batch=16", "--tick=0.08"],

@@ -1,6 +1,7 @@
 """What a run may be told: the flags of `elucid train` as a dataclass, their defaults, and presets under them."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,8 +53,8 @@ class TrainOptions:
     `set={"network.num_blocks": 2}`. See `train.py --help` for all of them.
     """
 
-    data: str | None = None
-    outdir: str | None = None
+    data: str | os.PathLike | None = None
+    outdir: str | os.PathLike | None = None
     preset: str | None = None
     cond: bool | None = None
     train_on_latents: bool | None = None
@@ -84,8 +85,8 @@ class TrainOptions:
     clip: float | None = None
     ema: float | Sequence[float] | None = None
     seed: int | None = None
-    transfer: str | None = None
-    resume: str | None = None
+    transfer: str | os.PathLike | None = None
+    resume: str | os.PathLike | None = None
     precision: str | None = None
     fp16: bool | None = None
     ls: float | None = None
@@ -105,6 +106,7 @@ class TrainOptions:
     def given(self) -> dict[str, Any]:
         """What was said here, without preset and defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}
         return {name: value for name, value in values.items() if value is not None}
 
     def flags(self) -> dict[str, Any]:

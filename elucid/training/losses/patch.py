@@ -14,8 +14,8 @@ class PatchLoss(LossWrapper):
     """`base` on crops of one size per step: R/4, R/2, R with probability (1-p) 2/5, (1-p) 3/5, p, for p = `real_p`.
 
     Latents have R/2, R with 1-p, p. Smaller crops come with R/size times the images. `progressive` walks through the
-    sizes in this order as training proceeds instead of drawing them. cond["coords"] [B,2,H,W] tells the network where a
-    crop lies (x, then y, each in [-1,1]). All processes use the same size in a step.
+    sizes in this order as training proceeds instead of drawing them. `cond["coords"]` [B,2,H,W] tells the network where
+    a crop lies (x, then y, each in [-1,1]). All processes use the same size in a step.
     """
 
     def __init__(self, base: Loss, real_p: float = 0.5, progressive: bool = False):

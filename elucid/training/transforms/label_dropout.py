@@ -7,7 +7,7 @@ from elucid.training.types import Batch
 
 
 class LabelDropout(Transform):
-    """cond["labels"] [B,D] becomes all zeros for each image with probability `p`."""
+    """`cond["labels"]` [B,D] becomes all zeros for each image with probability `p`."""
 
     def __init__(self, p: float):
         self.p = p
