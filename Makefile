@@ -52,13 +52,9 @@ test: lint
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)
 
-docs: $(VENV)/.docs
+docs: setup
+	@$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-$(VENV)/.docs: $(VENV)/.installed pyproject.toml
-	@echo "Installing mkdocs and this package into $(VENV): about 60 MB."
-	@$(PIP) -e ".[docs]"
-	@touch $@
-
 clean:
-	rm -rf .venv demo site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

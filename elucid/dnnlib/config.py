@@ -1,4 +1,4 @@
-"""Names to objects: `module:Name` is resolved, options are bound against the signature, the recipe is kept.
+"""Names to objects: `module:Name` is resolved, options are bound against the signature and kept as `config`.
 
 Constructor signatures are the only home of defaults. A component is written `{"name": "cdm", "weight": 1}`.
 """
@@ -78,7 +78,7 @@ def _failures(what: str, advice: str = ""):
         yield
     except UserError:
         raise
-    except Exception as error:  # foreign code may raise anything
+    except Exception as error:  # code from outside may raise anything
         frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
@@ -124,15 +124,15 @@ def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
 
 
 def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) -> Any:
-    """Call a class with options (data) and parts (objects), and keep the recipe of the former on the result.
+    """Call a class with options (data) and parts (objects), and keep the former on the result.
 
-    The object's `recipe` is {"class": "module:Name", "options": {...}} with defaults filled in.
+    The object's `config` is {"class": "module:Name", "options": {...}} with defaults filled in.
     Raises UserError naming an option that the signature lacks, or saying where the constructor failed.
     """
     bound = bind(target, options, what, parts)
     with _failures(f"{what or target.__name__} cannot be made with these options"):
         result = target(**bound, **parts)
-    result.recipe = {"class": f"{target.__module__}:{target.__qualname__}", "options": bound}
+    result.config = {"class": f"{target.__module__}:{target.__qualname__}", "options": bound}
     return result
 
 

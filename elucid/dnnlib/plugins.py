@@ -54,7 +54,7 @@ class Interface:
     """What a class must offer: a base class, methods with the arguments they are called with, constructor arguments.
 
     The base may be written `module:Name`, which is imported when it is needed. `optional` methods must take these
-    arguments where a class overrides them. A class that is `kept` in snapshots must be found under its own name in its
+    arguments where a class overrides them. A class that goes `in_snapshots` must be found under its own name in its
     module.
     """
 
@@ -62,7 +62,7 @@ class Interface:
     base: type | str = object
     methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    kept: bool = False
+    in_snapshots: bool = False
     optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -102,7 +102,7 @@ class Interface:
             raise UserError(
                 f"{what}: its constructor must take {', '.join(self.arguments)}; {target.__name__} lacks {missing[0]!r}"
             )
-        if self.kept and getattr(sys.modules[target.__module__], target.__qualname__, None) is not target:
+        if self.in_snapshots and getattr(sys.modules[target.__module__], target.__qualname__, None) is not target:
             raise UserError(
                 f"{what}: snapshots could not find {target.__qualname__} in {target.__module__}; "
                 "define the class at the top of its module, under that name"

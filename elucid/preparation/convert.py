@@ -11,7 +11,7 @@ from PIL import ImageColor
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.images import GRAY, RGB
-from elucid.preparation.pool import Recipe, make_all
+from elucid.preparation.pool import Conversion, make_all
 from elucid.preparation.sources import Source, open_source
 from elucid.preparation.transforms import Size, result_size
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
@@ -88,10 +88,10 @@ def convert(
     opened = open_source(source)
     chosen = _choose(opened, max_images, unlabelled)
     count = {"gray": GRAY, "rgb": RGB}.get(channels) or _common_channels(opened, chosen, progress)
-    recipe = Recipe(opened, count, ground, transform, resolution)
+    conversion = Conversion(opened, count, ground, transform, resolution)
     report = Report(source, str(destination), channels=count, labels=opened.labels, notes=opened.notes)
     with open_destination(destination, overwrite) as write:
-        for index, data in _checked(recipe, chosen, report, workers, progress):
+        for index, data in _checked(conversion, chosen, report, workers, progress):
             write(archive_name(index), data)
         if not report.written:
             raise UserError(f"every picture of {source} is too small for `transform`={transform}; lower `resolution`")
@@ -100,13 +100,13 @@ def convert(
 
 
 def _checked(
-    recipe: Recipe, chosen: Sequence[int], report: Report, workers: int | None, progress: bool
+    conversion: Conversion, chosen: Sequence[int], report: Report, workers: int | None, progress: bool
 ) -> Iterator[tuple[int, bytes | memoryview]]:
     """The PNGs with their numbers, after making sure that all have one size; `report` learns what happened."""
-    made = make_all(recipe, chosen, workers)
+    made = make_all(conversion, chosen, workers)
     bar = progress_bar(made, total=len(chosen), desc="preparing", disable=not progress, delay=0.5)
     for number, (index, result) in enumerate(bar):
-        name = recipe.source.picture_name(index)
+        name = conversion.source.picture_name(index)
         if result is None:
             report.skipped.append(name)
             continue

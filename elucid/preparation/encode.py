@@ -59,7 +59,7 @@ def encode(
     vae = VAE(**({} if model is None else {"model": model}), scale=scale, batch_size=batch)
     shape = vae.latent_shape(dataset.channels, dataset.resolution)
     vae.to(choose_device(device))
-    about = {"name": "vae", "model": vae.model, **vae.found}
+    about = {"name": "vae", "model": vae.model, **vae.metadata}
     with open_destination(destination, overwrite) as write:
         batches = _batches(dataset, batch, workers or available_cores())
         made = (moments for images in batches for moments in vae.numpy_moments(images))

@@ -30,7 +30,7 @@ _SLOTS_PER_WORKER = 3
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Conversion:
     """What is done to every picture of a source."""
 
     source: Source
@@ -50,7 +50,7 @@ class Recipe:
 Made = tuple[int, tuple[Size, bytes | memoryview] | None]
 
 
-def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None) -> Iterator[Made]:
+def make_all(conversion: Conversion, indices: Sequence[int], workers: int | None = None) -> Iterator[Made]:
     """Yield (index, (size, PNG) or None) in the order of `indices`, however many `workers` there are.
 
     The work begins in this process; others are started only when it proves long. The PNG may lie in shared memory and
@@ -64,12 +64,12 @@ def make_all(recipe: Recipe, indices: Sequence[int], workers: int | None = None)
             if left / speed >= _WORTHWHILE:
                 ahead = min(int(speed * _START_UP), left // 2)
                 break
-        made = _joined(recipe.make(index))
+        made = _joined(conversion.make(index))
         largest = max(largest, len(made[1]) if made else 0)
         done += 1
         yield index, made
     if rest := indices[done:]:
-        yield from _in_processes(recipe, rest, ahead, workers, largest)
+        yield from _in_processes(conversion, rest, ahead, workers, largest)
 
 
 def available_cores() -> int:
@@ -77,7 +77,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: int, largest: int) -> Iterator[Made]:
+def _in_processes(
+    conversion: Conversion, indices: Sequence[int], ahead: int, workers: int, largest: int
+) -> Iterator[Made]:
     """Other processes make all but the first `ahead` pictures, which this one makes while they start.
 
     Uncompressed pictures are large: they come back through the slots of a shared file, not through the pool's pipe.
@@ -89,7 +91,7 @@ def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: i
     with tempfile.NamedTemporaryFile(prefix="elucid-", dir=_roomy_memory(slot_bytes * slots)) as file:
         file.truncate(slot_bytes * slots)
         shared = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        pool = ProcessPoolExecutor(workers, _context(), _start_worker, (recipe, file.name, slot_bytes))
+        pool = ProcessPoolExecutor(workers, _context(), _start_worker, (conversion, file.name, slot_bytes))
 
         def fill(slot: int) -> None:
             if part := next(chunks, None):
@@ -99,7 +101,7 @@ def _in_processes(recipe: Recipe, indices: Sequence[int], ahead: int, workers: i
             for slot in range(slots):
                 fill(slot)
             for index in indices[:ahead]:
-                yield index, _joined(recipe.make(index))
+                yield index, _joined(conversion.make(index))
             while pending:
                 slot, part, future = pending.popleft()
                 yield from zip(part, _unpack(future.result(), shared[slot * slot_bytes :]), strict=True)
@@ -135,15 +137,15 @@ def _unpack(results: list, slot: memoryview) -> Iterator[tuple[Size, bytes | mem
         yield result
 
 
-_worker: tuple[Recipe, mmap.mmap, int]
+_worker: tuple[Conversion, mmap.mmap, int]
 
 
-def _start_worker(recipe: Recipe, shared_file: str, slot_bytes: int) -> None:
+def _start_worker(conversion: Conversion, shared_file: str, slot_bytes: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, args=(shared_file,), daemon=True).start()
     with open(shared_file, "r+b") as file:
-        _worker = recipe, mmap.mmap(file.fileno(), 0), slot_bytes
+        _worker = conversion, mmap.mmap(file.fileno(), 0), slot_bytes
 
 
 def _end_with_parent(shared_file: str) -> None:
@@ -156,11 +158,11 @@ def _end_with_parent(shared_file: str) -> None:
 
 def _make_chunk(indices: Sequence[int], slot: int) -> list[tuple[Size, int | bytes] | None]:
     """Per picture its size and its length in the slot, or the bytes themselves when the slot is full."""
-    recipe, shared, slot_bytes = _worker
+    conversion, shared, slot_bytes = _worker
     offset, end = slot * slot_bytes, (slot + 1) * slot_bytes
     results: list[tuple[Size, int | bytes] | None] = []
     for index in indices:
-        made = recipe.make(index)
+        made = conversion.make(index)
         if made is not None and offset + sum(map(len, made[1])) <= end:
             size, parts = made
             first = offset

@@ -70,17 +70,17 @@ def train_step(run: Run, objective) -> int:
 
 def accumulate_gradients(run: Run, objective, step: Step) -> Step:
     """Gradients of one phase, from all its micro-batches; returns the step with the images that it took."""
-    micro = run.micro_batch_size * images_wanted(run.loss, step)
-    step = step.replace(batch_size=micro * run.grad_accum_steps * distributed.world_size())
+    micro_batch_size = run.micro_batch_size * images_wanted(run.loss, step)
+    step = step.replace(batch_size=micro_batch_size * run.grad_accum_steps * distributed.world_size())
     optimizer = run.optimizers[step.phase]
     optimizer.set_lr(step)
     optimizer.zero_grad()
     with optimizer.only_trainable(run.objective):
         for index in range(run.grad_accum_steps):
-            batch = run.stream.next(micro)
+            batch = run.stream.next(micro_batch_size)
             with sync_gradients(objective, last=index == run.grad_accum_steps - 1):
                 out = objective(batch, step)
-                run.scaler.scale(out.loss.sum() / (micro * run.grad_accum_steps)).backward()
+                run.scaler.scale(out.loss.sum() / (micro_batch_size * run.grad_accum_steps)).backward()
             whole = "loss" if step.phase == "main" else step.phase
             for name, term in ({whole: out.loss.detach()} | out.terms).items():
                 run.stats.report(f"Loss/{name}", term)

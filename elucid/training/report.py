@@ -22,7 +22,7 @@ class Report(Hook):
         self.loss_shown = time.monotonic()
 
     def on_start(self, run, folder: Path) -> None:
-        self.loggers.begin(run.options, run.nimg)
+        self.loggers.start(run.options, run.nimg)
 
     def on_step(self, run, images: int) -> None:
         loss = None

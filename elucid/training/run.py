@@ -16,7 +16,7 @@ from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
-from elucid.training.config.build import Parts, build
+from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions
 from elucid.training.data.base import Dataset
@@ -34,7 +34,7 @@ from elucid.training.types import Step
 STATE_VERSION = 2
 
 
-def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Parts:
+def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Components:
     """`build` for a data set, which says itself which encoder its latents need, and `sigma_data` where that is auto."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     if options["precond"].get("sigma_data") == AUTO:
@@ -42,7 +42,7 @@ def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights:
     return build(options, dataset_spec(dataset), precision, weights)
 
 
-def check(options: dict) -> tuple[Dataset, Parts]:
+def check(options: dict) -> tuple[Dataset, Components]:
     """Raise UserError for all that can be refused before training; the parts have no weights."""
     loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
     loop.micro_batch(distributed.world_size())
@@ -228,7 +228,7 @@ class Run:
         return Snapshot(
             emas=dict(self.ema.averages),
             # By its class: a plug-in's path or short name need not mean the same on another machine.
-            **{kind: {**self.options[kind], "name": kept_name(kind, made)} for kind, made in parts.items()},
+            **{kind: {**self.options[kind], "name": stored_name(kind, made)} for kind, made in parts.items()},
             dataset={
                 "name": data.name,
                 "resolution": list(data.resolution),
@@ -249,10 +249,10 @@ class Run:
         return path
 
 
-def kept_name(kind: str, made) -> str:
+def stored_name(kind: str, made) -> str:
     """How a snapshot calls a component: by its short name, or by `module:Name` if it is from outside."""
-    name = made.recipe["name"]
-    return name if name in TABLES[kind] else made.recipe["class"]
+    name = made.config["name"]
+    return name if name in TABLES[kind] else made.config["class"]
 
 
 def write_options(folder: Path, options: dict) -> None:

@@ -11,10 +11,10 @@ class Thing:
         self.part, self.weight, self.depth = part, weight, depth
 
 
-def test_construct_binds_defaults_and_keeps_the_recipe():
+def test_construct_binds_defaults_and_keeps_the_config():
     thing = config.construct(Thing, {"depth": 3}, part="x")
     assert (thing.part, thing.weight, thing.depth) == ("x", 2.0, 3)
-    assert thing.recipe == {"class": f"{__name__}:Thing", "options": {"weight": 2.0, "depth": 3}}
+    assert thing.config == {"class": f"{__name__}:Thing", "options": {"weight": 2.0, "depth": 3}}
 
 
 class Fails:

@@ -54,6 +54,6 @@ def test_lines_of_json_are_cut_where_a_run_goes_on(tmp_path):
         logger.values({**VALUES, "Progress/kimg": {"num": 1, "mean": kimg, "std": 0.0}}, int(kimg * 1000))
     with open(tmp_path / "stats.jsonl", "a") as file:
         file.write('{"half a li')
-    JSONLines(tmp_path).begin({}, 2000)
+    JSONLines(tmp_path).start({}, 2000)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/kimg"]["mean"] for line in lines] == [1.0, 2.0]

@@ -82,9 +82,9 @@ def test_a_slot_that_overflows_changes_nothing(make, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch)
     monkeypatch.setattr(pool, "_SLOT_BYTES", 1)
     source = make({f"{i}.png": picture(8 * (i + 1), 8) for i in range(6)})
-    recipe = pool.Recipe(open_source(source), channels=3)
-    made = [(index, size, bytes(png)) for index, (size, png) in pool.make_all(recipe, range(6), workers=2)]
-    assert made == [(i, (8 * (i + 1), 8), b"".join(recipe.make(i)[1])) for i in range(6)]
+    conversion = pool.Conversion(open_source(source), channels=3)
+    made = [(index, size, bytes(png)) for index, (size, png) in pool.make_all(conversion, range(6), workers=2)]
+    assert made == [(i, (8 * (i + 1), 8), b"".join(conversion.make(i)[1])) for i in range(6)]
 
 
 @pytest.mark.parametrize("destination", ["out.zip", "out"])

@@ -18,7 +18,7 @@ from elucid.training.preconds.vp import VPPrecond
 from elucid.training.snapshots.records import assemble
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
 from elucid.training.snapshots.transfer import transfer
-from elucid.training.snapshots.trust import admitted
+from elucid.training.snapshots.trust import trusted_class
 from elucid.training.types import NetSpec
 
 
@@ -120,9 +120,9 @@ def test_networks_from_outside_need_trust(tmp_path, monkeypatch):
         "from elucid.training.networks.song_unet import SongUNet\nclass Mine(SongUNet): pass\n"
     )
     monkeypatch.setenv("ELUCID_PLUGINS", f"other.nets,{tmp_path / 'nets.py'}")
-    assert issubclass(admitted({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
+    assert issubclass(trusted_class({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
     with pytest.raises(UserError, match="which is no EDMPrecond; refused"):
-        admitted({}, "elucid_plugin_nets:Mine", EDMPrecond)
+        trusted_class({}, "elucid_plugin_nets:Mine", EDMPrecond)
 
 
 def test_transfer():
@@ -144,7 +144,7 @@ def test_transfer():
 
 def test_weights_that_do_not_fit_are_named():
     denoiser = make_denoiser()
-    options, state = denoiser.model.recipe["options"], denoiser.state_dict()
+    options, state = denoiser.model.config["options"], denoiser.state_dict()
     state["model.map_layer0.bias"] = torch.zeros(5)
     with pytest.raises(UserError, match=r"model.map_layer0.bias have the shape \[5\] where the options ask for \[32\]"):
         assemble(SongUNet, options, EDMPrecond, {}, denoiser.spec, state)

@@ -26,7 +26,7 @@ from elucid.training.types import NetSpec
 
 
 @dataclass
-class Parts:
+class Components:
     """What training is made of; `options` are the components with every default filled in."""
 
     encoder: Encoder
@@ -53,7 +53,7 @@ def make_network(component: dict, spec: NetSpec):
             raise UserError(f"network.{option} follows from the data set ({value}); do not set it")
     options = merged(OPTIONS["network"].get(name, {}), options)
     network = construct(target, {**options, **given}, f"network {name}")
-    network.recipe["name"] = name
+    network.config["name"] = name
     return network
 
 
@@ -91,11 +91,11 @@ def make_denoiser(
     with nullcontext() if weights else torch.device("meta"):
         model = make_network(network, spec)
     denoiser = construct(target, {**options, "precision": precision}, f"preconditioner {name}", model=model, spec=spec)
-    denoiser.recipe["name"] = name
+    denoiser.config["name"] = name
     return denoiser
 
 
-def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True) -> Parts:
+def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True) -> Components:
     """Everything that trains, from the components in `options` and the data set's spec.
 
     Raises UserError for unknown names and options, and for a loss that refuses the denoiser.
@@ -126,7 +126,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
         "precond": {key: value for key, value in resolved(denoiser).items() if key != "precision"},
         "loss": resolved(loss),
     }
-    return Parts(encoder, transforms, loss, denoiser, components)
+    return Components(encoder, transforms, loss, denoiser, components)
 
 
 def adapted(spec: NetSpec, loss: Loss) -> NetSpec:

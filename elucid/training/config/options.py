@@ -59,7 +59,7 @@ PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and another loss than its own."""
 
 LISTS = {"transforms", "hooks", "loggers"}
-"""Parts that are lists of components."""
+"""Components that are lists of components."""
 
 CACHES = {"0": "none", "1": "disk"}
 

@@ -32,7 +32,8 @@ def open_dataset(
 
     Labels come from its `dataset.json`, else from its top-level folders, one per class.
     `max_size` keeps a random subset fixed by `seed`. `check` reads the header of every image, so that one of another
-    size or mode is found now and not in the middle of training. `latents` admits stored latents. Raises UserError.
+    size or mode is found now and not in the middle of training. With `latents` they may be
+    stored latents. Raises UserError.
     """
     source = open_files(path)
     encoder = stored_by(source)

@@ -15,7 +15,7 @@ class Encoder(ABC):
     """How many times larger the sides of decoded pictures are than what the network sees."""
 
     @property
-    def found(self) -> dict:
+    def metadata(self) -> dict:
         """Options that the encoder itself found out, e.g. the hash of weights that it has loaded."""
         return {}
 

@@ -41,7 +41,7 @@ class VAE(Encoder):
         self._autoencoder: nn.Module | None = None
 
     @property
-    def found(self) -> dict:
+    def metadata(self) -> dict:
         """Options that the autoencoder itself answers; `sha256` once its weights are loaded."""
         return {"scale": self.scale, "sha256": self.sha256}
 

@@ -16,7 +16,7 @@ class Logger:
     def __init__(self, folder: Path | None):
         self.folder = folder
 
-    def begin(self, options: dict[str, Any], nimg: int) -> None:
+    def start(self, options: dict[str, Any], nimg: int) -> None:
         """The run starts with these options, or goes on at `nimg` images."""
 
     def line(self, text: str) -> None:
@@ -57,8 +57,8 @@ class Loggers(Logger):
                 else:
                     warnings.warn(text, stacklevel=3)
 
-    def begin(self, options: dict[str, Any], nimg: int) -> None:
-        self._each("begin", options, nimg)
+    def start(self, options: dict[str, Any], nimg: int) -> None:
+        self._each("start", options, nimg)
 
     def line(self, text: str) -> None:
         self._each("line", text)

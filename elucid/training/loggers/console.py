@@ -24,7 +24,7 @@ class Console(Logger):
         self.bar: tqdm | None = None
         self.total_nimg = 0
 
-    def begin(self, options: dict[str, Any], nimg: int) -> None:
+    def start(self, options: dict[str, Any], nimg: int) -> None:
         self.total_nimg = round(options["loop"]["duration_mimg"] * 1e6)
         self.bar = progress_bar(total=self.total_nimg, initial=nimg, unit_scale=True, desc="training")
 

@@ -12,7 +12,7 @@ from elucid.training.loggers.base import Logger
 class JSONLines(Logger):
     """{"Loss/loss": {"num", "mean", "std"}, "Progress/kimg": ..., "timestamp": seconds} per tick, in `stats.jsonl`."""
 
-    def begin(self, options: dict[str, Any], nimg: int) -> None:
+    def start(self, options: dict[str, Any], nimg: int) -> None:
         if self.folder is not None:
             _cut_stats(self.folder / "stats.jsonl", nimg)
 

@@ -15,7 +15,7 @@ Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
 def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Optimizer:
-    """The optimizer that {"name": ..., option: value} describes; its `recipe` has every default filled in.
+    """The optimizer that {"name": ..., option: value} describes; its `config` has every default filled in.
 
     Raises UserError for an unknown name, and for options that the optimizer lacks or refuses.
     """
@@ -28,7 +28,7 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
     optimizer = make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))
     for option in set(HOW_NOT_WHAT) - options.keys():
-        optimizer.recipe["options"].pop(option, None)
+        optimizer.config["options"].pop(option, None)
     return optimizer
 
 

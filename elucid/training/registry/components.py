@@ -76,8 +76,8 @@ def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
             given = merged(USUAL.get(inner, {}), given)
         made[argument] = make(given, inner, f"{what}, {argument}" if inner != "loss" else None)
     result = construct(target, options, what, **parts, **made)
-    result.recipe["name"] = name
-    result.recipe["options"] |= {argument: resolved(child) for argument, child in made.items()}
+    result.config["name"] = name
+    result.config["options"] |= {argument: resolved(child) for argument, child in made.items()}
     return result
 
 
@@ -102,7 +102,7 @@ def _require_base(name: str, kinds: dict[str, str], options: dict) -> None:
 
 def resolved(made: Any) -> dict:
     """The component of an object with every default filled in, and with what the object itself `found` out."""
-    return {"name": made.recipe["name"], **made.recipe["options"], **getattr(made, "found", {})}
+    return {"name": made.config["name"], **made.config["options"], **getattr(made, "metadata", {})}
 
 
 def walk(options: Any) -> Iterator[dict]:

@@ -26,9 +26,15 @@ INTERFACES = {
             {"forward": ("denoiser", "batch", "step")},
             optional={"after_step": ("denoiser", "step", "stepped"), "setup": ("denoiser", "load")},
         ),
-        Interface("network", "torch.nn:Module", {"forward": ("x", "c_noise", "cond")}, REQUIRED_OF_NETWORKS, kept=True),
         Interface(
-            "preconditioner", _T + "preconds.base:Preconditioned", {"coefficients": ("sigma",)}, PARTS, kept=True
+            "network", "torch.nn:Module", {"forward": ("x", "c_noise", "cond")}, REQUIRED_OF_NETWORKS, in_snapshots=True
+        ),
+        Interface(
+            "preconditioner",
+            _T + "preconds.base:Preconditioned",
+            {"coefficients": ("sigma",)},
+            PARTS,
+            in_snapshots=True,
         ),
         Interface("noise", _T + "noise.distributions:NoiseDistribution", {"sample": ("count", "denoiser", "device")}),
         Interface("process", _T + "noise.processes:Process"),

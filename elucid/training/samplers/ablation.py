@@ -76,7 +76,7 @@ class AblationSampler(Sampler):
         x = x * self.scale(sigmas[0])
         for i in range(num_steps):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]
-            sigma_hat = self.churn.raised(denoise, sigma, num_steps)
+            sigma_hat = self.churn.churned(denoise, sigma, num_steps)
             t_hat, t_next = curve.time(sigma_hat), curve.time(sigma_next)
             s_hat = self.scale(sigma_hat)
             x_hat = s_hat / self.scale(sigma) * x + s_hat * self.churn.added(x, sigma, sigma_hat, noise)

@@ -21,7 +21,7 @@ class Churn:
         self.S_churn, self.S_min, self.S_noise = S_churn, S_min, S_noise
         self.S_max = math.inf if S_max is None else S_max
 
-    def raised(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
+    def churned(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
         """The level after adding noise."""
         if self.S_churn == 0:
             return sigma

@@ -38,7 +38,7 @@ def _padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samp
 
 
 def cut(items: Sequence, size: int) -> Iterator[Sequence]:
-    """Parts of this size, in order; the last one may be smaller."""
+    """Components of this size, in order; the last one may be smaller."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

@@ -25,7 +25,7 @@ from elucid.training.snapshots.records import assemble
 from elucid.training.types import NetSpec
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-FOREIGN_NAMES = {
+EDM_NAMES = {
     **CONTAINERS,
     **ARRAYS,
     **TENSORS,
@@ -48,12 +48,12 @@ LATENT_CHANNELS = 4  # Patch Diffusion's, of Stable Diffusion's autoencoder
 MOST_MODULES, DEEPEST = 100_000, 32  # the largest published one has some 1500, 5 deep
 
 
-def is_foreign(content: Any) -> bool:
+def is_edm_pickle(content: Any) -> bool:
     """Whether a pickle's content looks like a checkpoint of the family."""
     return isinstance(content, dict) and isinstance(content.get("ema"), Record) and content["ema"].name == PERSISTENT
 
 
-def read_foreign(content: dict) -> dict[str, Any]:
+def read_edm_pickle(content: dict) -> dict[str, Any]:
     """The parts of a `Snapshot`. Raises UserError if a class or an option is unknown, or a weight does not fit."""
     try:
         denoiser = read_denoiser(content["ema"])

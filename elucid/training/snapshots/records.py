@@ -13,7 +13,7 @@ from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
-from elucid.training.snapshots.trust import admitted, kept_name
+from elucid.training.snapshots.trust import registered_name, trusted_class
 from elucid.training.types import NetSpec
 
 DTYPES = {
@@ -28,15 +28,15 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
     Raises UserError if it was not made by `elucid.dnnlib.config.construct`, which notes the options.
     """
     for part in (denoiser, denoiser.model):
-        if not hasattr(part, "recipe"):
+        if not hasattr(part, "config"):
             raise UserError(
                 f"{type(part).__name__} does not know its options; make it with elucid.dnnlib.config.construct"
             )
     network = denoiser.model
     return {
-        "name": kept_name(names.PRECONDS, type(denoiser)),
-        "options": denoiser.recipe["options"],
-        "network": {"name": kept_name(names.NETWORKS, type(network)), "options": network.recipe["options"]},
+        "name": registered_name(names.PRECONDS, type(denoiser)),
+        "options": denoiser.config["options"],
+        "network": {"name": registered_name(names.NETWORKS, type(network)), "options": network.config["options"]},
         "spec": dataclasses.asdict(denoiser.spec),
         "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
     }
@@ -45,7 +45,7 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
 def rebuild_denoiser(record: dict) -> Preconditioned:
     """The denoiser that `describe_denoiser` described, on the CPU, for evaluation.
 
-    Raises UserError if a class is not admitted, an option does not exist or an array does not fit.
+    Raises UserError if a class is not trusted_class, an option does not exist or an array does not fit.
     """
     try:
         record = upgraded(record)
@@ -54,8 +54,8 @@ def rebuild_denoiser(record: dict) -> Preconditioned:
         require_spec(network["options"], spec)
         state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
         return assemble(
-            admitted(names.NETWORKS, network["name"], nn.Module), network["options"],
-            admitted(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,
+            trusted_class(names.NETWORKS, network["name"], nn.Module), network["options"],
+            trusted_class(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,
         )  # fmt: skip
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the denoiser's description is damaged ({type(error).__name__}: {error})") from error

@@ -20,9 +20,9 @@ from elucid.dnnlib.unpickle import Record, read_pickle, recorder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
-from elucid.training.snapshots.edm_family import FOREIGN_NAMES, is_foreign, read_foreign
+from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
-from elucid.training.snapshots.trust import admit
+from elucid.training.snapshots.trust import resolve_trusted
 
 FORMAT, VERSION = "elucid-snapshot", 2
 REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
@@ -107,11 +107,11 @@ def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu",
     """
     path = located(source)
     content = read_pickle(
-        read(path), {**FOREIGN_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
+        read(path), {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
     )
     try:
-        if is_foreign(content):
-            snapshot = Snapshot(**read_foreign(content))
+        if is_edm_pickle(content):
+            snapshot = Snapshot(**read_edm_pickle(content))
             snapshot.emas = snapshot.emas if ema is None else {ema: chosen(snapshot.emas, ema)}
         else:
             snapshot = read_own(content, ema)
@@ -196,7 +196,7 @@ def chosen(emas: dict[str, Any], name: str) -> Any:
 
 
 def check_component(kind: str, component: dict[str, Any]) -> None:
-    """Raise UserError unless a part is this program's or of a plug-in that is trusted (`trust.admit`)."""
+    """Raise UserError unless a part is this program's or of a plug-in that is trusted (`trust.resolve_trusted`)."""
     name = str(component.get("name"))
     if name not in TABLES[kind]:
-        INTERFACES[kind].require(admit(TABLES[kind], name), name)
+        INTERFACES[kind].require(resolve_trusted(TABLES[kind], name), name)

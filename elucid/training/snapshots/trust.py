@@ -16,21 +16,21 @@ PLUGINS = "ELUCID_PLUGINS"
 """Environment variable: modules (`my_pkg.nets`) and files (`nets.py`), with commas between, that snapshots may name."""
 
 
-def kept_name(table: Mapping[str, str], kind: type) -> str:
+def registered_name(table: Mapping[str, str], kind: type) -> str:
     """How a file calls a class: by its short name, which outlives its module; `module:Name` if it is from outside."""
     path = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, place in table.items() if place == path), path)
 
 
-def admitted(table: Mapping[str, str], name: str, base: type) -> type:
+def trusted_class(table: Mapping[str, str], name: str, base: type) -> type:
     """The class of that name, if it is a subclass of `base` and snapshots may name it. Raises UserError otherwise."""
-    target = admit(table, name)
+    target = resolve_trusted(table, name)
     if not isinstance(target, type) or not issubclass(target, base):
         raise UserError(f"the snapshot names {name!r}, which is no {base.__name__}; refused")
     return target
 
 
-def admit(table: Mapping[str, str], name: str) -> Any:
+def resolve_trusted(table: Mapping[str, str], name: str) -> Any:
     """What a short name or `module:Name` is, if snapshots may name it: a stranger's file must not choose code to run.
 
     Those are the names in this program's table; of a module that this process has imported already (`trust`) or that
