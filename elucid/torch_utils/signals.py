@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,14 @@ SAME_SIGNAL = 1.0
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGTERM and Ctrl-C set `requested`, so that the step is finished first; a second one acts at once."""
+    """SIGTERM and Ctrl-C set `requested`, so that the step is finished first; a second one acts at once.
+
+    In another thread than the main one signals stay as they are.
+    """
     stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield stop
+        return
 
     def handle(number, frame):
         now = time.monotonic()
