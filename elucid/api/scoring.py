@@ -13,9 +13,11 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
+from elucid.dnnlib.plugins import installed
 from elucid.metrics.detectors import Detector, make_detector
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.images import feature_statistics, read_batches
+from elucid.metrics.names import DETECTORS
 from elucid.metrics.reference import Reference, load_reference, require_same_detector, save_reference
 from elucid.metrics.svc import PixelClassifier, interval
 from elucid.torch_utils import distributed
@@ -153,10 +155,10 @@ def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: 
 
 def own_detector(reference: Reference) -> str:
     """The name of the reference's detector. A reference is data: it does not choose code from outside to be run."""
-    if ":" in reference.detector:
+    if reference.detector not in {*DETECTORS, *installed("detector")}:
         raise UserError(
             f"{reference.path} was made with {reference.detector}, which is not of this program; "
-            f"if you trust it, give `detector`={reference.detector}"
+            "if you trust it, say where it is: `detector`=file.py:Name"
         )
     return reference.detector
 

@@ -88,7 +88,7 @@ class Group(_Answers, click.Group):
             ) from error
 
 
-version_option = click.version_option(__version__, "--version", message="%(prog)s of Elucid %(version)s")
+version_option = click.version_option(__version__, "--version", message="Elucid %(version)s")
 """Decorator for --version."""
 
 

@@ -1,6 +1,7 @@
-"""One part of each kind from outside, in one file, through training and sampling: nothing of the program is edited."""
+"""One part of each kind from outside, those of the documentation: nothing of the program is edited."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -11,93 +12,13 @@ from PIL import Image
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 
-CODE = '''
-from pathlib import Path
-import numpy as np
-import torch
-from elucid.training.data.base import Dataset
-from elucid.training.ema.base import EMA
-from elucid.training.encoders.base import Encoder
-from elucid.training.guidance.base import Guidance
-from elucid.training.hooks.base import Hook
-from elucid.training.loggers.base import Logger
-from elucid.training.noise.distributions import NoiseDistribution
-from elucid.training.noise.processes import LinearProcess
-from elucid.training.noise.schedules import Schedule
-from elucid.training.optim.schedules import LRSchedule
-from elucid.training.samplers.base import Sampler, estimate
-from elucid.training.transforms.base import Transform
-from elucid.training.types import Batch
-
-class Fixed(NoiseDistribution):
-    def __init__(self, level: float = 0.5): self.level = level
-    def sample(self, count, denoiser, device): return torch.full((count, 1, 1, 1), self.level, device=device)
-
-class Slow(LinearProcess):
-    """sigma(t) = t, under another name."""
-
-class Few(Schedule):
-    def levels(self, num_steps, sigma_min, sigma_max): return torch.linspace(sigma_max, sigma_min, num_steps).double()
-
-class Once(Sampler):
-    """One evaluation, whatever the schedule."""
-    def evaluations(self, num_steps): return 1
-    def __call__(self, denoise, x, sigmas, noise, callback=None): return estimate(denoise, x, sigmas[0], callback)
-
-class Negative(Guidance):
-    def pair(self, x, sigma, cond):
-        main = self.denoiser(x, sigma, cond)
-        return main, -main.x0
-
-class Dim(Encoder):
-    def encode(self, raw): return raw.float() / 255 - 0.5
-    def decode(self, x): return ((x + 0.5) * 255).clip(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-
-class Brighter(Transform):
-    def __init__(self, by: float = 0.1): self.by = by
-    def adapt(self, spec): return spec.with_vector("brightness", 1)
-    def __call__(self, batch):
-        by = torch.full((len(batch), 1), self.by)
-        return Batch(batch.images + self.by, {**batch.cond, "brightness": by}, batch.mirrored)
-
-class Ramp(Dataset):
-    def __init__(self, path: str, count: int = 6):
-        self.path, self.name, self.count = path, "ramp", count
-        self.resolution, self.channels, self.dtype = (8, 8), 1, np.dtype(np.uint8)
-    def __len__(self): return self.count
-    def image(self, index): return np.full((1, 8, 8), 40 * index, np.uint8)
-
-class Plain(torch.optim.Optimizer):
-    def __init__(self, params, lr: float = 1e-3): super().__init__(params, {"lr": lr})
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                p -= group["lr"] * p.grad.sign()
-
-class Half(LRSchedule):
-    def __call__(self, step): return 0.5
-    def rate(self, lr, step): return lr * 0.5
-    def shape(self, step): return 0.5
-
-class Last(EMA):
-    def __init__(self, denoiser): super().__init__(denoiser, ["last"])
-    def update(self, denoiser, step): self.averages["last"].load_state_dict(denoiser.state_dict())
-
-class Count(Hook):
-    def __init__(self, place: str = "calls"): self.place, self.calls = Path(place), []
-    def on_step(self, run, images): self.calls.append("step")
-    def on_tick(self, run, values): self.calls.append("tick")
-    def on_snapshot(self, run, path): self.calls.append("snapshot")
-    def close(self): self.place.write_text(" ".join(self.calls))
-
-class Text(Logger):
-    def values(self, values, nimg):
-        with open(self.folder / "values.txt", "a") as file: file.write(f"{nimg}\\n")
-
+PAGE = (scripts.ROOT / "docs/how-to/own_parts.md").read_text()
+CODE = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+CODE += """
 class Broken(Logger):
-    def values(self, values, nimg): raise ValueError("the server is gone")
-'''
+    def values(self, values, nimg):
+        raise ValueError("the server is gone")
+"""
 
 
 TINY = ["--data=digits.zip", "--device=cpu", "--augment=0", "--cbase=8", "--cres=1", "--seed=1",
@@ -126,8 +47,8 @@ def test_every_kind(call, tmp_path, monkeypatch):
         *("--duration=0.000008", "--tick=0.004", "--cbase=8", "--cres=1", "--set=network.num_blocks=1"),
         *("--set=dataset.reader=mine.py:Ramp", "--set=dataset.reader.count=4", "--set=encoder.name=mine.py:Dim"),
         *("--transform=mine.py:Brighter", "--set=loss.noise=mine.py:Fixed", "--set=loss.noise.level=0.7"),
-        *("--optimizer=mine.py:Plain", "--lr_schedule=mine.py:Half", "--set=ema.name=mine.py:Last"),
-        *("--set=sampler.name=mine.py:Once", "--set=schedule.name=mine.py:Few", "--set=loop.grid_images=2"),
+        *("--optimizer=mine.py:Sign", "--lr_schedule=mine.py:Half", "--set=ema.name=mine.py:Last"),
+        *("--set=sampler.name=mine.py:Once", "--set=schedule.name=mine.py:Even", "--set=loop.grid_images=2"),
         *("--hook=mine.py:Count", "--log=mine.py:Text", "--log=mine.py:Broken"),
     ]
     out = call("train.py", *train)
@@ -139,7 +60,7 @@ def test_every_kind(call, tmp_path, monkeypatch):
     assert options["transforms"] == [{"name": "mine.py:Brighter", "by": 0.1}]
     assert options["dataset"]["reader"] == {"name": "mine.py:Ramp", "count": 4}
     line = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
-    assert line["Optimizer/lr"]["mean"] == 0.5e-3 and line["Optimizer/grad_norm"]["mean"] > 0
+    assert 0 < line["Optimizer/lr"]["mean"] < 0.5e-3 and line["Optimizer/grad_norm"]["mean"] > 0
     assert np.array(Image.open(scripts.newest(tmp_path / "run", "samples"))).shape == (496, 994)
 
     snapshot = scripts.newest("run")
@@ -156,6 +77,28 @@ def test_every_kind(call, tmp_path, monkeypatch):
     assert not np.array_equal(images["own"], images["slow"])
     # The same run, resumed by what the command line names.
     call("train.py", *train, "--resume=auto", "--duration=0.000012")
+
+
+def test_network_preconditioner_loss_and_detector(call, tmp_path, monkeypatch):
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
+    train = ["--data=digits.zip", "--cond=1", "--device=cpu", "--augment=0", "--batch=4", "--duration=0.000008"]
+    parts = ["--arch=mine.py:Tiny", "--set=network.width=16", "--precond=mine.py:Noise", "--loss=mine.py:L1"]
+    call("train.py", *train, *parts, "--outdir=run", "--nosubdir")
+    options = json.loads((tmp_path / "run/training_options.json").read_text())
+    assert options["network"] == {"name": "mine.py:Tiny", "width": 16} and options["loss"]["noise"]["P_std"] == 1.2
+    call("generate.py", "--network=run", "--outdir=out", "--seeds=0-3", "--plugins=mine.py", "--device=cpu")
+    call("fid.py", "ref", "--data=digits.zip", "--dest=digits.npz", "--detector=mine.py:Pixels", "--device=cpu")
+    flags = ["--images=out", "--num=4", "--ref=digits.npz", "--device=cpu"]
+    assert "was made with pixels" in call("fid.py", "calc", *flags, code=2)  # it chooses no code
+    assert "fid4_pixels: 4 images of out" in call("fid.py", "calc", *flags, "--detector=mine.py:Pixels")
+
+
+def test_a_part_from_outside_drops_what_the_preset_said_of_another(call, tmp_path):
+    call("dataset_tool.py", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
+    flags = ["--preset=demo", "--arch=mine.py:Tiny", "--data=digits.zip", "--device=cpu", "--dry-run"]
+    out = call("train.py", *flags)
+    assert json.loads(out[: out.rindex("}") + 1])["network"] == {"name": "mine.py:Tiny", "width": 8}
+    assert '"width": 12' in call("train.py", *flags, "--set=network.width=12")
 
 
 @pytest.fixture(scope="module")
