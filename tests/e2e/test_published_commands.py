@@ -234,12 +234,24 @@ def test_sampling(command, networks, call, tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
+def test_one_folder_for_all_of_a_readmes_lines(networks, call, tmp_path, monkeypatch, capsys):
+    """`--outdir=out` each time, as published: images of other options are not mixed in, nor replaced unasked."""
+    short = f"--seeds=0,1 --steps=2 --device=cpu --outdir={tmp_path}/out"
+    call(f"{SAMPLING[0]} {short}")
+    for command in SAMPLING[1:4]:
+        code, _, err = scripts.call(monkeypatch, capsys, *f"{command} {short}".split())
+        if "--subdirs" not in command:  # which makes other files
+            assert code == 2 and "--overwrite" in err
+        call(f"{command} {short} --overwrite")
+
+
 def test_scores(networks, call, tmp_path):
     call(f"generate.py --seeds=0-2 --steps=1 --subdirs --network=networks/cifar10.pkl --outdir={tmp_path}/fid-tmp")
     ref = f"{tmp_path}/fid-refs/cifar10-32x32.npz"
     call(f"fid.py ref --data=datasets/cifar10-32x32.zip --dest={ref} --detector=random")
     out, _ = call(f"fid.py calc --images={tmp_path}/fid-tmp --ref={ref} --num=3")
     assert float(out.splitlines()[-1]) > 0
+    call(f"example.py --model_path=networks/cifar10.pkl --output_path={tmp_path}/grid.png --num_steps=1")
     call(f"example.py --model_path=networks/cifar10.pkl --output_path={tmp_path}/grid.png --steps=1")
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (256, 256)
