@@ -25,7 +25,7 @@ class SingleProcess:
         """While it is open, this process is ended if another fails, whatever it waits for."""
         return nullcontext()
 
-    def first_to_fail(self) -> bool:
+    def first_to_fail(self, message: str) -> bool:
         """True in the one process that is to print its error."""
         return True
 
@@ -63,7 +63,7 @@ def run(command: click.Command, args: list[str] | None = None, peers: SingleProc
 
 def fail(message: str, peers: SingleProcess) -> None:
     """Print an error line, in one of the processes that come here with it, and exit with code 2."""
-    if peers.first_to_fail():
+    if peers.first_to_fail(message):
         start = "" if peers.is_main else "\n"  # where the main process's progress bar may stand
         click.echo(f"{start}error: {' '.join(message.split())}", err=True)
     sys.exit(2)

@@ -33,9 +33,12 @@ def failed(done) -> tuple[list[str], list[str]]:
     ],
 )
 def test_an_error_of_all_processes_is_printed_once(script, flags):
-    lines, codes = failed(scripts.run(script, *flags, processes=2, code=1))
+    done = scripts.run(script, *flags, processes=2, code=1)
+    lines, codes = failed(done)
     assert len(lines) == 1 and ("nowhere" in lines[0] or "--no-such-flag" in lines[0])
     assert codes == ["2", "2"]
+    report = done.stderr[done.stderr.rindex("Root Cause") :]
+    assert lines[0] in " ".join(report.split()), "torchrun's own report ends with it"
 
 
 def test_an_error_of_one_process_ends_the_other(network, tmp_path):
