@@ -54,7 +54,7 @@ def test_the_run_folder(finished):
     assert "tick 2" in log and "img/s" in log and "left" in log
     assert max(len(line) for line in log.splitlines() if line.startswith("tick")) <= 100 and " gpu " not in log
     [made] = json.loads((finished / "run.json").read_text())
-    assert made["command"].startswith("train.py ") and "--desc=first" in made["command"]
+    assert "train.py " in made["command"] and "--desc=first" in made["command"]
     assert made["torch"] == torch.__version__ and made["host"] and made["processes"] == 1 and made["nimg"] == 320
     assert made["started"] <= made["ended"] and {"commit", "elucid", "python", "device"} <= made.keys()
 

@@ -2,8 +2,6 @@
 
 import torch
 
-from elucid.dnnlib.errors import UserError
-
 
 class Muon(torch.optim.Optimizer):
     """W <- W - lr * 0.2 sqrt(max(m, n)) * orthogonalized(momentum) for weights viewed as matrices [m, n].
@@ -11,7 +9,6 @@ class Muon(torch.optim.Optimizer):
     Jordan et al. 2024, scaled so that Adam's rates and decays fit (Liu et al. 2025, "Muon is scalable for LLM
     training"). A kernel is a matrix [out, in*k*k]. AdamW, with `betas` and `eps`, takes what is not a matrix, and
     layers with fewer than `min_channels` inputs or outputs: the first and last ones, for which Muon is not meant.
-    Needs torch 2.9; raises UserError without it.
     """
 
     def __init__(
@@ -26,8 +23,6 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         min_channels: int = 16,
     ):
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"optimizer muon needs torch 2.9 or newer, this is {torch.__version__}; install that")
         # These two check the options and do the arithmetic; they own nothing, `step` lends them parameters and state.
         self._muon = torch.optim.Muon(
             [torch.zeros(1, 1)],
