@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-SPINS = "1000"
+SPINS = "3000"
 """How often a thread of OpenMP looks whether the others are done before it sleeps (docs/performance.md has figures).
 
 The default is to look for ever, which on cores that others use keeps the very thread from running that is waited for.
