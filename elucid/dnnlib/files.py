@@ -94,7 +94,7 @@ def is_url(name: str | os.PathLike) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded data sets are kept: `$ELUCID_CACHE`, else `~/.cache/elucid`."""
+    """Where downloads and decoded datasets are kept: `$ELUCID_CACHE`, else `~/.cache/elucid`."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elucid"
     return Path(os.environ.get("ELUCID_CACHE", default))
 

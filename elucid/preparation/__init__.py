@@ -1,1 +1,1 @@
-"""Data sets made from folders, archives and arrays."""
+"""Datasets made from folders, archives and arrays."""

@@ -1,4 +1,4 @@
-"""Data sets published as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
+"""Datasets published as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
 
 import gzip
 import tarfile

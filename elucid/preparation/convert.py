@@ -1,4 +1,4 @@
-"""From any source to a data set that training reads: choose, make, check, write, report."""
+"""From any source to a dataset that training reads: choose, make, check, write, report."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def convert(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write the pictures of `source` as a data set; `destination` is a .zip or a new folder.
+    """Write the pictures of `source` as a dataset; `destination` is a .zip or a new folder.
 
     `resolution` is (width, height). `channels` is auto (gray if all pictures are), gray or rgb; `unlabelled` keep or
     drop. Raises UserError naming the picture, file or option; then nothing is left under the destination's name.

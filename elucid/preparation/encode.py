@@ -49,7 +49,7 @@ def encode(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Store the latents of a data set, with its labels, for train.py --train_on_latents=1.
+    """Store the latents of a dataset, with its labels, for train.py --train_on_latents=1.
 
     `destination` is a .zip or a new folder, of one .npy [2C,h,w] per image and dataset.json. Raises UserError for
     images that the VAE does not take; then nothing is left under the destination's name.

@@ -1,4 +1,4 @@
-"""Every image and label of a data set, checked; its size, classes and statistics, and the noise that suits them."""
+"""Every image and label of a dataset, checked; its size, classes and statistics, and the noise that suits them."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from elucid.training.data.statistics import channel_sums, from_sums
 
 @dataclass
 class Verdict:
-    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents).
+    """What a sound dataset consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents).
 
     `overall` is the mean and standard deviation of all channels together, as a network sees them.
     """
@@ -101,7 +101,7 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
     if bad:
         raise UserError(
             f"{len(bad)} of {len(dataset)} images are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}; "
-            "replace or remove them, or make the data set again with dataset_tool.py"
+            "replace or remove them, or make the dataset again with dataset_tool.py"
         )
     pixels = len(dataset) * np.prod(dataset.resolution)
     mean = total / pixels

@@ -1,4 +1,4 @@
-"""Data sets written whole or not at all: a stored zip or a folder of uncompressed PNGs, and `dataset.json`."""
+"""Datasets written whole or not at all: a stored zip or a folder of uncompressed PNGs, and `dataset.json`."""
 
 import os
 import struct
@@ -31,7 +31,7 @@ def _with_archive(path: Path) -> list[Path]:
 
 
 def archive_name(index: int, suffix: str = ".png") -> str:
-    """Name of a picture in the data set: `00012/img00012345.png`."""
+    """Name of a picture in the dataset: `00012/img00012345.png`."""
     return f"{index:08d}"[:5] + f"/img{index:08d}{suffix}"
 
 

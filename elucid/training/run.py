@@ -176,7 +176,7 @@ class Run:
             raise UserError(f"state format {version!r}; this program reads up to {STATE_VERSION}: update it")
         if state.get("data", self.data_facts()) != self.data_facts():
             raise UserError(
-                f"{self.dataset.path} is not the data set of the run to be resumed: it has {self.data_facts()}, the "
+                f"{self.dataset.path} is not the dataset of the run to be resumed: it has {self.data_facts()}, the "
                 f"run had {state['data']}; pass the original with `data`, or start a new run with `transfer`"
             )
         try:

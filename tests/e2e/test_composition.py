@@ -82,7 +82,7 @@ def test_trains_ten_steps_and_samples(precond, loss, data, network, places):
     [
         ("edm", "cdm(patch(edm))", {}, r"cdm wraps edm, vp, ve or iddpm, not PatchLoss; write e.g. patch\(cdm"),
         ("edm", "cdm(cdm(edm))", {}, "cdm wraps .*, not ConsistencyLoss"),
-        ("edm", "patch(patch(edm))", {}, "write patch once"),
+        ("edm", "patch(patch(edm))", {}, "use patch once"),
         ("edm", "patch(cdm(patch(edm)))", {}, "not PatchLoss"),
         ("edm", "patch", {}, "the loss patch wraps another one; write for example `loss`=patch"),
         ("edm", "cdm", {}, "the loss cdm wraps another one"),

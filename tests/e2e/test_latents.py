@@ -151,7 +151,7 @@ TRAIN, GENERATE = ["train.py", *TEN_STEPS, "--outdir=OUT"], ["generate.py", "--s
     ("args", "message"),
     [
         ([*TRAIN, LATENTS], "latents.zip holds latents, not images; train on them with --train_on_latents=1"),
-        ([*TRAIN, LATENTS, "--train_on_latents=1", "--xflip=1"], "mirrored latents are not those of the mirrored"),
+        ([*TRAIN, LATENTS, "--train_on_latents=1", "--xflip=1"], "--xflip=1"),
         ([*TRAIN, LATENTS, "--train_on_latents=1", "--set=encoder.scale=0.13"], "of encoder.scale=0.18215, not 0.13"),
         ([*TRAIN, LATENTS, "--train_on_latents=1", "--set=encoder.model=OTHER"], "other3 has other weights"),
         ([*TRAIN, LATENTS, "--train_on_latents=1", "-n", "--set=encoder.model=WIDE"], "stores latents of 4 channels"),

@@ -52,7 +52,7 @@ def test_every_kind(call, tmp_path, monkeypatch):
         *("--hook=mine.py:Count", "--log=mine.py:Text", "--log=mine.py:Broken"),
     ]
     out = call("train.py", *train)
-    assert "Broken logs no more (ValueError: the server is gone); training goes on" in out
+    assert "Broken failed and is disabled (ValueError: the server is gone); training goes on" in out
     assert (tmp_path / "calls").read_text() == "step step tick step step tick snapshot"
     assert (tmp_path / "run/values.txt").read_text() == "4\n8\n"
     options = json.loads((tmp_path / "run/training_options.json").read_text())

@@ -161,7 +161,7 @@ def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path,
 
 def test_two_runs_cannot_train_in_one_folder(tmp_path):
     with claim(tmp_path):
-        with pytest.raises(UserError, match="another process trains in"), claim(tmp_path):
+        with pytest.raises(UserError, match="another process is training in"), claim(tmp_path):
             pass
     with claim(tmp_path):
         pass

@@ -165,7 +165,7 @@ def test_a_removed_lock_file_locks_nobody_out_and_two_in(tmp_path):
 @pytest.mark.parametrize("text", ["much", "-1", "nan"])
 def test_a_limit_that_is_no_number_is_named(text, keep, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE_GB", text)
-    with pytest.raises(UserError, match=f"ELUCID_CACHE_GB={text} is no number of gigabytes"):
+    with pytest.raises(UserError, match=f"ELUCID_CACHE_GB={text} "):
         keep("a")
 
 

@@ -1,4 +1,4 @@
-"""What every encoder is: between what a data set stores and what the network sees."""
+"""What every encoder is: between what a dataset stores and what the network sees."""
 
 from abc import ABC, abstractmethod
 
@@ -20,7 +20,7 @@ class Encoder(ABC):
         return {}
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """What the network sees of the data set that `spec` describes."""
+        """What the network sees of the dataset that `spec` describes."""
         return spec
 
     def check(self, spec: NetSpec) -> None:  # noqa: B027 - most fit any network

@@ -67,7 +67,7 @@ class VAE(Encoder):
         if spec.latent:
             if spec.image_channels != 2 * self.latent_channels:
                 raise UserError(
-                    f"the data set stores latents of {spec.image_channels / 2:g} channels, but VAE {self.model} has "
+                    f"the dataset stores latents of {spec.image_channels / 2:g} channels, but VAE {self.model} has "
                     f"{self.latent_channels}; give the VAE it was encoded with by `set` encoder.model=PATH"
                 )
             return spec.replace(image_channels=self.latent_channels)
@@ -80,11 +80,11 @@ class VAE(Encoder):
         if height % self.factor or width % self.factor:
             raise UserError(
                 f"VAE {self.model} makes images {self.factor} times smaller, and {width}x{height} does not divide; "
-                "prepare the data set with another `resolution`"
+                "prepare the dataset with another `resolution`"
             )
         if channels not in (1, self.in_channels):
             raise UserError(
-                f"VAE {self.model} takes {self.in_channels} channels, the data set has {channels}; "
+                f"VAE {self.model} takes {self.in_channels} channels, the dataset has {channels}; "
                 "convert it with dataset_tool.py --channels"
             )
         return self.latent_channels, height // self.factor, width // self.factor
@@ -128,9 +128,9 @@ class VAE(Encoder):
 
 
 def stored_encoder(component: dict, dataset) -> dict:
-    """The encoder to use with a data set: the component, completed by what the data set's latents were made with.
+    """The encoder to use with a dataset: the component, completed by what the dataset's latents were made with.
 
-    Raises UserError, naming the data set, if they were made with another encoder, factor or weights.
+    Raises UserError, naming the dataset, if they were made with another encoder, factor or weights.
     """
     stored = dataset.encoder
     if stored is None:

@@ -61,7 +61,7 @@ class Preconditioned(nn.Module):
         return torch.as_tensor(sigma)
 
     def after_step(self, step: Step) -> None:
-        """Called after each optimizer step; calls the network's `after_step` if it has one, e.g. to normalise weights."""
+        """Called after each optimizer step; calls the network's `after_step` if any, e.g. to normalise weights."""
         of_network: Callable[[Step], None] | None = getattr(self.model, "after_step", None)
         if of_network is not None:
             of_network(step)

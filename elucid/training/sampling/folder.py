@@ -113,7 +113,7 @@ class SampleFolder:
         return torch.stack([torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1)) for a in arrays])
 
     def write_labels(self, classes: dict[int, int], class_names: list[str] | None = None) -> None:
-        """Add the seeds' classes to `dataset.json`; with it the folder is a labelled data set.
+        """Add the seeds' classes to `dataset.json`; with it the folder is a labelled dataset.
 
         What it says of other images stays, where they are still there. Raises UserError if it is no such file.
         """

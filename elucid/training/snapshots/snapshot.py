@@ -43,7 +43,7 @@ OTHER_KINDS = {
 
 @dataclass
 class Snapshot:
-    """Averaged denoisers by name, the encoder, sampler and schedule as components, the data set, the run's options."""
+    """Averaged denoisers by name, the encoder, sampler and schedule as components, the dataset, the run's options."""
 
     emas: dict[str, Preconditioned]
     encoder: dict[str, Any] = field(default_factory=lambda: {"name": "rgb"})
