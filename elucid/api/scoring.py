@@ -182,7 +182,7 @@ def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
         raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
     if found > num:
         warn(
-            f"{path} has {found} images, more than `num`={num}; scoring a random subset (seed {seed})."
+            f"{path} has {found} images, more than the {num} requested; scoring a random {num} (seed {seed})."
             " Remove files of an earlier run first, if there are any"
         )
     elif dataset.labels is not None and len(dataset.labels.missing):

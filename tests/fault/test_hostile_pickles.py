@@ -116,7 +116,7 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"c_codecs\nencode\n(K\x05X\x06\x00\x00\x00latin1tR.", "damaged"),
         (b"}(]K\x01u.", "a list as a key"),
         (b"}(((ttNu.", "a tuple as a key"),
-        (b"N.", "no snapshot of this program"),
+        (b"N.", "neither a snapshot of this program"),
         (b".", "damaged"),
         (b"", "is empty"),
         (b"<html>404 Not Found</html>", "is no pickle, so it is no snapshot; give"),
@@ -124,7 +124,7 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"\x80\x04}\x8c\x03em", "damaged, cut short"),
         (b"PK\x03\x04" + bytes(60), "zip or torch archive"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.", "damaged"),  # a text longer than memory
-        (pickle.dumps({"model_state": {}}), "no snapshot of this program"),
+        (pickle.dumps({"model_state": {}}), "neither a snapshot of this program"),
     ],
 )
 def test_raw_programs(data, match, tmp_path):
@@ -181,14 +181,14 @@ def test_own_form_is_checked(tmp_path):
 
     for record, match in (
         (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is no Preconditioned; refused"),
-        (record_of(name="not_imported_yet:Thing"), "not of this program; if you trust it"),
-        (record_of(name="/tmp/evil.py:Thing"), "not of this program; if you trust it"),
+        (record_of(name="not_imported_yet:Thing"), "external code; if you trust it"),
+        (record_of(name="/tmp/evil.py:Thing"), "external code; if you trust it"),
         (record_of(name="elucid.training.snapshots.snapshot:os"), "no Preconditioned; refused"),
         (
             record_of(**{"class": "training.nothing:Thing"}, network={"class": "torch:nn", "options": {}}),
-            "which this program lacks",
+            "which does not exist in this",
         ),
-        (record_of(name="nothing"), "which this program lacks"),
+        (record_of(name="nothing"), "which does not exist in this"),
         (record_of(network={**network, "name": "elucid.training.types:NetSpec"}), "no Module; refused"),
         (record_of(options={"model": None}), "no option 'model'"),
         (record_of(spec={"resolution": [8, 8], "image_channels": 1, "evil": 1}), "damaged"),
@@ -196,7 +196,7 @@ def test_own_form_is_checked(tmp_path):
         (record_of(state={**state, name: {**value, "shape": [-1, -8]}}), "damaged"),
         (record_of(state={**state, name: {**value, "dtype": "object"}}), "damaged"),
         (record_of(state={}), "larger network|lacks the weights"),
-        (with_options(model_channels=1 << 20), "larger network than it has weights for"),
+        (with_options(model_channels=1 << 20), "larger network than its weights"),
         (with_options(frobnicate=1), "no option 'frobnicate'"),
         (record_of(spec={"resolution": [float("inf"), 8], "image_channels": 1}), "the network's resolution is"),
         (record_of(spec={"resolution": [8, 8], "image_channels": 1, "vector": {"labels": 3}}), "the network's .* is"),

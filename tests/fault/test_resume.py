@@ -144,7 +144,7 @@ def test_killed_while_writing_a_state(straight, data, tmp_path):
         ("--augment=0", "augment is {'name': 'edm', 'p': 0.5} in the run to be resumed"),
         ("--fp16=1", "loop.precision is 'fp32' in the run to be resumed"),
         ("--set=dataset.max_size=7", "dataset.max_size is None in the run to be resumed"),
-        ("--data=OTHER", "is not the data set of the run to be resumed"),
+        ("--data=OTHER", "is not the dataset of the run to be resumed"),
     ],
 )
 def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path, monkeypatch, capsys):

@@ -201,7 +201,7 @@ def test_what_a_loss_may_ask_of_the_network(tmp_path):
     assert built("a variance").denoiser.spec.out_channels == 2 * SPEC.image_channels
     with pytest.raises(UserError, match="loss Asks: adapt returned NoneType; return spec"):
         built("nothing")
-    with pytest.raises(UserError, match="loss Asks: adapt changed image_channels, which the data decide"):
+    with pytest.raises(UserError, match="loss Asks: adapt must not change image_channels"):
         built("colours")
 
 

@@ -173,7 +173,7 @@ def test_options_are_checked(folder, options, message):
     ("spec", "message"),
     [
         (NetSpec((15, 16), 3), "2 times smaller, and 16x15 does not divide"),
-        (NetSpec((16, 16), 4), "takes 3 channels, the data set has 4"),
+        (NetSpec((16, 16), 4), "takes 3 channels, the dataset has 4"),
         (NetSpec((8, 8), 6, latent=True), "stores latents of 3 channels, but VAE .* has 4"),
     ],
 )
