@@ -1,1 +1,1 @@
-"""Datasets made from folders, archives and arrays."""
+"""Preparation of datasets from folders, archives and arrays."""

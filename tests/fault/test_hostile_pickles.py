@@ -73,7 +73,7 @@ def attacks(sentinel):
 def test_calls_are_refused_by_name(name, protocol, tmp_path):
     sentinel = tmp_path / "sentinel"
     attack, called = attacks(sentinel)[name]
-    refused(pickle.dumps(attack, protocol=protocol), tmp_path, f"names the callable {called}.*nothing was run")
+    refused(pickle.dumps(attack, protocol=protocol), tmp_path, f"names the callable {called}.*no code was run")
     ours = {"format": "elucid-snapshot", "version": 1, "ema": attack, "emas": {"a": attack}}
     refused(pickle.dumps(ours, protocol=protocol), tmp_path, f"names the callable {called}")
     assert not sentinel.exists()
@@ -121,7 +121,7 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"", "is empty"),
         (b"<html>404 Not Found</html>", "is no pickle, so it is no snapshot; give"),
         (b"\x89PNG\r\n\x1a\n" + bytes(60) + b".", "is a PNG picture, so it is no snapshot; give"),
-        (b"\x80\x04}\x8c\x03em", "damaged, cut short"),
+        (b"\x80\x04}\x8c\x03em", "damaged, truncated"),
         (b"PK\x03\x04" + bytes(60), "zip or torch archive"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.", "damaged"),  # a text longer than memory
         (pickle.dumps({"model_state": {}}), "neither a snapshot of this program"),
@@ -211,7 +211,7 @@ def test_own_form_is_checked(tmp_path):
     refused(
         own_snapshot(record, encoder={"name": "subprocess:Popen", "args": ["true"]}),
         tmp_path,
-        "Popen is no elucid.training.encoders.base.Encoder",
+        "Popen is not a subclass of elucid.training.encoders.base.Encoder",
     )
     refused(own_snapshot(record, emas={}), tmp_path, "'emas' is missing")
     refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is no denoiser")

@@ -210,5 +210,5 @@ def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
 def test_a_state_cannot_run_code(tmp_path):
     path = tmp_path / "training-state-000001.pt"
     torch.save({"format": "elucid-state", "attack": time.sleep}, path)
-    with pytest.raises(UserError, match="no whole training state of this program"):
+    with pytest.raises(UserError, match="not an intact training state of this program"):
         load_state(path)

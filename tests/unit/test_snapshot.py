@@ -121,7 +121,7 @@ def test_networks_from_outside_need_trust(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("ELUCID_PLUGINS", f"other.nets,{tmp_path / 'nets.py'}")
     assert issubclass(trusted_class({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
-    with pytest.raises(UserError, match="which is no EDMPrecond; refused"):
+    with pytest.raises(UserError, match="which is not a subclass of EDMPrecond; refused"):
         trusted_class({}, "elucid_plugin_nets:Mine", EDMPrecond)
 
 
@@ -146,9 +146,9 @@ def test_weights_that_do_not_fit_are_named():
     denoiser = make_denoiser()
     options, state = denoiser.model.config["options"], denoiser.state_dict()
     state["model.map_layer0.bias"] = torch.zeros(5)
-    with pytest.raises(UserError, match=r"model.map_layer0.bias have the shape \[5\] where the options ask for \[32\]"):
+    with pytest.raises(UserError, match=r"model.map_layer0.bias have shape \[5\], but the options require \[32\]"):
         assemble(SongUNet, options, EDMPrecond, {}, denoiser.spec, state)
     state["model.extra"] = torch.zeros(1)
     state["model.map_layer0.bias"] = torch.zeros(32)
-    with pytest.raises(UserError, match="has weights model.extra"):
+    with pytest.raises(UserError, match="has unexpected weights model.extra"):
         assemble(SongUNet, options, EDMPrecond, {}, denoiser.spec, state)

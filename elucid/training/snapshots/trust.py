@@ -26,7 +26,7 @@ def trusted_class(table: Mapping[str, str], name: str, base: type) -> type:
     """Return the trusted class with that name. Raises UserError if it is not trusted or not a subclass of `base`."""
     target = resolve_trusted(table, name)
     if not isinstance(target, type) or not issubclass(target, base):
-        raise UserError(f"the snapshot names {name!r}, which is not a {base.__name__}; refused")
+        raise UserError(f"the snapshot names {name!r}, which is not a subclass of {base.__name__}; refused")
     return target
 
 
