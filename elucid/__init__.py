@@ -5,7 +5,7 @@
     model = elucid.load("runs/00000-...")
     images = model.sample(seeds=range(16), classes=3, steps=18, guidance=1.5)
 
-Nothing is imported before it is used, so that the command lines answer at once.
+Public names are imported lazily, so that the command line starts fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Data sets: make one from any folder, archive or well-known file, check it, open it."""
+"""Prepare, verify and open datasets."""
 
 import os
 from typing import Any
@@ -11,20 +11,20 @@ __all__ = ["ImageDataset", "open", "prepare", "verify"]
 
 
 def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
-    """Write the pictures of `source` as a data set, a .zip or new folder, and return a report.
+    """Convert the images of `source` to a dataset, a .zip or new folder, and return a report.
 
     `source`: a folder with one folder per class, a zip, `*_lmdb`, an idx file, `cifar-10-python.tar.gz`,
     `builtin:digits`. Options: `resolution` (width, height), `transform`, `channels`, `max_images`, `background`,
-    `unlabelled`, `overwrite`, `workers`. Raises UserError that names the picture, file or option.
+    `unlabelled`, `overwrite`, `workers`. Raises UserError naming the image, file or option.
     """
     return _convert(os.fspath(source), dest, **options)
 
 
 def verify(source: str | os.PathLike, workers: int | None = None):
-    """Check every image and label of a data set, and return a report with its statistics."""
+    """Check all images and labels of a dataset, and return a report with its statistics."""
     return _verify(os.fspath(source), workers)
 
 
 def open(path: str | os.PathLike) -> ImageDataset:
-    """The images and labels of a data set: `len(data)`, `data.image(i)` u8[C,H,W], `data.labels`."""
+    """Open a dataset: `len(data)`, `data.image(i)` u8[C,H,W], `data.labels`."""
     return open_dataset(os.fspath(path))

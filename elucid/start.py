@@ -1,4 +1,4 @@
-"""How every script begins: nothing but Python itself is needed to say what is missing."""
+"""Entry point of all scripts. It only needs the standard library, to report missing packages."""
 
 import importlib
 import os
@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 SPINS = "3000"
-"""How often a thread of OpenMP looks whether the others are done before it sleeps (docs/performance.md has figures).
+"""How many times an OpenMP thread polls for the others before it sleeps (see docs/performance.md for timings).
 
-The default is to look for ever, which on cores that others use keeps the very thread from running that is waited for.
+By default it polls forever, which on a shared machine takes the core from the thread it waits for.
 """
 
 
 def start(command: str) -> None:
-    """Run `elucid.commands.COMMAND`; a package that is missing is one line and exit code 2."""
+    """Run `elucid.commands.COMMAND`; a missing package gives one line of error and exit code 2."""
     calm_threads()
     try:
         importlib.import_module(f"elucid.commands.{command}").run()
@@ -26,22 +26,22 @@ def start(command: str) -> None:
 
 
 def calm_threads() -> None:
-    """Threads that wait for each other do not spin for long; must come before torch is imported."""
+    """Limit busy waiting of OpenMP threads; must be called before torch is imported."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def missing(package: str) -> str:
-    """What to do about a package that this Python lacks."""
+    """Return an error message for a missing package that says how to install it."""
     clone = Path(__file__).resolve().parent.parent
     python = clone / ".venv/bin/python"
     if python.exists() and Path(sys.prefix) != clone / ".venv":
-        mend = f"activate the environment that make has set up: source {clone / '.venv/bin/activate'}"
+        mend = f"activate the environment created by make: source {clone / '.venv/bin/activate'}"
     elif package == "torch":
         cpu = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
-        mend = f"install it, without a GPU by: {cpu}"
+        mend = f"install it, without a GPU with: {cpu}"
     else:
-        mend = f"install what is needed: pip install -r {clone / 'requirements.txt'}"
+        mend = f"install the requirements: pip install -r {clone / 'requirements.txt'}"
     return f"{package} is not installed in {sys.executable}; {mend}"
 
 

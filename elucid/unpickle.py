@@ -1,12 +1,12 @@
-"""The one function that a pickled snapshot names. This module never moves: files that name it must stay readable."""
+"""The function that pickled snapshots refer to. This module must not move, so that existing files stay readable."""
 
 from typing import Any
 
 
 def denoiser(record: dict[str, Any]):
-    """The denoiser that a snapshot's record describes, so that plain `pickle.load(file)["ema"]` works.
+    """Create a denoiser from a snapshot's record, so that plain `pickle.load(file)["ema"]` works.
 
-    Use `elucid.training.snapshots` for files from elsewhere: plain pickle runs whatever a file names.
+    Use `elucid.training.snapshots` for untrusted files: plain pickle runs arbitrary code.
     """
     from elucid.training.snapshots.records import rebuild_denoiser
 

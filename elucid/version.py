@@ -1,3 +1,3 @@
-"""The version of this program."""
+"""Version of the package."""
 
 __version__ = "0.2.0"

@@ -1,1 +1,1 @@
-"""What `import elucid` offers, and what the commands call: plain functions, without click."""
+"""The Python API behind `import elucid` and the command line, independent of click."""

@@ -1,4 +1,4 @@
-"""How long and how large a run would be: one step is taken on this device, and scaled."""
+"""Estimates memory, time and disk space of a run by timing a step on this device."""
 
 import math
 import time
@@ -11,19 +11,19 @@ from elucid.training.loop import train_step
 from elucid.training.run import Run
 
 PATIENCE = 20.0
-"""Seconds that measuring may take, about; 0 measures nothing."""
+"""Approximate time limit for measuring, in seconds; 0 disables it."""
 
 OPTIMIZER_COPIES = 2
-"""Tensors of the weights' size in the state of Adam, the usual optimizer."""
+"""Number of weight-sized tensors in the state of Adam, the usual optimizer."""
 
 
 def estimate(options: dict, device: torch.device, parameters: int) -> Iterator[str]:
-    """Lines about memory, time and disk. A network that does not fit into the memory is not built."""
+    """Yield lines about memory, time and disk space. A network that does not fit into memory is not built."""
     loop, copies = options["loop"], 2 + OPTIMIZER_COPIES + len(_averages(options))
     need, free = 4 * parameters * copies, _free_memory(device)
-    yield f"memory    {_gb(need)} for weights, gradients, optimizer and averages; {_gb(free)} are free on {device}"
+    yield f"memory    {_gb(need)} for weights, gradients, optimizer and EMA; {_gb(free)} free on {device}"
     if PATIENCE and need > 0.7 * free:
-        yield "time      not measured, as that does not fit"
+        yield "time      not measured, as the network does not fit into memory"
     elif PATIENCE:
         yield from timed(Run(options, device))
     snapshots, states = (_count(loop, key) for key in ("snapshot_ticks", "state_ticks"))
@@ -36,12 +36,12 @@ def estimate(options: dict, device: torch.device, parameters: int) -> Iterator[s
 
 
 def timed(run: Run) -> Iterator[str]:
-    """Time of a step and of the run, from steps of few images that the whole is scaled from, and the peak of memory."""
+    """Yield lines about the time of a step and of the run, extrapolated from smaller batches, and the peak memory."""
     micro, passes = run.micro_batch_size, run.grad_accum_steps
     run.grad_accum_steps, run.micro_batch_size = 1, 1
     _seconds(run)  # warms up
     small = _seconds(run)
-    # From one image to as many as there is patience for; a device is to be measured at its real size.
+    # Increase the batch from one image as far as time allows; on a GPU measure the real micro-batch.
     many = micro if run.device.type == "cuda" else max(1, min(micro, int(PATIENCE / 2 / max(small, 1e-6))))
     run.micro_batch_size = many
     large = _seconds(run) if many > 1 else small
@@ -58,7 +58,7 @@ def timed(run: Run) -> Iterator[str]:
         peak = torch.cuda.max_memory_allocated(run.device)
     else:
         peak = psutil.Process().memory_info().rss
-    yield f"peak      {_gb(peak)} of memory, images per pass: {many}"
+    yield f"peak      {_gb(peak)} of memory, images per micro-batch: {many}"
 
 
 def _seconds(run: Run) -> float:
@@ -75,7 +75,7 @@ def _averages(options: dict) -> list:
 
 
 def _count(loop: dict, key: str) -> int:
-    """Files that a run writes: every so many ticks, and one at the end."""
+    """Return how many files a run writes: one every `key` ticks, and one at the end."""
     ticks = math.ceil(loop["duration_mimg"] * 1000 / loop["tick_kimg"])
     return ticks // loop[key] + bool(ticks % loop[key]) if loop[key] else 1
 

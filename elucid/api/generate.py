@@ -1,4 +1,4 @@
-"""Sample from a snapshot into a folder, alone or under torchrun."""
+"""Samples from a snapshot into a folder, in one process or under torchrun."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -32,11 +32,11 @@ def generate(
     grid: str | None = None,
     grid_classes: bool = False,
 ) -> None:
-    """One PNG per seed in `outdir`; seeds that are there are skipped unless `overwrite`.
+    """Write one PNG per seed to `outdir`; existing ones are skipped unless `overwrite`.
 
-    `labels` writes dataset.json, `grid` one picture of the first images (with `grid_classes` a row for each class),
-    `subdirs` a folder per 1000 seeds. Under torchrun every process calls it. Raises UserError for options that do not
-    fit the snapshot or the folder.
+    `labels` writes dataset.json, `grid` an image grid of the first samples (with `grid_classes` one row per class),
+    `subdirs` uses one folder per 1000 seeds. Under torchrun all processes must call it. Raises UserError for options
+    that do not fit the snapshot or the folder.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
@@ -46,7 +46,7 @@ def generate(
         raise UserError("`labels`: the model was trained without classes; leave `labels` out")
     folder = SampleFolder(outdir, digest(prepared.description), subdirs)
     seeds = list(dict.fromkeys(seeds))
-    # One process looks: another might find images that the first has already made in this run.
+    # Only one process checks: another could find images that the first has just made in this run.
     classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds)
     classes = distributed.broadcast_object(classes)
     missing = [seed for seed in seeds if seed not in classes]
@@ -73,16 +73,16 @@ def generate(
                 shown = torch.tensor([classes[seed] for seed in first])
                 images, columns = rows_of_classes(images, shown, prepared.denoiser.spec.label_dim)
             save_grid(to_look_at(images, columns), grid)
-    distributed.print0(f"{folder.path}: {len(missing)} images made, {len(seeds) - len(missing)} there already")
+    distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
 
 
 def check_grid(grid: str | None, outdir: str) -> None:
-    """Raise UserError for a picture that would count as one of the samples."""
+    """Raise UserError for a grid file that would count as one of the samples."""
     if grid is None:
         return
     if not grid.lower().endswith(".png"):
         raise UserError(f"`grid`={grid} must end in .png")
     if Path(outdir).resolve() in Path(grid).resolve().parents:
-        raise UserError(f"`grid`={grid} lies inside `outdir`, where it would count as a sample; write it elsewhere")
+        raise UserError(f"`grid`={grid} is inside `outdir`, where it would count as a sample; choose another place")
     if distributed.is_main():
         require_writable(grid)

@@ -1,4 +1,4 @@
-"""Start or resume a training run: options, folder, run, loop."""
+"""Starts or resumes a training run."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -33,10 +33,10 @@ from elucid.training.snapshots.trust import require_named, trust
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
-    """Train a model and return the run's folder, which holds snapshots, states, log and options.
+    """Train a model and return the run's folder, which contains snapshots, states, log and options.
 
-    `hooks` are called beside training (`elucid.training.hooks.base.Hook`). Ctrl-C and SIGTERM finish the step and save.
-    Under torchrun every process calls it. Raises UserError for what is wrong with the options.
+    `hooks` are called during training (see `elucid.training.hooks.base.Hook`). On Ctrl-C or SIGTERM, the current step
+    is finished and the state saved. Under torchrun all processes must call it. Raises UserError for invalid options.
     """
     device = distributed.choose_device(options.device)
     distributed.init(device)
@@ -54,7 +54,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         loggers = Loggers([make(one, "logger", folder=folder) for one in loggers_of(resolved)])
         run.log = loggers
         start(run, folder, state)
-        state = source = None  # gigabytes that training does not need
+        state = source = None  # free memory before training
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
         if train_loop(run, folder, Hooks([Provenance(), Report(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
@@ -62,7 +62,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
 
 
 def dry_run(options: TrainOptions) -> None:
-    """Check the options, print them with every default filled in, say how long and large it is; write nothing."""
+    """Check the options and print them with all defaults filled in and with an estimate; write nothing."""
     device = distributed.choose_device(options.device)
     flags = options.flags()
     trust(flags["plugins"])
@@ -78,10 +78,10 @@ def dry_run(options: TrainOptions) -> None:
 
 
 def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -> tuple[dict, Path | None, dict | None]:
-    """The run's options; with `resume` its folder and state, or neither where `auto` finds none."""
+    """Return the run's options and, with `resume`, its folder and state (None if `auto` finds no run)."""
     for name in ("resume", "transfer"):
         if flags[name] == "":
-            raise UserError(f"`{name}` is empty; name a file, or leave it out")
+            raise UserError(f"`{name}` is empty; give a file, or leave it out")
     if flags["resume"] and flags["transfer"]:
         raise UserError("`resume` and `transfer` exclude each other: resume continues a run, transfer starts one")
     nested = options_from(flags) if flags["data"] else None
@@ -98,37 +98,37 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             require_named(merged, [*named, *flags["plugins"]])
             return merged, folder, state
     if nested is None:
-        raise UserError("`data` is missing; make a data set with dataset_tool.py and name it here")
+        raise UserError("`data` is missing; create a dataset with dataset_tool.py and give its path")
     if not flags["outdir"] and writes:
-        raise UserError("`outdir` is missing; name a folder for the runs, e.g. `outdir`=runs")
+        raise UserError("`outdir` is missing; give a folder for runs, e.g. `outdir`=runs")
     return nested, None, None
 
 
 def load_source(transfer: str | None, options: dict):
-    """The snapshot whose weights the run starts from, if there is one."""
+    """Load the snapshot whose weights the run starts from, if any."""
     if not transfer:
         return None
     named = (options[part]["name"] for part in ("network", "precond"))
-    trust(name.rpartition(":")[0] for name in named if ":" in name)  # so the snapshot may name it too
+    trust(name.rpartition(":")[0] for name in named if ":" in name)  # so that the snapshot may use the same code
     return load_snapshot(transfer)
 
 
 def loggers_of(options: dict) -> Sequence[dict]:
-    """The components of all loggers: the main process's terminal and stats.jsonl, and those of the options."""
+    """Return the components of all loggers: console and stats.jsonl on the main process, and those of the options."""
     if not distributed.is_main():
         return []
     return [{"name": "console"}, {"name": "jsonl"}, *options.get("loggers", [])]
 
 
 def start(run: Run, folder: Path, state: dict | None) -> None:
-    """Take up a state, or start anew; say what is trained."""
+    """Load the state if the run is resumed, and log a description of the run."""
     if state is not None:
         if distributed.is_main():
             remove_leftovers(folder)
         run.resume(state)
         run.log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
     elif holds_a_run(folder):
-        run.log(f"warning: {folder} holds an earlier run; its files stay beside this one's, or are replaced")
+        run.log(f"warning: {folder} contains an earlier run; its files are kept or overwritten")
     if run.transferred is not None:
         run.log(run.transferred)
     if distributed.is_main():
@@ -137,7 +137,7 @@ def start(run: Run, folder: Path, state: dict | None) -> None:
 
 
 def describe_run(run: Run, folder: Path) -> None:
-    """Log what is about to be trained, in a few lines."""
+    """Log data, network, batch and device of the run in a few lines."""
     data, loop, log = run.dataset, run.loop, run.log
     count = sum(parameter.numel() for parameter in run.denoiser.parameters())
     labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
@@ -149,7 +149,7 @@ def describe_run(run: Run, folder: Path) -> None:
         channels, height, width = run.denoiser.spec.sample_shape
         log(f"latents   {height}x{width}, {channels} channels, of {json.dumps(run.options['encoder'])}")
         if run.options["augment"] is not None:
-            log("warning: augmentation moves the latents, not the images they are of; --augment=0 is usual here")
+            log("warning: augmentation is applied to the latents, not to the images; --augment=0 is usual here")
     kinds = f"{type(run.denoiser).__name__}, {type(run.loss).__name__}"
     log(f"network   {run.options['network']['name']}, {count:,} parameters; {kinds}")
     processes = distributed.world_size()

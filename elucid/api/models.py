@@ -1,4 +1,4 @@
-"""A trained model by the name of its file: load it, sample from it, look at the images."""
+"""Loads trained models, samples from them and shows the images."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from elucid.training.snapshots.trust import trust
 
 
 class Model:
-    """A snapshot on a device. `denoiser(x, sigma, cond)` is the network, averaged, in evaluation mode."""
+    """A snapshot on a device. `denoiser(x, sigma, cond)` is the EMA denoiser in eval mode."""
 
     def __init__(self, snapshot: Snapshot, device: torch.device):
         self.snapshot, self.device = snapshot, device
@@ -33,12 +33,12 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of what the network makes (of latents, where it makes those)."""
+        """Channels, height and width of the network's samples (images or latents)."""
         return self.denoiser.spec.sample_shape
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes; empty where there are none."""
+        """Names of the classes; empty if there are none."""
         return list(self.snapshot.dataset.get("class_names") or [])
 
     @property
@@ -47,7 +47,7 @@ class Model:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options of the run that trained it."""
+        """All options of the training run."""
         return self.snapshot.options
 
     def sample(
@@ -61,10 +61,10 @@ class Model:
         batch_size: int = 64,
         **options: Any,
     ) -> Tensor:
-        """Images u8[N,C,H,W] of the seeds, C 1 or 3; a seed gives the same image whatever the batch.
+        """Generate images u8[N,C,H,W] for the seeds, C 1 or 3; the image of a seed does not depend on the batch.
 
-        `classes` is one for all or one per seed, by number or name; without it the seed draws one. `options` are the
-        other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
+        `classes` is one class for all or one per seed, by number or name; by default they are drawn at random from the
+        seed. `options` are the other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
         """
         seeds = list(seeds)
         if not seeds:
@@ -87,10 +87,10 @@ def load(
     ema: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Model:
-    """The model of a snapshot file, a run folder (its newest snapshot), a URL, or a public checkpoint.
+    """Load a model from a snapshot file, a run folder (its newest snapshot), a URL, or a public checkpoint.
 
-    `ema` chooses one of several averages; `plugins` are modules and files of code that the snapshot may name. No code
-    that the file brings is run. Raises UserError for a file that is damaged or is something else.
+    `ema` selects one of several averages; `plugins` are modules and files whose code the snapshot may use. Code in the
+    file is never run. Raises UserError for a file that is damaged or not a snapshot.
     """
     place = choose_device(str(device) if device is not None else None)
     trust(plugins)
@@ -98,13 +98,13 @@ def load(
 
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Images u8[N,C,H,W] as one picture, enlarged and set apart, which a notebook displays."""
+    """Return a grid of images u8[N,C,H,W], enlarged and with gaps, for display in a notebook."""
     return grid.picture(grid.to_look_at(images, columns).numpy())
 
 
 def save_grid(
     images: Tensor, path: str | os.PathLike, columns: int | None = None, *, pixel_for_pixel: bool = False
 ) -> None:
-    """Write images u8[N,C,H,W] as one PNG, enlarged and set apart, or `pixel_for_pixel` edge to edge."""
+    """Write a grid of images u8[N,C,H,W] as PNG, enlarged and with gaps, or `pixel_for_pixel` without gaps."""
     require_writable(Path(path))
     grid.save_grid((grid.tile if pixel_for_pixel else grid.to_look_at)(images, columns), path)

@@ -1,4 +1,4 @@
-"""Scores of images: Fréchet distance to a reference, the reference itself, class agreement by an SVC."""
+"""Evaluates images: Fréchet distance (FID), reference statistics, and class agreement by an SVC."""
 
 import io
 import os
@@ -31,12 +31,12 @@ DEFAULT_NUM = 50000
 
 @dataclass(frozen=True)
 class Score:
-    """A distance, and everything that decides it: `about` has detector, reference, images, sampling."""
+    """A Fréchet distance and how it was computed: `about` has detector, reference, images and sampling."""
 
     name: str
     value: float
     num_images: int
-    ref_images: int | None  # None: the reference, a file of EDM's, does not say
+    ref_images: int | None  # None for EDM's reference files, which do not store it
     about: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Score:
 
 @dataclass
 class Source:
-    """This process's batches u8[B,C,H,W] of `num` images in all, and what is to be said about them."""
+    """Batches u8[B,C,H,W] of this process, the number of images over all processes, and a description."""
 
     batches: Iterator[Tensor]
     num: int
@@ -65,11 +65,11 @@ def score(
     workers: int | None = None,
     device: str | None = None,
 ) -> Score:
-    """Fréchet distance (Heusel et al. 2017) of images to a reference, in the features of one detector.
+    """Compute the Fréchet distance (Heusel et al. 2017) of images to a reference in the features of a detector.
 
-    `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file of `reference`, or of EDM's programs. Of more
-    than `num` images a subset is scored, fixed by `seed`. `detector` is the reference's if not given. Raises UserError
-    where detector and reference differ, or where there are fewer images.
+    `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file written by `reference` or by EDM's scripts. If
+    there are more than `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's.
+    Raises UserError if detector and reference do not match or there are fewer images.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
@@ -101,7 +101,7 @@ def reference(
     workers: int | None = None,
     device: str | None = None,
 ) -> str:
-    """Write the statistics of a data set to `dest` (.npz), to compare images with; returns a line that says so."""
+    """Write reference statistics of a dataset to `dest` (.npz); returns a line that describes them."""
     data, dest = os.fspath(data), os.fspath(dest)
     if not dest.endswith(".npz"):
         raise UserError(f"`dest`={dest} must end in .npz")
@@ -119,7 +119,7 @@ def reference(
 
 
 def class_agreement(data: str, images: str, test: str | None = None) -> dict[str, Any]:
-    """Per cent of samples that a support vector classifier, trained on the pixels of `data`, gives their class."""
+    """Return the percentage of samples whose class is recognised by a support vector classifier trained on `data`."""
     real = labelled(data)
     judged = {path: labelled(path) for path in (test, images) if path is not None}
     judge = PixelClassifier(*real)
@@ -131,7 +131,7 @@ def class_agreement(data: str, images: str, test: str | None = None) -> dict[str
 
 
 def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, workers: int | None) -> Source:
-    """Images of a folder, a zip or a tensor."""
+    """Open the images of a folder, a zip or a tensor."""
     if isinstance(images, Tensor):
         if num is not None and num != len(images):
             raise UserError(f"`num`={num}, but there are {len(images)} images; leave `num` out")
@@ -142,7 +142,7 @@ def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, wo
 
 
 def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: torch.device, batch: int) -> Source:
-    """The images that a snapshot draws for `seeds`, each once."""
+    """Sample images from a snapshot, one for each seed."""
     seeds = list(dict.fromkeys(seeds))
     prepared = prepare(network, options, device)
     share = min(batch, -(-len(seeds) // distributed.world_size()))
@@ -154,17 +154,17 @@ def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: 
 
 
 def own_detector(reference: Reference) -> str:
-    """The name of the reference's detector. A reference is data: it does not choose code from outside to be run."""
+    """Return the name of the reference's detector. A reference file may not name external code."""
     if reference.detector not in {*DETECTORS, *installed("detector")}:
         raise UserError(
-            f"{reference.path} was made with {reference.detector}, which is not of this program; "
-            "if you trust it, say where it is: `detector`=file.py:Name"
+            f"{reference.path} was made with {reference.detector}, which is external code; "
+            "if you trust it, name it: `detector`=file.py:Name"
         )
     return reference.detector
 
 
 def spans(numbers: list[int]) -> str:
-    """Numbers as text with ranges: [0, 1, 2, 7] -> `0-2,7`."""
+    """Format numbers as ranges: [0, 1, 2, 7] -> `0-2,7`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -175,54 +175,52 @@ def spans(numbers: list[int]) -> str:
 
 
 def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
-    """`num` images of a folder or zip: all, or a subset fixed by the seed; UserError if there are fewer."""
+    """Open `num` images of a folder or zip: all, or a subset determined by the seed; UserError if there are fewer."""
     dataset = open_dataset(path, max_size=num, seed=seed)
     found = dataset.num_images
     if found < num:
         raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
     if found > num:
         warn(
-            f"{path} has {found} images, more than the {num} asked for; a random {num} are scored (seed {seed})."
-            " If an earlier run left files there, remove them first"
+            f"{path} has {found} images, more than the {num} requested; scoring a random {num} (seed {seed})."
+            " Remove files of an earlier run first, if there are any"
         )
     elif dataset.labels is not None and len(dataset.labels.missing):
         stray = [dataset.image_name(index) for index in dataset.labels.missing]
-        warn(f"{len(stray)} images of {path} have no label, others have (first: {stray[0]}); left by an earlier run?")
+        warn(f"{len(stray)} images of {path} have no label (first: {stray[0]}); are they from an earlier run?")
     if distributed.is_main() and len(runs := runs_of(dataset)) > 1:
-        warn(f"{path} holds samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
+        warn(f"{path} contains samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
     return dataset
 
 
 def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
-    """Images by the options that made them, as far as generate.py wrote that into its samples."""
+    """Count images by the options that generated them, which generate.py stores in its samples."""
     counts: dict[str | None, int] = {}
     for index in range(len(dataset)):
         note = read_note(io.BytesIO(dataset.encoded(index)))
         if note is None and index == 0:
-            break  # not a folder of samples: do not read all of it twice
+            break  # not a folder of samples, so avoid reading all of it twice
         made_by = (note or {}).get("by")
         counts[made_by] = counts.get(made_by, 0) + 1
     return counts
 
 
 def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images u8[N,C,H,W] and class numbers [N] of a data set; UserError where an image has none."""
+    """Return all images u8[N,C,H,W] and class numbers [N] of a dataset; UserError if an image has no label."""
     dataset = open_dataset(path)
     labels = dataset.labels
     if labels is None or not labels.are_classes:
-        raise UserError(f"{path} has no class labels; make samples with generate.py --labels")
+        raise UserError(f"{path} has no class labels; generate samples with generate.py --labels")
     missing = labels.missing
     if len(missing):
         stray = dataset.image_name(missing[0])
-        raise UserError(
-            f"{path}: {len(missing)} images have no label (first: {stray}); remove what an earlier run left"
-        )
+        raise UserError(f"{path}: {len(missing)} images have no label (first: {stray}); remove files of an earlier run")
     images = np.concatenate([batch.numpy() for batch in read_batches(dataset, 256)])
     return images, labels.values
 
 
 def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:
-    """Print and return the per cent of images that the classifier assigns to their class."""
+    """Print and return the percentage of images that the classifier assigns to their class."""
     share = judge.agreement(images, labels)
     low, high = interval(share, len(images))
     print(f"{100 * share:.2f} % of {len(images)} images of {path} (95 % interval {100 * low:.1f} to {100 * high:.1f})")
@@ -231,7 +229,7 @@ def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.n
 
 def warn_of_few(num: int, dim: int) -> None:
     if num <= dim:
-        warn(f"{num} images do not fill {dim} dimensions; compare this only with distances of as many images")
+        warn(f"{num} images are too few for {dim} dimensions; compare only with distances of as many images")
 
 
 def warn(text: str) -> None:

@@ -1,1 +1,1 @@
-"""The command lines: one file per script. A script at the top of the repository only calls its command."""
+"""The command line, one file per script. The scripts at the top of the repository only call these commands."""

@@ -1,4 +1,4 @@
-"""How every command line looks and answers: flags in named groups, the nearest flag to a mistyped one."""
+"""Base classes of all commands: flags in named groups, and suggestions for mistyped flags."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def section(title: str, *options: Callable) -> Callable:
-    """Decorator that adds options to a command, under a heading of its help."""
+    """Return a decorator that adds options to a command, under a heading in its help."""
 
     def add(function: Callable) -> Callable:
         before = len(getattr(function, "__click_params__", []))
@@ -28,7 +28,7 @@ def section(title: str, *options: Callable) -> Callable:
 
 
 class _Answers(click.Command):
-    """What commands and groups share. `examples` are printed before the flags; flags may be written with - or _."""
+    """Base of commands and groups. `examples` are printed before the flags; flags may be written with - or _."""
 
     def __init__(self, *args, examples: Iterable[str] = (), **options):
         options["context_settings"] = {**SETTINGS, **(options.get("context_settings") or {})}
@@ -93,7 +93,7 @@ version_option = click.version_option(__version__, "--version", message="Elucid 
 
 
 class Name(click.ParamType):
-    """The name of a component: a short one of its kind, or `module:Name`. Told at once, before torch is imported."""
+    """The name of a component: a short name of its kind, or `module:Name`. Checked before torch is imported."""
 
     name = "name"
 
@@ -125,7 +125,7 @@ class Chain(Name):
 
 
 def _spelled(argument: str, known: set[str]) -> str:
-    """The argument with its flag's own hyphens or underscores."""
+    """Return the argument with hyphens or underscores as in its flag."""
     flag, equals, value = argument.partition("=")
     if not flag.startswith("--") or flag in known:
         return argument

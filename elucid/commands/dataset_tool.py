@@ -1,4 +1,4 @@
-"""Make a data set of any folder, archive or well-known file, verify one, or look after those kept decoded.
+"""Convert a folder, archive or well-known dataset; verify or encode a dataset; manage the cache.
 
 python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
 python dataset_tool.py verify --source=photos.zip
@@ -17,7 +17,7 @@ from elucid.training.data import cache_entries
 from elucid.training.data.npy import DTYPES
 
 _workers = click.option("--workers", type=cli.Count(), metavar="INT", help="Processes.  [default: one per core]")
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace a --dest that is there.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing --dest.")
 
 FILES = section(
     "Files",
@@ -41,12 +41,12 @@ PICTURES = section(
         help="auto: gray if the whole source is.  [default: auto]",
     ),
     click.option("--background", default="white", help="Colour behind transparent pixels.  [default: white]"),
-    click.option("--max-images", type=cli.Count(), metavar="INT", help="Take only the first so many."),
+    click.option("--max-images", type=cli.Count(), metavar="INT", help="Convert only the first INT images."),
     click.option(
         "--unlabelled",
         type=click.Choice(["keep", "drop"]),
         default="keep",
-        help="Images without a label, where others have one.  [default: keep]",
+        help="What to do with images without a label, if others have one.  [default: keep]",
     ),
     _workers,
     version_option,
@@ -65,7 +65,7 @@ PICTURES = section(
 @PICTURES
 @click.pass_context
 def main(context: click.Context, source: str | None, dest: str | None, **options) -> None:
-    """Convert pictures into a data set for training: uncompressed PNGs of one size and dataset.json.
+    """Convert images to a dataset for training: uncompressed PNGs of one size and dataset.json.
 
     Labels come from the source's dataset.json or from its top-level folders, one per class.
     """
@@ -79,16 +79,16 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 
 
 @main.command("verify")
-@click.option("--source", metavar="PATH", required=True, help="Data set: .zip or folder.")
+@click.option("--source", metavar="PATH", required=True, help="Dataset: .zip or folder.")
 @click.option("--workers", type=cli.Count(), metavar="INT", help="Threads.  [default: one per core]")
 def verify_command(source: str, workers: int | None) -> None:
-    """Check every image and label; print size, channels, classes, mean and standard deviation, and proposed noise."""
+    """Check all images and labels; print size, channels, classes, mean, standard deviation and suggested noise."""
     for line in verify(source, workers).lines():
         click.echo(line)
 
 
 @main.command("encode")
-@click.option("--source", metavar="PATH", required=True, help="Data set of images: .zip or folder, as made above.")
+@click.option("--source", metavar="PATH", required=True, help="Dataset of images: .zip or folder.")
 @click.option("--dest", metavar="PATH", required=True, help="The .zip or new folder to write.")
 @_overwrite
 @click.option(
@@ -99,41 +99,41 @@ def verify_command(source: str, workers: int | None) -> None:
 @click.option(
     "--scale",
     type=cli.FloatRange(min=0, min_open=True),
-    help="Factor of the latents.  [default: the VAE's, 0.18215 for Stable Diffusion's]",
+    help="Scale factor of the latents.  [default: the VAE's, 0.18215 for Stable Diffusion]",
 )
 @click.option("--batch", type=cli.Count(), default=8, help="Images per pass.  [default: 8]")
 @click.option(
-    "--dtype", type=click.Choice(DTYPES), default=DTYPES[0], help=f"Type of the stored numbers.  [default: {DTYPES[0]}]"
+    "--dtype", type=click.Choice(DTYPES), default=DTYPES[0], help=f"Dtype of stored latents.  [default: {DTYPES[0]}]"
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]")
 def encode_command(source: str, dest: str, **options) -> None:
-    """Store the latents of a data set once, for train.py --train_on_latents=1.
+    """Encode a dataset to latents once, for train.py --train_on_latents=1.
 
-    Stored are each image's mean and standard deviation; training samples them anew at every use.
+    The posterior's mean and standard deviation of each image are stored; training draws a new sample at each use.
     """
-    from elucid.preparation.encode import encode  # here, because it brings torch, which the other commands do without
+    from elucid.preparation.encode import encode  # imports torch, which the other commands do not need
 
     for line in encode(source, dest, **options).lines():
         click.echo(line)
 
 
 @main.command("cache")
-@click.option("--clear", is_flag=True, help="Remove those that no process uses.")
+@click.option("--clear", is_flag=True, help="Remove all that are not in use.")
 def cache_command(clear: bool) -> None:
-    """List the data sets that train.py keeps decoded: name, size, last use.
+    """List the datasets in train.py's cache of decoded images: name, size, last use.
 
-    They lie in ELUCID_CACHE (~/.cache/elucid), and take at most ELUCID_CACHE_GB (50): those unused for the longest time
-    go first.
+    The cache is in ELUCID_CACHE (~/.cache/elucid) and takes at most ELUCID_CACHE_GB (50); the least recently used
+    datasets are removed first.
     """
     folder = cache_entries.datasets_folder()
     if clear:
         removed = cache_entries.clear(folder)
-        click.echo(f"removed: {len(removed)} data sets, {sum(entry.size for entry in removed) / 1e9:.2f} GB")
+        click.echo(f"removed: {len(removed)} datasets, {sum(entry.size for entry in removed) / 1e9:.2f} GB")
     for line in cache_entries.listing(folder):
         click.echo(line)
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main)

@@ -1,4 +1,4 @@
-"""The shortest complete sampling program: a snapshot in, an 8x8 grid of images out.
+"""Minimal sampling example: load a snapshot and write an 8x8 grid of images.
 
 python example.py --model_path=network-snapshot-000200.pkl --output_path=grid.png --steps=18
 """
@@ -19,7 +19,7 @@ from elucid.dnnlib.files import require_writable
         metavar="PKL|DIR|URL",
         help="Snapshot or run of train.py, or a public checkpoint.",
     ),
-    click.option("--output_path", default="grid.png", metavar="PNG", help="Picture to write.  [default: grid.png]"),
+    click.option("--output_path", default="grid.png", metavar="PNG", help="Image to write.  [default: grid.png]"),
     click.option(
         "--steps", "--num_steps", "steps", type=cli.Count(), default=18, help="Sampling steps.  [default: 18]"
     ),
@@ -27,16 +27,16 @@ from elucid.dnnlib.files import require_writable
     version_option,
 )
 def main(model_path, output_path, steps, device):
-    """Draw 64 images from a snapshot."""
-    import elucid  # here, because it brings torch: help and mistakes are answered without
+    """Generate 64 images from a snapshot."""
+    import elucid  # imported late: --help and usage errors need no torch
 
     require_writable(output_path)
-    model = elucid.load(model_path, device=device)  # weights, and how images are encoded: data, no code is run
+    model = elucid.load(model_path, device=device)  # runs no code from the file
     images = model.sample(seeds=range(64), sampler="edm", steps=steps)
     elucid.save_grid(images, output_path, columns=8, pixel_for_pixel=True)
     click.echo(output_path)
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main)

@@ -1,4 +1,4 @@
-"""Score images: Fréchet distance to a reference (FID), the reference itself, and class agreement by an SVC.
+"""Evaluate images: Fréchet distance to a reference (FID), reference statistics, and class agreement by an SVC.
 
 python fid.py ref --data=cifar10.zip --dest=cifar10.npz
 python fid.py calc --images=samples/ --ref=cifar10.npz --num=50000
@@ -18,15 +18,13 @@ from elucid.metrics.names import DETECTORS
 from elucid.training.sampling.options import SampleOptions
 
 _detector = Name("detector", DETECTORS)
-_NAMES = "inception (the FID's), random (no weights needed) or file.py:Name."
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="Last line: a JSON object that also says what was measured."
-)
+_NAMES = "inception (as in FID), random (needs no weights) or file.py:Name."
+_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all details as the last line.")
 WORK = section(
     "Work",
-    click.option("--detector-weights", metavar="FILE|URL", help="Inception weights, instead of the public download."),
-    click.option("--batch", type=cli.Count(), default=64, help="Images per pass and process.  [default: 64]"),
-    click.option("--workers", type=cli.Count(), metavar="INT", help="Threads that decode.  [default: one per core]"),
+    click.option("--detector-weights", metavar="FILE|URL", help="Inception weights to use instead of the public ones."),
+    click.option("--batch", type=cli.Count(), default=64, help="Batch size per process.  [default: 64]"),
+    click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
 IMAGES = section(
@@ -36,20 +34,20 @@ IMAGES = section(
         "--seeds",
         type=cli.IntRange(),
         metavar="LIST",
-        help="Seeds to draw with --network, instead of --images, e.g. 0-49999.",
+        help="Seeds to sample with --network, e.g. 0-49999.",
     ),
     click.option(
         "--num",
         "--num-images",
         "num",
         type=cli.Count(min=2),
-        help="Images to score, of as many at least (under torchrun --num-images).  [default: 50000, or all --seeds]",
+        help="Number of images to score (under torchrun: --num-images).  [default: 50000, or all --seeds]",
     ),
-    click.option("--seed", type=cli.Count(min=0), default=0, help="Chooses --num of more images.  [default: 0]"),
+    click.option("--seed", type=cli.Count(min=0), default=0, help="Seed of a subset of --num images.  [default: 0]"),
 )
 SCORE = section(
     "Score",
-    click.option("--ref", metavar="NPZ|URL", required=True, help="Reference, made by `ref` or by EDM's programs."),
+    click.option("--ref", metavar="NPZ|URL", required=True, help="Reference statistics from `ref` or EDM's scripts."),
     click.option("--detector", type=_detector, help=f"{_NAMES}  [default: the reference's]"),
     _json,
 )
@@ -66,7 +64,7 @@ SCORE = section(
 @version_option
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Score generated images. Results go to stdout, the number alone on its last line; notes go to stderr."""
+    """Evaluate generated images. The last line of stdout is the number alone; notes go to stderr."""
 
 
 @main.command()
@@ -78,13 +76,13 @@ def main(context: click.Context) -> None:
 def calc(
     ctx, images, network, seeds, ref, num, seed, detector, as_json, detector_weights, batch, workers, device, **flags
 ):
-    """Fréchet distance between images and a reference, in the features of one detector.
+    """Compute the Fréchet distance of images to a reference in the features of a detector.
 
-    The images are those of a folder or zip, or are drawn from a snapshot as generate.py draws them, by the same flags.
+    The images are read from a folder or zip, or sampled from a snapshot as in generate.py, with the same flags.
     """
     require_one_source(ctx, images, network, seeds, num, flags)
     options = sample_options(flags)
-    from elucid.api import scoring  # here, because it brings torch: help and mistakes are answered without
+    from elucid.api import scoring  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
     try:
@@ -101,7 +99,7 @@ def calc(
 
 
 def require_one_source(ctx: click.Context, images, network, seeds, num, flags: dict) -> None:
-    """Refuse flags that contradict each other."""
+    """Raise UsageError for contradicting flags."""
     if network is None:
         if images is None:
             raise click.UsageError("give --images=DIR|ZIP, or --network=SNAPSHOT with --seeds=0-49999")
@@ -123,13 +121,13 @@ def require_one_source(ctx: click.Context, images, network, seeds, num, flags: d
 @main.command()
 @section(
     "Files",
-    click.option("--data", metavar="DIR|ZIP", required=True, help="Images of the reference, all of them."),
+    click.option("--data", metavar="DIR|ZIP", required=True, help="Images for the reference; all are used."),
     click.option("--dest", metavar="NPZ", required=True, help="File to write."),
     click.option("--detector", type=_detector, default="inception", help=f"{_NAMES}  [default: inception]"),
 )
 @WORK
 def ref(data, dest, **how) -> None:
-    """Statistics of a data set, to compare images with."""
+    """Compute the reference statistics of a dataset."""
     from elucid.api import scoring
     from elucid.torch_utils import distributed
 
@@ -143,14 +141,14 @@ def ref(data, dest, **how) -> None:
 @section(
     "Images",
     click.option("--data", metavar="DIR|ZIP", required=True, help="Real labelled images to train on."),
-    click.option("--test", metavar="DIR|ZIP", help="Real labelled images that were held out, to judge the judge."),
+    click.option("--test", metavar="DIR|ZIP", help="Held-out real labelled images, to test the classifier."),
     click.option("--images", metavar="DIR|ZIP", required=True, help="Samples with dataset.json: generate.py --labels."),
     _json,
 )
 def svc(data, test, images, as_json) -> None:
-    """Per cent of samples that a support vector classifier assigns to the class asked for.
+    """Compute the percentage of samples that a support vector classifier assigns to their class.
 
-    It is trained on the pixels of real images, at most 5000 of them: a judge for digits, not for photographs.
+    It is trained on the pixels of at most 5000 real images, which is suitable for digits but not for photographs.
     """
     from elucid.api import scoring
 
@@ -159,5 +157,5 @@ def svc(data, test, images, as_json) -> None:
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main, peers=processes())

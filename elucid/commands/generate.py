@@ -9,7 +9,7 @@ from elucid.dnnlib import cli
 
 OUTPUT = section(
     "Output",
-    click.option("--outdir", metavar="DIR", required=True, help="Where the images go."),
+    click.option("--outdir", metavar="DIR", required=True, help="Folder for the images."),
     click.option(
         "--seeds",
         type=cli.IntRange(),
@@ -17,16 +17,16 @@ OUTPUT = section(
         metavar="LIST",
         help="Random seeds, e.g. 1,2,5-10.  [default: 0-63]",
     ),
-    click.option("--subdirs", is_flag=True, help="A folder for every 1000 seeds."),
+    click.option("--subdirs", is_flag=True, help="Use one folder per 1000 seeds."),
     click.option("--labels", is_flag=True, help="Write the class of each image to OUTDIR/dataset.json."),
-    click.option("--overwrite", is_flag=True, help="Make images anew; without it, seeds that are there are skipped."),
-    click.option("--grid", metavar="PNG", help="Also write the images as one picture, the first 1024 at most."),
-    click.option("--grid_classes", is_flag=True, help="The picture has a row for each class."),
+    click.option("--overwrite", is_flag=True, help="Regenerate existing images, which are skipped by default."),
+    click.option("--grid", metavar="PNG", help="Also write a grid of the first images, at most 1024."),
+    click.option("--grid_classes", is_flag=True, help="Use one row of the grid per class."),
 )
 SPEED = section(
     "Speed",
     click.option(
-        "--batch", type=cli.Count(), default=64, help="Images per pass on a GPU; changes no image.  [default: 64]"
+        "--batch", type=cli.Count(), default=64, help="Batch size on a GPU; does not affect the images.  [default: 64]"
     ),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
     version_option,
@@ -46,7 +46,7 @@ SPEED = section(
 def main(network, outdir, seeds, subdirs, labels, overwrite, grid, grid_classes, batch, device, **flags):
     """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
     options = sample_options(flags)
-    from elucid.api.generate import generate  # here, because it brings torch: help and mistakes are answered without
+    from elucid.api.generate import generate  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
     try:
@@ -68,5 +68,5 @@ def main(network, outdir, seeds, subdirs, labels, overwrite, grid, grid_classes,
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main, peers=processes())

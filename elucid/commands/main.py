@@ -11,10 +11,10 @@ from elucid.dnnlib import cli
 COMMANDS = {
     "train": ("elucid.commands.train", "Train a diffusion model (train.py)."),
     "generate": ("elucid.commands.generate", "Sample images from a snapshot (generate.py)."),
-    "fid": ("elucid.commands.fid", "Score images: calc, ref, svc (fid.py)."),
-    "data": ("elucid.commands.dataset_tool", "Make a data set, or verify one (dataset_tool.py)."),
+    "fid": ("elucid.commands.fid", "Evaluate images: calc, ref, svc (fid.py)."),
+    "data": ("elucid.commands.dataset_tool", "Prepare, verify or encode a dataset (dataset_tool.py)."),
 }
-"""Where each command lies, and what it does; only the one that is called is imported."""
+"""Module and description of each command; only the one that is called is imported."""
 
 
 class _Commands(Group):
@@ -38,9 +38,9 @@ class _Commands(Group):
 )
 @version_option
 def main() -> None:
-    """Train diffusion models, sample from them, score the samples, make data sets."""
+    """Train diffusion models, sample from them, evaluate samples, prepare datasets."""
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main, peers=processes())

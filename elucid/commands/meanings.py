@@ -1,8 +1,8 @@
-"""Flags that other programs have, data only: what they are called here. The first word is the flag."""
+"""Flags of other programs and their equivalents here. The first word of each value is the flag."""
 
 MEANINGS = {
-    "epochs": "--duration, in millions of images: --duration=1 shows a data set of 50,000 images 20 times",
-    "num_epochs": "--duration, in millions of images: --duration=1 shows a data set of 50,000 images 20 times",
+    "epochs": "--duration, in millions of images: --duration=1 shows a dataset of 50,000 images 20 times",
+    "num_epochs": "--duration, in millions of images: --duration=1 shows a dataset of 50,000 images 20 times",
     "max_steps": "--duration, in millions of images: steps x batch / 1e6",
     "num_train_steps": "--duration, in millions of images: steps x batch / 1e6",
     "iterations": "--duration, in millions of images: steps x batch / 1e6",

@@ -1,4 +1,4 @@
-"""Whether a command runs alone or as one of torchrun's processes."""
+"""Processes of a command: a single one, or those of torchrun."""
 
 import os
 
@@ -6,7 +6,7 @@ from elucid.dnnlib.cli import SingleProcess
 
 
 def processes() -> SingleProcess:
-    """This process alone, or all of them, which needs torch."""
+    """Return the interface to a single process, or to all of torchrun's, which needs torch."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return SingleProcess()
     from elucid.torch_utils.torchrun_errors import TorchrunProcesses

@@ -1,4 +1,4 @@
-"""The flags of sampling, which generate.py and fid.py --network share."""
+"""Sampling flags, shared by generate.py and fid.py."""
 
 from collections.abc import Callable
 
@@ -18,17 +18,15 @@ def _model(required: bool) -> list[Callable]:
     what = "Snapshot, run folder (its newest), or a public checkpoint of the EDM family."
     return [
         click.option("--network", metavar="PKL|DIR|URL", required=required, help=what),
-        click.option("--ema", metavar="NAME", help="Which weight average of the snapshot.  [default: the first]"),
+        click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
+        click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
         click.option(
-            "--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: drawn by the seed]"
-        ),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), help="Arithmetic of the network.  [default: as trained]"
+            "--precision", type=click.Choice(PRECISIONS), help="Precision of the network.  [default: as trained]"
         ),
         click.option(
             "--plugins",
             metavar="LIST",
-            help="Code of yours that the snapshot names: modules or files, e.g. my_net.py,my_pkg.nets.",
+            help="Your modules or files that the snapshot may use, e.g. my_net.py,my_pkg.nets.",
         ),
     ]
 
@@ -40,10 +38,10 @@ _SAMPLER = [
     click.option("--steps", type=cli.Count(), help="Sampling steps.  [default: the sampler's, 18 for edm]"),
     click.option("--sigma_min", type=_above_zero, help="Lowest noise level above 0."),
     click.option("--sigma_max", type=_above_zero, help="Highest noise level."),
-    click.option("--rho", type=_above_zero, help="Exponent of the time steps.  [default: 7]"),
-    click.option("--S_churn", "S_churn", type=_not_negative, help="Strength of added noise.  [default: 0]"),
-    click.option("--S_min", "S_min", type=_not_negative, help="Lowest level with added noise.  [default: 0]"),
-    click.option("--S_max", "S_max", type=_any_positive, help="Highest level with added noise.  [default: inf]"),
+    click.option("--rho", type=_above_zero, help="Exponent of the noise schedule.  [default: 7]"),
+    click.option("--S_churn", "S_churn", type=_not_negative, help="Stochasticity strength.  [default: 0]"),
+    click.option("--S_min", "S_min", type=_not_negative, help="Smallest level with stochasticity.  [default: 0]"),
+    click.option("--S_max", "S_max", type=_any_positive, help="Largest level with stochasticity.  [default: inf]"),
     click.option("--S_noise", "S_noise", type=_not_negative, help="Scale of the added noise.  [default: 1]"),
     click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation sampler: solver."),
     click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps."),
@@ -63,40 +61,40 @@ _GUIDANCE = [
         "guidance",
         type=float,
         metavar="FLOAT",
-        help="Guidance: away from the model's prediction without a class; 1 is none.",
+        help="Scale of classifier-free guidance; 1 disables it.",
     ),
     click.option(
         "--guidance_interval",
         type=cli.NumberList(float),
         metavar="LO,HI",
-        help="Noise levels with guidance.  [default: all]",
+        help="Interval of noise levels with guidance.  [default: all]",
     ),
-    click.option("--guide", metavar="PKL|URL", help="Autoguidance: --cfg is away from this weaker snapshot instead."),
+    click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
 ]
 _WINDOW = [
     click.option(
         "--on_latents",
         type=bool,
-        help="Whether the model makes latents; the snapshot knows, and another answer is an error.",
+        help="Whether the model generates latents; must agree with the snapshot.",
     ),
     click.option(
         "--resolution",
         type=cli.Count(),
         metavar="INT",
-        help="Side of the model's images; the snapshot knows, and another answer is an error.",
+        help="Side of the model's images; must agree with the snapshot.",
     ),
     click.option(
         "--x_start",
         type=int,
         metavar="INT",
-        help="First column to draw, of a model trained on patches (of latents: in their pixels).",
+        help="First column of the window, for a model trained on patches (in latent pixels for latents).",
     ),
-    click.option("--y_start", type=int, metavar="INT", help="First row to draw, likewise."),
+    click.option("--y_start", type=int, metavar="INT", help="First row of the window."),
     click.option(
         "--image_size",
         type=cli.Count(),
         metavar="INT",
-        help="Rows and columns to draw, likewise; may be fewer or more than were trained.",
+        help="Rows and columns of the window; may be fewer or more than in training.",
     ),
     click.option("--embed_fq", hidden=True),
     click.option("--mask_pos", type=bool, hidden=True),
@@ -104,7 +102,7 @@ _WINDOW = [
 
 
 def sampling_flags(required: bool) -> Callable:
-    """Decorator that adds the flags of sampling to a command, --network among them."""
+    """Return a decorator that adds the sampling flags, including --network, to a command."""
     sections = [
         section("Model", *_model(required)),
         section("Sampler", *_SAMPLER),
@@ -121,11 +119,9 @@ def sampling_flags(required: bool) -> Callable:
 
 
 def sample_options(flags: dict) -> SampleOptions:
-    """The options that the flags say; notes on stderr what has no effect."""
+    """Convert flags to options; prints a note for flags without effect."""
     if flags.pop("mask_pos"):
-        raise click.UsageError(
-            "--mask_pos: a model that was trained with coordinates is always told them; leave it out"
-        )
+        raise click.UsageError("--mask_pos: a model trained with coordinates always needs them; leave it out")
     if flags.pop("embed_fq") is not None:
         click.echo("note: --embed_fq is accepted for old commands and has no effect", err=True)
     return SampleOptions(**flags)

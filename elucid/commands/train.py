@@ -20,39 +20,39 @@ _positive, _above_zero, _share = cli.Count(), cli.FloatRange(min=0, min_open=Tru
 DATA = section(
     "Data",
     click.option(
-        "--data", metavar="ZIP|DIR", help="Data set: a zip or folder of dataset_tool.py, or a folder of class folders."
+        "--data", metavar="ZIP|DIR", help="Dataset: zip or folder from dataset_tool.py, or a folder of class folders."
     ),
-    click.option("--cond", type=bool, help="Condition on the class labels.  [default: 0]"),
-    click.option("--xflip", type=bool, help="Double the data set by mirror images.  [default: 0]"),
+    click.option("--cond", type=bool, help="Condition on class labels.  [default: 0]"),
+    click.option("--xflip", type=bool, help="Double the dataset with horizontal flips.  [default: 0]"),
     click.option(
         "--augment", type=_share, help=f"Augmentation probability; 0 is off.  [default: {DEFAULTS['augment']}]"
     ),
     click.option(
-        "--label_dropout", type=_share, help="Share of labels dropped, for classifier-free guidance.  [default: 0]"
+        "--label_dropout", type=_share, help="Label dropout probability, for classifier-free guidance.  [default: 0]"
     ),
     click.option(
         "--train_on_latents",
         type=bool,
-        help="Train on a VAE's latents, encoded at every step, or stored by dataset_tool.py encode.",
+        help="Train on a VAE's latents, encoded during training or stored by dataset_tool.py encode.",
     ),
     click.option(
         "--cache",
         type=click.Choice(["0", "1", "gpu"]),
-        help="Keep decoded images: no, on disk, or on the device.  [default: 1]",
+        help="Cache decoded images: 0 no, 1 on disk, gpu on the device.  [default: 1]",
     ),
-    click.option("--workers", type=_positive, help="Threads that decode images without a cache.  [default: 1]"),
+    click.option("--workers", type=_positive, help="Decoding threads if there is no cache.  [default: 1]"),
     click.option(
         "--transform",
         "transforms",
         multiple=True,
         metavar="NAME",
-        help="A change of the batch of your own, file.py:Name, after all others; may be repeated.",
+        help="Your own batch transform, file.py:Name, applied after all others; may be repeated.",
     ),
 )
 MODEL = section(
     "Model",
     click.option(
-        "--preset", type=Name("preset", PRESETS), help="Published settings whose flags are the defaults; see README."
+        "--preset", type=Name("preset", PRESETS), help="Published configuration; flags override it. See README."
     ),
     click.option(
         "--arch",
@@ -72,13 +72,11 @@ MODEL = section(
 )
 LOSS = section(
     "Loss",
-    click.option(
-        "--loss", type=Chain("loss"), help="Loss, where it is not the preconditioner's own, e.g. 'patch(cdm(edm))'."
-    ),
+    click.option("--loss", type=Chain("loss"), help="Loss, e.g. 'patch(cdm(edm))'.  [default: the preconditioner's]"),
     click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm."),
     click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm."),
     click.option("--patch", is_flag=True, help="Train on patches: the same as --loss='patch(...)'."),
-    click.option("--real_p", type=_share, help="Share of full-size steps of the loss patch; implies --patch."),
+    click.option("--real_p", type=_share, help="Fraction of full-size steps of the loss patch; implies --patch."),
     click.option(
         "--progressive", type=bool, help="Patch sizes from small to large instead of at random; implies --patch."
     ),
@@ -92,7 +90,7 @@ TRAINING = section(
         help=f"Training length, millions of images.  [default: {LOOP.duration_mimg}]",
     ),
     click.option("--batch", type=_positive, help=f"Images per step, all processes.  [default: {LOOP.batch_size}]"),
-    click.option("--batch-gpu", type=_positive, help="Images per process and pass; fewer accumulate gradients."),
+    click.option("--batch-gpu", type=_positive, help="Micro-batch per process; a smaller one accumulates gradients."),
     click.option(
         "--optimizer",
         type=Name("optimizer"),
@@ -104,12 +102,12 @@ TRAINING = section(
         type=Name("lr_schedule"),
         help=f"constant, linear, cosine or inverse_sqrt.  [default: {DEFAULTS['lr_schedule']}]",
     ),
-    click.option("--clip", type=_above_zero, metavar="NORM", help="Scale gradients down to this norm.  [default: not]"),
+    click.option("--clip", type=_above_zero, metavar="NORM", help="Clip the gradient norm.  [default: off]"),
     click.option(
         "--ema",
         type=cli.NumberList(float),
         metavar="MIMG",
-        help="Half-life of the weight average; a list keeps several.  [default: 0.5]",
+        help="EMA half-life; a list keeps several averages.  [default: 0.5]",
     ),
     click.option("--seed", type=cli.Count(min=0), help="Random seed.  [default: random]"),
     click.option("--transfer", metavar="PKL|URL", help="Start from the weights of a snapshot."),
@@ -120,43 +118,41 @@ SPEED = section(
     click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help=f"Arithmetic of the network.  [default: {DEFAULTS['precision']}]",
+        help=f"Precision of the network.  [default: {DEFAULTS['precision']}]",
     ),
     click.option("--fp16", type=bool, help="The same as --precision=fp16."),
     click.option(
-        "--ls", type=_above_zero, help=f"First loss scale with fp16; it adapts.  [default: {LOOP.loss_scale:g}]"
+        "--ls", type=_above_zero, help=f"Initial loss scale with fp16, then adaptive.  [default: {LOOP.loss_scale:g}]"
     ),
     click.option("--compile", type=bool, help=f"Compile the network (torch.compile).  [default: {int(LOOP.compile)}]"),
-    click.option(
-        "--bench", type=bool, help=f"Let cuDNN choose convolutions by timing them.  [default: {int(LOOP.bench)}]"
-    ),
+    click.option("--bench", type=bool, help=f"Enable cuDNN benchmarking.  [default: {int(LOOP.bench)}]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
 OUTPUT = section(
     "Output",
-    click.option("--outdir", metavar="DIR", help="Where run folders are made."),
+    click.option("--outdir", metavar="DIR", help="Folder for the run folders."),
     click.option("--desc", "--experiment_name", "desc", metavar="TEXT", help="Text added to the run folder's name."),
     click.option("--nosubdir", is_flag=True, help="Write into --outdir itself."),
     click.option(
         "--tick",
         type=_above_zero,
         metavar="KIMG",
-        help=f"Progress is printed every so many thousand images.  [default: {LOOP.tick_kimg}]",
+        help=f"Interval of progress reports in thousands of images.  [default: {LOOP.tick_kimg}]",
     ),
     click.option(
         "--snap",
         type=cli.Count(min=0),
         metavar="TICKS",
-        help=f"How often to write a snapshot; 0: at the end.  [default: {LOOP.snapshot_ticks}]",
+        help=f"Interval of snapshots; 0: only at the end.  [default: {LOOP.snapshot_ticks}]",
     ),
     click.option(
         "--dump",
         type=cli.Count(min=0),
         metavar="TICKS",
-        help=f"How often to write a state to resume from; 0: at the end.  [default: {LOOP.state_ticks}]",
+        help=f"Interval of training states to resume from; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
-    click.option("--hook", "hooks", multiple=True, metavar="NAME", help="A hook of your own, file.py:Name."),
-    click.option("--log", "loggers", multiple=True, metavar="NAME", help="One more logger, file.py:Name."),
+    click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
+    click.option("--log", "loggers", multiple=True, metavar="NAME", help="Additional logger, file.py:Name."),
 )
 OTHER = section(
     "Other",
@@ -167,8 +163,8 @@ OTHER = section(
         metavar="PART.OPTION=VALUE",
         help="Any option that has no flag, e.g. network.num_blocks=2; may be repeated.",
     ),
-    click.option("--plugins", metavar="LIST", help="Modules or files, comma-separated, that a state may name."),
-    click.option("-n", "--dry-run", is_flag=True, help="Check and print the options, then stop."),
+    click.option("--plugins", metavar="LIST", help="Modules or files, comma-separated, that a state may use."),
+    click.option("-n", "--dry-run", is_flag=True, help="Check and print the options, then exit."),
     version_option,
     *(click.option(f"--{name}", name, hidden=True) for name in sorted(NO_EFFECT)),
 )
@@ -195,7 +191,7 @@ def main(ctx, **flags):
         name: value for name, value in flags.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     require_sensible(given)
-    from elucid.api import launch  # here, because it brings torch: help and mistakes are answered without
+    from elucid.api import launch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
     for name in sorted(NO_EFFECT & given.keys()):
@@ -210,11 +206,11 @@ def main(ctx, **flags):
 
 
 def require_sensible(given: dict) -> None:
-    """Refuse values that can only be a mistake, and say how to insist."""
+    """Reject values that are most likely a mistake; the message says how to use them anyway."""
     mimg = given.get("duration", 0)
     if mimg > 50_000:
         raise click.UsageError(
-            f"--duration={mimg:g} is {mimg * 1e6:.0e} images, as its unit is a million; "
+            f"--duration={mimg:g} is {mimg * 1e6:.0e} images, as the unit is a million; "
             f"--duration={mimg / 1e6:g} would be {mimg:g} images. To insist: --set loop.duration_mimg={mimg:g}"
         )
     if given.get("batch", 0) > 1_000_000:
@@ -223,8 +219,7 @@ def require_sensible(given: dict) -> None:
         )
     if given.get("lr", 0) >= 10:
         raise click.UsageError(
-            f"--lr={given['lr']:g} ends in infinities; 1e-4 to 1e-2 are usual. "
-            f"To insist: --set optimizer.lr={given['lr']:g}"
+            f"--lr={given['lr']:g} will diverge; 1e-4 to 1e-2 are usual. To insist: --set optimizer.lr={given['lr']:g}"
         )
     for name in ("ema", "tick"):
         values = given.get(name, ())
@@ -240,5 +235,5 @@ def require_sensible(given: dict) -> None:
 
 
 def run() -> None:
-    """The whole program; ends the process."""
+    """Run the command line and exit."""
     cli.run(main, peers=processes())

@@ -1,1 +1,1 @@
-"""Tools that know nothing of tensors: configuration, files, errors, command lines."""
+"""Utilities without torch: configuration, files, errors, command lines."""

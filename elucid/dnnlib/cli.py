@@ -1,4 +1,4 @@
-"""What all command lines share: exit codes, one-line errors, and the value formats of the EDM family."""
+"""Shared by all commands: exit codes, one-line errors, and the parameter types of EDM's command lines."""
 
 import math
 import os
@@ -13,29 +13,29 @@ import click
 
 from elucid.dnnlib.errors import UserError
 
-_MOST_NUMBERS = 100_000_000  # more in one list are a slip, and would fill the memory
+_MOST_NUMBERS = 100_000_000  # longer lists are probably a mistake, and would fill the memory
 
 
 class SingleProcess:
-    """One process. What `run` asks about others; `elucid/torch_utils/torchrun_errors.py` knows those of torchrun."""
+    """A single process: the interface that `run` uses; `elucid/torch_utils/torchrun_errors.py` has torchrun's."""
 
     is_main = True
 
     def watching(self) -> AbstractContextManager:
-        """While it is open, this process is ended if another fails, whatever it waits for."""
+        """Context in which this process is terminated if another one fails, even while it waits."""
         return nullcontext()
 
     def first_to_fail(self, message: str) -> bool:
-        """True in the one process that is to print its error."""
+        """Return True in the process that should print the error."""
         return True
 
     def failed(self, patience: float = 0) -> bool:
-        """Whether another process has failed, or does within `patience` seconds: then it explains what happened."""
+        """Return whether another process has failed, or fails within `patience` seconds; it reports the cause."""
         return False
 
 
 def run(command: click.Command, args: list[str] | None = None, peers: SingleProcess | None = None) -> None:
-    """Run a click command; bad input ends in one line on stderr and exit code 2, Ctrl-C and SIGTERM in code 130."""
+    """Run a click command. Bad input gives one line on stderr and exit code 2, Ctrl-C and SIGTERM code 130."""
     peers = peers or SingleProcess()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
@@ -51,26 +51,26 @@ def run(command: click.Command, args: list[str] | None = None, peers: SingleProc
         fail(error.format_message(), peers)
     except click.exceptions.Abort:
         if peers.failed():
-            leave(2)  # torchrun ends the others
+            leave(2)  # torchrun terminates the others
         if peers.is_main:
             click.echo("error: interrupted", err=True)
         leave(130)
     except RuntimeError:
         if not peers.failed(patience=2):
             raise
-        leave(2)  # a connection broke
+        leave(2)  # connection lost
 
 
 def fail(message: str, peers: SingleProcess) -> None:
-    """Print an error line, in one of the processes that come here with it, and exit with code 2."""
+    """Print an error line on one of the failing processes and exit with code 2."""
     if peers.first_to_fail(message):
-        start = "" if peers.is_main else "\n"  # where the main process's progress bar may stand
+        start = "" if peers.is_main else "\n"  # after the main process's progress bar
         click.echo(f"{start}error: {' '.join(message.split())}", err=True)
     sys.exit(2)
 
 
 def with_flags(message: str, command: click.Command) -> str:
-    """A message of the library, which names arguments as `name`, with the flags that set them."""
+    """Replace arguments in a message of the library, written as `name`, by their command-line flags."""
     flags: dict[str, str] = {}
     for one in [command, *getattr(command, "commands", {}).values()]:
         flags |= {parameter.name: parameter.opts[0] for parameter in one.params if parameter.name}
@@ -78,7 +78,7 @@ def with_flags(message: str, command: click.Command) -> str:
 
 
 def leave(code: int) -> None:
-    """Exit without waiting for threads, whose results nobody wants any more."""
+    """Exit without waiting for threads."""
     if all(thread is threading.main_thread() or thread.daemon for thread in threading.enumerate()):
         sys.exit(code)
     sys.stdout.flush()
@@ -101,9 +101,9 @@ class IntRange(click.ParamType):
                 self.fail(f"{value!r} is not a list like 0,3,10-20", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
-                self.fail(f"the range {part!r} runs backwards", param, ctx)
+                self.fail(f"the range {part!r} is reversed", param, ctx)
             if len(numbers) + last - first >= _MOST_NUMBERS:
-                self.fail(f"{value!r} are more than {_MOST_NUMBERS} numbers", param, ctx)
+                self.fail(f"{value!r} has more than {_MOST_NUMBERS} numbers", param, ctx)
             numbers.extend(range(first, last + 1))
         return numbers
 
@@ -126,7 +126,7 @@ class NumberList(click.ParamType):
 
 
 class Count(click.IntRange):
-    """A whole number from 1 on, or from `min`."""
+    """An integer of at least `min`, by default 1."""
 
     name = "int"
 
@@ -134,7 +134,7 @@ class Count(click.IntRange):
         super().__init__(min=min)
 
     def _describe_range(self) -> str:
-        return ""  # help says what a number means; that it is not negative goes without saying
+        return ""  # keeps the range out of the help
 
 
 class FloatRange(click.FloatRange):
@@ -153,7 +153,7 @@ class FloatRange(click.FloatRange):
 
 
 class Size(click.ParamType):
-    """A picture size `WxH` -> (width, height)."""
+    """An image size `WxH` -> (width, height)."""
 
     name = "WxH"
 

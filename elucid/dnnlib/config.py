@@ -1,6 +1,6 @@
-"""Names to objects: `module:Name` is resolved, options are bound against the signature and kept as `config`.
+"""Creates objects from names and options: resolves `module:Name`, binds options to the signature, records `config`.
 
-Constructor signatures are the only home of defaults. A component is written `{"name": "cdm", "weight": 1}`.
+Defaults are defined only in constructor signatures. A component is written `{"name": "cdm", "weight": 1}`.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from elucid.dnnlib.values import described, fits, is_data, signature
 
 
 def resolve(name: str) -> Any:
-    """The object that `package.module:Name` or `path/to/file.py:Name` names.
+    """Return the object named by `package.module:Name` or `path/to/file.py:Name`.
 
     Raises UserError if the module cannot be imported or has no such name.
     """
@@ -37,9 +37,9 @@ def resolve(name: str) -> Any:
 
 
 def import_code(name: str) -> ModuleType:
-    """The module `package.module` or `path/to/file.py`; a file's is called `elucid_plugin_file`.
+    """Import `package.module` or `path/to/file.py`; the module of a file is called `elucid_plugin_file`.
 
-    Raises UserError with the place where importing it failed.
+    Raises UserError with the location at which the import failed.
     """
     if not name.endswith(".py"):
         with _failures(f"{name}: cannot import it", "; is it on PYTHONPATH?"):
@@ -49,9 +49,9 @@ def import_code(name: str) -> ModuleType:
     if key in sys.modules and getattr(sys.modules[key], "__file__", None) == str(path):
         return sys.modules[key]
     if not path.is_file():
-        raise UserError(f"{name}: no such file; check the path of the plug-in")
+        raise UserError(f"{name}: no such file; check the path of the plugin")
     spec = importlib.util.spec_from_file_location(key, path)
-    assert spec is not None and spec.loader is not None  # of a name that ends in .py
+    assert spec is not None and spec.loader is not None  # since the name ends in .py
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(key)
     sys.modules[key] = module
@@ -67,18 +67,18 @@ def import_code(name: str) -> ModuleType:
 
 
 def plugin_name(path: str | Path) -> str:
-    """What the module of a file is called."""
+    """Return the module name of a plugin file."""
     return f"elucid_plugin_{Path(path).stem}"
 
 
 @contextmanager
 def _failures(what: str, advice: str = ""):
-    """Whatever goes wrong in code that may be from outside, as one line that says where."""
+    """Convert exceptions of possibly external code to a UserError with their location."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # code from outside may raise anything
+    except Exception as error:  # external code may raise anything
         frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_machinery(one.filename)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else advice
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
@@ -86,21 +86,21 @@ def _failures(what: str, advice: str = ""):
 
 
 def _moved(error: Exception) -> str:
-    """Code written for version 0.1 imports the packages by themselves."""
+    """Return a hint for code written for version 0.1, which imports the subpackages at top level."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     moved = package in ("dnnlib", "metrics", "preparation", "torch_utils", "training")
     return f"; since version 0.2 {package} is elucid.{package}" if moved else ""
 
 
 def _is_machinery(filename: str) -> bool:
-    """Whether a place in this file would tell nobody what to mend."""
+    """Return whether a traceback entry is in our own import machinery, and so of no use to the user."""
     return filename == __file__ or "importlib" in filename or f"{os.sep}torch{os.sep}" in filename
 
 
 def lookup(table: Mapping[str, str], name: str, kind: str, interface: Interface | None = None) -> Any:
-    """The object of a short name (in the table, or added by an installed package), or of a `module:Name`.
+    """Return the object of a short name (from the table or an installed package) or a `module:Name`.
 
-    What is not in the table must have the interface. Raises UserError that lists the known names.
+    Objects not in the table must implement the interface. Raises UserError listing the known names.
     """
     if name in table:
         return resolve(table[name])
@@ -116,18 +116,18 @@ def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
         known = sorted({*table, *added})
         raise UserError(f"unknown {kind} {name!r}{_hint(name, known)}; known: {', '.join(known)}, or module:Name")
     if len(added[name]) > 1:
-        raise UserError(f"{kind} {name!r} means {' or '.join(added[name])}; two packages add it: write out which")
+        raise UserError(f"{kind} {name!r} means {' or '.join(added[name])}; two packages add it: use the full name")
     try:
         return resolve(added[name][0])
     except UserError as error:
-        raise UserError(f"{kind} {name!r}, which an installed package adds: {error}") from error
+        raise UserError(f"{kind} {name!r}, added by an installed package: {error}") from error
 
 
 def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) -> Any:
-    """Call a class with options (data) and parts (objects), and keep the former on the result.
+    """Create an object from options (data) and parts (objects), and record the options in its `config`.
 
-    The object's `config` is {"class": "module:Name", "options": {...}} with defaults filled in.
-    Raises UserError naming an option that the signature lacks, or saying where the constructor failed.
+    `config` is {"class": "module:Name", "options": {...}} with defaults filled in. Raises UserError naming an unknown
+    option, or the location at which the constructor failed.
     """
     bound = bind(target, options, what, parts)
     with _failures(f"{what or target.__name__} cannot be made with these options"):
@@ -139,9 +139,9 @@ def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) 
 def bind(
     target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()
 ) -> dict[str, Any]:
-    """Options with the defaults of the signature filled in.
+    """Return the options with defaults of the signature filled in.
 
-    Raises UserError for one that is unknown, missing, or not of the annotated type.
+    Raises UserError for an option that is unknown, missing, or not of the annotated type.
     """
     what = what or getattr(target, "__name__", str(target))
     parameters = {
@@ -164,9 +164,9 @@ def bind(
             bound[name] = parameter.default
         elif parameter.default is not parameter.empty:
             kind = type(parameter.default).__name__
-            raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, texts, lists or null")
+            raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, strings, lists or null")
         else:
-            raise UserError(f"{what} needs the option {name!r}; give it with `set`")
+            raise UserError(f"{what} needs the option {name!r}; set it with `set`")
     return bound
 
 
@@ -177,7 +177,7 @@ def parse_chain(text: str) -> dict:
     """
     names = text.replace(" ", "").rstrip(")").split("(")
     if not all(names) or text.replace(" ", "") != "(".join(names) + ")" * (len(names) - 1):
-        raise UserError(f"{text!r} is no chain of names like patch(cdm(edm))")
+        raise UserError(f"{text!r} is not a chain of names like patch(cdm(edm))")
     chain: dict = {"name": names[-1]}
     for name in reversed(names[:-1]):
         chain = {"name": name, "base": chain}
@@ -185,17 +185,17 @@ def parse_chain(text: str) -> dict:
 
 
 def set_by_path(options: dict, assignment: str) -> None:
-    """Apply one `part.option=value` to nested options, in place; the value is JSON, else a string.
+    """Apply a `part.option=value` assignment to nested options in place; the value is JSON or else a string.
 
-    Within a part, nested components that are not there yet, or are a name alone, become ones with options. Raises
-    UserError if there is no such part.
+    Nested components that are missing or a plain name are converted to components with options. Raises UserError for
+    an unknown part.
     """
     path, separator, text = assignment.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
         raise UserError(f"`set` {assignment!r} is not of the form part.option=value")
     node = options
-    known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be given
+    known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be set
     if not known:
         parts = [name for name, value in node.items() if isinstance(value, dict)]
         raise UserError(f"`set` {assignment}: no part {keys[0]!r}{_hint(keys[0], parts)}; parts: {', '.join(parts)}")
@@ -211,7 +211,7 @@ def set_by_path(options: dict, assignment: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """JSON where it is JSON (numbers, lists, true, null), else the text itself."""
+    """Parse a value as JSON (numbers, lists, true, null), or else return the string."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

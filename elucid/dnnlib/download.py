@@ -1,4 +1,4 @@
-"""Downloads: tried again, continued after a break, limited in size, whole or not at all."""
+"""Downloads with retries, resuming, a size limit and atomic writes."""
 
 import os
 import re
@@ -17,9 +17,9 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
 
-_BLOCK = 1 << 16  # bytes; what a break can lose, and how finely the bar moves on a slow line
-_PASSING = (429, 500, 502, 503, 504)  # answers that another try may change
-_LONGEST_WAIT = 60.0  # seconds between two tries, even if the server asks for an hour
+_BLOCK = 1 << 16  # bytes between writes and updates of the progress bar
+_PASSING = (429, 500, 502, 503, 504)  # temporary status codes, worth a retry
+_LONGEST_WAIT = 60.0  # maximum seconds between two tries, even if the server asks for more
 
 
 def download(
@@ -32,12 +32,11 @@ def download(
     backoff: float = 0.5,
     timeout: tuple[float, float] = (10.0, 60.0),
 ) -> None:
-    """Get an http or https URL into `path`, which stands for this URL alone; one process does, others wait for it.
+    """Download an http or https URL to `path`, which must be unique to the URL; other processes wait for the first.
 
-    What has come before a break is kept beside `path` and continued, also by a later call, if the server still has the
-    same content. The first wait between tries is about `backoff` seconds, each further one twice as long; `timeout` is
-    that of connecting and of silence, in seconds. Raises UserError when that fails, or the content has more than
-    `max_bytes`.
+    An interrupted download is kept next to `path` and resumed, also by a later call, if the content on the server is
+    unchanged. The wait between tries starts at about `backoff` seconds and doubles each time; `timeout` holds the
+    connect and read timeouts in seconds. Raises UserError if the download fails or has more than `max_bytes`.
     """
     kept = False
     try:
@@ -45,9 +44,9 @@ def download(
         with ExitStack() as stack:
             try:
                 alone = stack.enter_context(locked(path.with_name(f".{path.stem}.lock")))
-            except OSError:  # a file system without locks
+            except OSError:  # file system without locks
                 alone = False
-            if path.is_file():  # by the process that this one waited for
+            if path.is_file():  # downloaded by the process that held the lock
                 return
             partial = _Partial(path, alone)
             try:
@@ -55,23 +54,23 @@ def download(
                     _receive(_Source(session, url, timeout), partial, max_bytes, tries, backoff)
                 partial.finish()
             except BaseException as error:
-                # A full disk or too large a file is not mended by more of it; a name of its own nobody finds again.
+                # Resuming does not help if the disk is full or the file too large, or if the name is not reused.
                 passing = isinstance(error, (requests.RequestException, KeyboardInterrupt))
                 kept = alone and passing and partial.continuable
                 if not kept:
                     partial.remove()
                 raise
-    except (OSError, _TooLarge) as error:  # requests' errors are OSErrors, too
+    except (OSError, _TooLarge) as error:  # exceptions of requests are OSErrors
         mend = f"{_mend(error, kept)}download it by hand and give its path"
         raise UserError(f"cannot download {what} {url}: {_reason(error)}; {mend}") from error
 
 
 class _Broken(requests.RequestException):
-    """The body ended early."""
+    """The response body ended early."""
 
 
 class _Refused(requests.RequestException):
-    """The server answers with this status, but not with the file."""
+    """The server responded with an error status."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -79,14 +78,14 @@ class _Refused(requests.RequestException):
 
 
 class _TooLarge(Exception):
-    """More bytes than are wanted."""
+    """The content exceeds the size limit."""
 
 
 class _Partial:
-    """What has come so far, in a hidden file beside the place of the whole, and the server's tag of the content."""
+    """A partial download in a hidden file next to the destination, with the server's tag of the content."""
 
     def __init__(self, path: Path, alone: bool):
-        # Where no lock keeps others away, two must not write into one file.
+        # Without a lock, two processes must not write to the same file.
         name = path.name if alone else f"{path.name}.{secrets.token_hex(4)}"
         self.path = path
         self.file = path.with_name(f".{name}.part")
@@ -105,7 +104,7 @@ class _Partial:
         return self.size > 0 and self.tag != ""
 
     def begin(self, tag: str) -> None:
-        """Forget what there is; the tag is written before the first byte, so that no byte has another's tag."""
+        """Start over; the tag is written before the first byte, so that it always matches the content."""
         self.remove()
         if tag:
             self._tag.write_text(tag, encoding="utf-8")
@@ -122,31 +121,31 @@ class _Partial:
 
 
 class _Source:
-    """A URL, asked for the whole content or for the rest of it."""
+    """A URL that can be requested completely or from an offset."""
 
     def __init__(self, session: requests.Session, url: str, timeout: tuple[float, float]):
         self._session, self._url, self._timeout = session, url, timeout
         self.name = Path(urllib.parse.urlparse(url).path).name or "file"
 
     def open(self, partial: _Partial) -> requests.Response:
-        """The rest of what is partly there, as an answer 206, else the whole as 200; raises RequestException."""
+        """Request the rest of a partial download (206) or else the whole file (200); raises RequestException."""
         if partial.continuable:
             response = self._get({"Range": f"bytes={partial.size}-", "If-Range": partial.tag})
             if response.status_code == 206 and _continues(response, partial):
                 return response
-            if response.status_code not in (206, 416):  # it has changed, or the server knows no ranges
+            if response.status_code not in (206, 416):  # it has changed, or the server does not support ranges
                 return _whole(response)
             response.close()
         return _whole(self._get({}))
 
     def _get(self, headers: dict[str, str]) -> requests.Response:
-        # Without compression lengths and ranges count the bytes of the file itself.
+        # Without compression, lengths and ranges refer to the bytes of the file.
         headers = {"Accept-Encoding": "identity", **headers}
         return self._session.get(self._url, headers=headers, stream=True, timeout=self._timeout)
 
 
 class _Retry(Retry):
-    """urllib3's, which would sleep as long as a server likes."""
+    """urllib3's Retry with a limit on the Retry-After of the server."""
 
     def get_retry_after(self, response) -> float | None:
         seconds = super().get_retry_after(response)
@@ -162,7 +161,7 @@ def _session(tries: int, backoff: float) -> requests.Session:
 
 
 def _receive(source: _Source, partial: _Partial, max_bytes: int, tries: int, backoff: float) -> None:
-    """Fill `partial`. The session tries again until there is an answer; here it is for bodies that break off."""
+    """Download into `partial`. The session retries requests; this function retries interrupted bodies."""
     for attempt in range(tries):
         try:
             with source.open(partial) as response:
@@ -179,8 +178,8 @@ def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int
     size = partial.size
     total = _total(response, size)
     if total is not None and total > max_bytes:
-        raise _TooLarge(f"it has {total} bytes, and the limit is {max_bytes}")
-    # The rank as torchrun gives it: there is no torch here to ask.
+        raise _TooLarge(f"it has {total} bytes, more than the limit of {max_bytes}")
+    # The rank from torchrun's environment, since this module does not import torch.
     hidden = int(os.environ.get("RANK", 0)) > 0
     bar = progress_bar(
         total=total, initial=size, desc=f"downloading {name}", unit="B", unit_scale=True, disable=hidden, delay=3
@@ -190,7 +189,7 @@ def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int
             for block in response.raw.stream(_BLOCK, decode_content=False):
                 size += len(block)
                 if size > max_bytes:
-                    raise _TooLarge(f"it has more than {max_bytes} bytes, which is the limit")
+                    raise _TooLarge(f"it has more than {max_bytes} bytes, the limit")
                 file.write(block)
                 bar.update(len(block))
         except urllib3.exceptions.HTTPError as error:
@@ -208,19 +207,19 @@ def _whole(response: requests.Response) -> requests.Response:
 
 
 def _tag(response: requests.Response) -> str:
-    """What If-Range takes: a strong ETag, else the time of the last change, else nothing."""
+    """Return the value for If-Range: a strong ETag, or else Last-Modified, or an empty string."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def _continues(response: requests.Response, partial: _Partial) -> bool:
-    """Whether it is the rest of the same content: some servers do not look at If-Range."""
+    """Return whether the response continues the same content; some servers ignore If-Range."""
     start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return start is not None and int(start[1]) == partial.size and _tag(response) in ("", partial.tag)
 
 
 def _total(response: requests.Response, start: int) -> int | None:
-    """The bytes of the whole file, where the server tells them."""
+    """Return the size of the whole file in bytes, if the server reports it."""
     whole = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
     if whole and response.status_code == 206:
         return int(whole[1])
@@ -233,16 +232,16 @@ def _of(size: int, total: int | None) -> str:
 
 
 def _mend(error: BaseException, kept: bool) -> str:
-    """What to try before the last resort."""
+    """Return advice for the error message."""
     if isinstance(error, _Refused) and error.status not in _PASSING:
         return "check the address, or "
     if kept:
-        return "try again to go on with the part that has come, or "
+        return "try again to resume the download, or "
     return "try again later, or " if isinstance(error, requests.RequestException) else ""
 
 
 def _reason(error: BaseException) -> str:
-    """The error that began it: those of the libraries repeat the URL, and names of their classes."""
+    """Return the root cause, since the libraries' own messages repeat the URL and class names."""
     if not isinstance(error, (_Broken, _Refused, _TooLarge)):
         while cause := error.__cause__ or error.__context__:
             error = cause

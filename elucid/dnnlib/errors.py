@@ -1,8 +1,8 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the file or option and says how to mend it.
+    """Raised for bad input. The message is one line that names the file or option and how to fix it.
 
     Scripts print it as `error: ...` and exit with code 2; no traceback is shown.
     """

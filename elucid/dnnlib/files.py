@@ -1,4 +1,4 @@
-"""Files: whole or not at all, from disk or by URL, with their hashes."""
+"""Atomic file writing, downloads through a cache, and hashes."""
 
 import hashlib
 import os
@@ -15,10 +15,10 @@ from elucid.dnnlib.temporaries import temporary_beside
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; on success fsync it and rename it to `path`, else remove it.
+    """Open a temporary file next to `path`; on success fsync it and rename it to `path`, else remove it.
 
-    A reader sees the old file or the whole new one, also after a crash or a power cut. Without `durable` it is faster,
-    for many small files that can be made again, and the promise does not cover power cuts.
+    Readers see either the old file or the complete new one, also after a crash or power failure. `durable` False is
+    faster but not safe against power failures, for many small files that can be regenerated.
     """
     path = Path(path)
     with parent_folders(path), temporary_beside(path, partial(Path.touch, exist_ok=False)) as temporary:
@@ -34,7 +34,7 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
 
 @contextmanager
 def parent_folders(path: Path) -> Iterator[None]:
-    """Make the folders that `path` lies in; after an error those that are new and empty are removed again."""
+    """Create the parent folders of `path`; after an error, new empty ones are removed again."""
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def parent_folders(path: Path) -> Iterator[None]:
 
 @contextmanager
 def write_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """`atomic_write` of a file that the user asked for; raises UserError naming it when that fails."""
+    """Call `atomic_write` for a file requested by the user. Raises UserError naming the file on failure."""
     try:
         with atomic_write(path) as file:
             yield file
@@ -57,16 +57,16 @@ def write_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def append_line(path: str | os.PathLike, line: str) -> None:
-    """Add a line to a text file; raises UserError naming it when that fails."""
+    """Append a line to a text file. Raises UserError naming the file on failure."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; make room for it") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; check the disk space") from error
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Raise UserError, before long work, if no file can be written there. Nothing is left or changed."""
+    """Raise UserError if `path` cannot be written, to fail before long work. Leaves nothing behind."""
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
     with suppress(_NotNow), write_output(path):
@@ -78,7 +78,7 @@ class _NotNow(Exception):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; not every system lets one open a folder, and there the rename alone must do."""
+    """Make a rename durable, on systems that allow opening a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -94,13 +94,13 @@ def is_url(name: str | os.PathLike) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded data sets are kept: `$ELUCID_CACHE`, else `~/.cache/elucid`."""
+    """Return the folder for downloads and cached datasets: `$ELUCID_CACHE`, or else `~/.cache/elucid`."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elucid"
     return Path(os.environ.get("ELUCID_CACHE", default))
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file as a hex digest."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -109,9 +109,9 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def fetch(name: str | os.PathLike, what: str = "file", **options) -> Path:
-    """Local path of a file or URL; a URL is downloaded once into the cache, with the options of `download`.
+    """Return the local path of a file or URL; a URL is downloaded once into the cache, with options of `download`.
 
-    Raises UserError when the path does not exist or the download fails.
+    Raises UserError if the path does not exist or the download fails.
     """
     if not is_url(name):
         path = Path(name)
@@ -124,7 +124,7 @@ def fetch(name: str | os.PathLike, what: str = "file", **options) -> Path:
     stem = Path(urllib.parse.urlparse(url).path).name or "download"
     path = cache_folder() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{stem}"
     if not path.is_file():
-        from elucid.dnnlib.download import download  # every program imports this module, and few need `requests`
+        from elucid.dnnlib.download import download  # rarely needed, and slow to import
 
         download(url, path, what, **options)
     return path

@@ -1,4 +1,4 @@
-"""One process at a time, by a lock on a file."""
+"""File locks."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ except ImportError:  # Windows
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of the file `path`, which is made and stays. The system ends it when the process is killed.
+    """Hold the lock of the file `path`, which is created and kept. The system releases it if the process is killed.
 
-    Gives whether it is held: not where another process holds it and this one is not to `wait`, nor where the system
-    has no such locks, so that two may do the same work. Raises OSError where the file cannot be made or locked.
+    Yields whether the lock is held: False if another process holds it and `wait` is False, or on systems without file
+    locks. Raises OSError if the file cannot be created or locked.
     """
     if fcntl is None:
         path.touch()
@@ -44,4 +44,4 @@ def _open_locked(path: Path, wait: bool) -> int | None:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the file was removed while this process waited for it: another one would not see the lock
+        os.close(handle)  # the file was removed during the wait, so other processes would not see this lock

@@ -1,4 +1,4 @@
-"""The names that pickled numbers, arrays and containers consist of, each with the data it stands for."""
+"""Unpickles numbers, numpy arrays and containers without running code."""
 
 import re
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from elucid.dnnlib.unpickle import Constant, Global, Record, read_pickle, record
 
 
 def load_arrays(data: bytes, source: str) -> Any:
-    """The numbers, texts and numeric arrays of a pickle, in lists and dictionaries.
+    """Load the numbers, strings and numeric arrays of a pickle, in lists and dictionaries.
 
-    A text that Python 2 wrote and bytes may both be `str` or `bytes`. Arrays are read-only views of the data.
-    Raises UserError naming `source`: for an array of objects, for any other class or function, for damaged files.
+    Strings and bytes written by Python 2 may each be `str` or `bytes`. Arrays are read-only views of the data. Raises
+    UserError naming `source` for arrays of objects, any other class or function, and damaged files.
     """
     return read_pickle(data, CONTAINERS | ARRAYS, source, finish=_fill)
 
 
 def _fill(content: Any) -> Any:
-    """The recorded arrays made into arrays, in place. Without recursion: the file may nest as deep as it likes."""
+    """Convert recorded arrays to arrays in place, without recursion, since the file may be nested deeply."""
     root = [content]
     waiting: list[Any] = [root]
     seen: set[int] = set()
@@ -38,7 +38,7 @@ def _fill(content: Any) -> Any:
 
 
 def array(record: Record) -> np.ndarray:
-    """A recorded array: either filled by its state, or (protocol 5) made from a buffer."""
+    """Convert a recorded array, which is either filled by its state or (protocol 5) created from a buffer."""
     if record.name != "numpy.ndarray":
         raise ValueError(f"a {record.name} where an array belongs")
     if record.state is None:
@@ -62,13 +62,13 @@ def dtype(name: str, *_) -> Record:
 
 
 def scalar(kind: Record, data: bytes) -> float | int | bool:
-    """A numpy scalar as a Python number."""
+    """Convert a numpy scalar to a Python number."""
     values = np.frombuffer(data, dtype=number_type(kind))
     return values.item()
 
 
 def encode(text: str, encoding: str) -> bytes:
-    """How old protocols write bytes."""
+    """Decode bytes as old protocols write them."""
     if encoding != "latin1":
         raise ValueError(f"bytes written as {encoding!r}")
     return text.encode("latin-1")
@@ -83,7 +83,7 @@ def pairs(items=()) -> dict:
 
 
 def reconstruct(kind: Global, base, state=None) -> Any:
-    """How the oldest protocols make an object of a class."""
+    """Create an object as the oldest protocols do."""
     return kind.make(*([] if state is None else [state]))
 
 

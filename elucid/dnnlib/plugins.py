@@ -1,6 +1,6 @@
-"""Code from outside: short names that installed packages add, and the refusal of what lacks an interface.
+"""Plugins: short names added by installed packages, and interface checks of external code.
 
-A package adds names by entry points, e.g. in its pyproject.toml: [project.entry-points."elucid.losses"].
+A package adds names with entry points, e.g. in its pyproject.toml: [project.entry-points."elucid.losses"].
 """
 
 import importlib
@@ -32,14 +32,14 @@ GROUPS = {
     "logger": ("elucid.loggers",),
     "detector": ("elucid.detectors",),
 }
-"""The entry-point groups of each kind of component."""
+"""The entry-point group of each kind of component."""
 
 
 @lru_cache
 def installed(kind: str) -> dict[str, tuple[str, ...]]:
-    """Names that installed packages add to a kind, each with the `module:Name` it stands for (several if they clash).
+    """Return the names that installed packages add to a kind, each with its `module:Name` (several if they clash).
 
-    Nothing is imported.
+    Imports nothing.
     """
     names: dict[str, tuple[str, ...]] = {}
     for group in GROUPS.get(kind, ()):
@@ -51,11 +51,10 @@ def installed(kind: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Interface:
-    """What a class must offer: a base class, methods with the arguments they are called with, constructor arguments.
+    """The interface of a component class: base class, methods with their arguments, constructor arguments.
 
-    The base may be written `module:Name`, which is imported when it is needed. `optional` methods must take these
-    arguments where a class overrides them. A class that goes `in_snapshots` must be found under its own name in its
-    module.
+    The base may be given as `module:Name`, which is imported lazily. `optional` methods are checked only if a class
+    overrides them. A class stored `in_snapshots` must be importable from its module by its own name.
     """
 
     kind: str
@@ -67,27 +66,27 @@ class Interface:
 
     @property
     def base_class(self) -> type:
-        """The base, imported."""
+        """Import and return the base class."""
         if isinstance(self.base, type):
             return self.base
         module, _, name = self.base.partition(":")
         return getattr(importlib.import_module(module), name)
 
     def is_base(self, kind: type) -> bool:
-        """Whether this class is the base; that nothing has imported yet it cannot be."""
+        """Return whether this class is the base, without importing it."""
         if isinstance(self.base, type):
             return kind is self.base
         module, _, name = self.base.partition(":")
         return getattr(sys.modules.get(module), name, None) is kind
 
     def require(self, target: Any, name: str) -> None:
-        """Raise UserError naming what the class `target` lacks; nothing of it is called."""
+        """Raise UserError naming what the class `target` lacks, without calling any of its code."""
         what = f"{self.kind} {name}"
         if not isinstance(target, type):
-            raise UserError(f"{what} is a {type(target).__name__}, not a class; give the name of a class")
+            raise UserError(f"{what} is a {type(target).__name__}, not a class; name a class")
         if not issubclass(target, self.base_class):
             base = f"{self.base_class.__module__}.{self.base_class.__name__}"
-            raise UserError(f"{what}: {target.__name__} is no {base}; make it a subclass")
+            raise UserError(f"{what}: {target.__name__} is not a subclass of {base}")
         if inspect.isabstract(target):
             missing = sorted(getattr(target, "__abstractmethods__", ()))
             raise UserError(f"{what}: {target.__name__} must define {', '.join(missing)}")
@@ -104,13 +103,13 @@ class Interface:
             )
         if self.in_snapshots and getattr(sys.modules[target.__module__], target.__qualname__, None) is not target:
             raise UserError(
-                f"{what}: snapshots could not find {target.__qualname__} in {target.__module__}; "
+                f"{what}: snapshots cannot find {target.__qualname__} in {target.__module__}; "
                 "define the class at the top of its module, under that name"
             )
 
     def _require_method(self, target: type, method: str, arguments: tuple[str, ...], what: str) -> None:
         wanted = f"{target.__name__} must define {method}({', '.join(arguments)})"
-        # Not getattr: every class has a __call__, which makes its objects.
+        # Not getattr, which would find type.__call__ on every class.
         owner = next((one for one in target.__mro__ if method in vars(one)), None)
         if (
             owner is None

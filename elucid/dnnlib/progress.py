@@ -1,15 +1,15 @@
-"""Progress bars that suit terminals and log files."""
+"""Progress bars for terminals and log files."""
 
 import sys
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
-_LOG_SECONDS = 10.0  # between two lines, where each stays
+_LOG_SECONDS = 10.0  # interval of lines in a log file
 
 
 def progress_bar(items: Iterable | None = None, *, unit: str = "img", **options) -> tqdm:
-    """A tqdm bar over `items` or of `total`; in a terminal it moves at once, in a file now and then."""
+    """Return a tqdm bar over `items` or up to `total`; it updates rarely if the output is not a terminal."""
     terminal = sys.stderr.isatty()
     options.setdefault("mininterval", 0.2 if terminal else _LOG_SECONDS)
     return tqdm(items, unit=unit, dynamic_ncols=terminal, **options)

@@ -1,6 +1,6 @@
-"""Temporary files and folders beside what they become, locked while their process lives.
+"""Temporary files and folders next to their destination, locked while their process is alive.
 
-The system ends a lock with its process, however that ends: what nobody locks was left by one that was killed.
+The system releases a lock when its process ends in any way, so unlocked temporaries are leftovers of killed processes.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and leftovers stay
+except ImportError:  # Windows: no locks, so leftovers are not removed
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A new file or folder, made by `make`, to be renamed to `path`; it is removed at the end if it still is there."""
+    """Create a file or folder with `make`, to be renamed to `path`; it is removed on exit if it still exists."""
     temporary, handle = _new(path, make)
     try:
         yield temporary
@@ -30,14 +30,14 @@ def temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of their temporary files and folders for `path`.
+    """Remove temporary files and folders for `path` left by killed processes.
 
-    Where the file system has no locks nothing is removed, because nobody can tell who lives.
+    On file systems without locks nothing is removed, since live processes cannot be detected.
     """
     ours = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{12}\.tmp")
-    with suppress(OSError):  # no such folder, or not to be read
+    with suppress(OSError):  # folder missing or not readable
         for leftover in [one for one in path.parent.iterdir() if ours.fullmatch(one.name)]:
-            with suppress(OSError):  # locked, or another user's
+            with suppress(OSError):  # locked, or owned by another user
                 handle = _lock(leftover)
                 if handle is not None:
                     _remove(leftover)
@@ -45,14 +45,14 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _new(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """A temporary with its lock; None where the system or the file system has no locks."""
+    """Create a temporary and its lock; the lock is None on systems or file systems without locks."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
         make(temporary)
         try:
             handle = _lock(temporary)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process has taken it for a leftover, for it was not locked yet
+            continue  # another process removed it before it was locked
         except OSError:
             return temporary, None
         if handle is None or temporary.exists():
@@ -61,10 +61,10 @@ def _new(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
 
 
 def _lock(temporary: Path) -> int | None:
-    """Lock it; None where the system has no locks. Raises OSError where it is locked or cannot be."""
+    """Lock a temporary; None on systems without locks. Raises OSError if it is locked or cannot be locked."""
     if fcntl is None:
         return None
-    # NFS locks only files open for writing, as folders never are.
+    # On NFS, only files open for writing can be locked, which folders never are.
     handle = os.open(temporary, os.O_RDONLY if temporary.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""Pickles read as documents: a pickle is a program, and here it is followed without running anything it names.
+"""Reads pickles as data: interprets the opcodes without importing or calling anything that the pickle names.
 
-A table says which names may occur and what data each call stands for; any other name is refused.
+A table lists the allowed names and the data that each call stands for; any other name is refused.
 """
 
 import io
@@ -14,7 +14,7 @@ from elucid.dnnlib.errors import UserError
 
 @dataclass(eq=False)
 class Record:
-    """A call that was noted instead of made: the callable's name, what it was given, and the state set afterwards."""
+    """A recorded call: the name of the callable, its arguments, and the state set afterwards."""
 
     name: str
     args: tuple = ()
@@ -30,30 +30,29 @@ class Constant:
 
 @dataclass(frozen=True)
 class Global:
-    """A listed name on the stack; calling it means `make(*args)`, which must only make data."""
+    """An allowed name on the stack; calling it means `make(*args)`, which must only create data."""
 
     name: str
     make: Callable
 
 
 class Refused(Exception):
-    """A pickle names a callable that the table lacks; the one argument is the name."""
+    """Raised if a pickle names a callable that is not in the table; the argument is the name."""
 
 
 def recorder(name: str) -> Callable[..., Record]:
-    """Table entry that notes calls of `name`."""
+    """Return a table entry that records calls of `name`."""
     return lambda *args: Record(name, args)
 
 
 def read_pickle(
     data: bytes, table: Mapping[str, Callable | Constant], source: str, finish: Callable[[Any], Any] = lambda x: x
 ) -> Any:
-    """The content of a pickle, of lists, dicts, plain values, and what `table` ("module.name" -> maker) makes.
+    """Read a pickle of lists, dicts, plain values, and objects created by `table` ("module.name" -> maker).
 
-    `finish` turns it into the result, with the same errors for what does not fit.
-
-    Raises UserError naming `source`: for a name that the table lacks, for opcodes that reach outside the file, and
-    for damaged or cut files. Nothing named in the pickle is imported or called.
+    `finish` converts the content to the result; its errors are handled like those of reading. Raises UserError naming
+    `source` for names that are not in the table, opcodes that refer outside the file, and damaged files. Nothing named
+    in the pickle is imported or called.
     """
     machine = _Machine(table, source)
     try:
@@ -62,11 +61,11 @@ def read_pickle(
         return finish(machine.result)
     except Refused as error:
         raise UserError(
-            f"{source} names the callable {error}, out of place in such a file; refused, nothing was run"
+            f"{source} names the callable {error}, which is not allowed in such a file; no code was run"
         ) from error
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{source} is damaged, cut short or no pickle ({reason}); get the file again") from error
+        raise UserError(f"{source} is damaged, truncated or not a pickle ({reason}); get the file again") from error
 
 
 LITERALS = frozenset(
@@ -80,7 +79,7 @@ KEYS = (str, bytes, int, float, type(None), Global)
 
 @dataclass
 class _Machine:
-    """The pickle's stack machine. `marks` holds the stacks that a MARK put aside."""
+    """The pickle's stack machine. `marks` holds the stacks saved by MARK."""
 
     table: Mapping[str, Callable | Constant]
     source: str
@@ -99,7 +98,7 @@ class _Machine:
         else:
             handler = getattr(self, f"on_{opcode.lower()}", None)
             if handler is None:
-                raise UserError(f"{self.source} reaches outside the file (pickle opcode {opcode}); it was not run")
+                raise UserError(f"{self.source} refers outside the file (pickle opcode {opcode}); no code was run")
             handler(argument)
 
     def on_proto(self, version):
@@ -200,7 +199,7 @@ class _Machine:
         self.top(dict).update((self.key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
 
     def top(self, kind: type):
-        """The topmost value, which must be of this kind."""
+        """Return the topmost value, which must be of this type."""
         if not isinstance(self.stack[-1], kind):
             raise ValueError(f"a {type(self.stack[-1]).__name__} where a {kind.__name__} belongs")
         return self.stack[-1]

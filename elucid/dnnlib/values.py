@@ -1,4 +1,4 @@
-"""Whether an option's value is of the type that a signature asks for, so that `--set` refuses what is not by name."""
+"""Checks values of options against type annotations."""
 
 import inspect
 import types
@@ -10,9 +10,9 @@ LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a lis
 
 
 def fits(value: Any, wanted: Any) -> bool:
-    """True if the value is of the annotated type, or if the type is none of those that options usually have.
+    """Return whether the value is of the annotated type; True for types that options usually do not have.
 
-    Whole numbers are numbers, 0 and 1 are truth values, a tuple is a list.
+    Integers are accepted as floats, 0 and 1 as booleans, and tuples as lists.
     """
     if get_origin(wanted) in (Union, types.UnionType):
         return any(fits(value, choice) for choice in get_args(wanted))
@@ -27,7 +27,7 @@ def fits(value: Any, wanted: Any) -> bool:
 
 
 def is_data(value: Any) -> bool:
-    """Whether a value can be written as JSON: states and snapshots keep all options."""
+    """Return whether a value can be written as JSON, as required for options in states and snapshots."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_data(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -36,7 +36,7 @@ def is_data(value: Any) -> bool:
 
 
 def described(wanted: Any) -> str:
-    """The annotated type in words, e.g. `a list of numbers or a number`."""
+    """Describe the annotated type in words, e.g. `a list of numbers or a number`."""
     if get_origin(wanted) in (Union, types.UnionType):
         return " or ".join(described(choice) for choice in get_args(wanted))
     if get_origin(wanted) is list:
@@ -45,7 +45,7 @@ def described(wanted: Any) -> str:
 
 
 def signature(target: Any) -> inspect.Signature:
-    """The signature, with annotations that are written as texts resolved where they can be."""
+    """Return the signature, with string annotations resolved if possible."""
     try:
         return inspect.signature(target, eval_str=True)
     except (NameError, TypeError, SyntaxError, AttributeError):

@@ -1,1 +1,1 @@
-"""Scores of images: features, their statistics, distances."""
+"""Metrics of images: feature detectors, statistics, distances."""

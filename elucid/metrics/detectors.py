@@ -1,4 +1,4 @@
-"""Feature detectors: uint8 images in, float32 feature vectors out, always in full precision."""
+"""Feature detectors, which map uint8 images to float32 features in full precision."""
 
 import os
 from abc import ABC, abstractmethod
@@ -18,10 +18,10 @@ ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
 
 
 class Detector(ABC):
-    """Maps images u8[B,1 or 3,H,W] to features f32[B,dim]; an image's features do not depend on its batch.
+    """Base class: maps images u8[B,1 or 3,H,W] to features f32[B,dim], which must not depend on the batch.
 
-    `name` and `sha256` (of the weights) say whose features they are, `resize` how images reach the size
-    that the network sees. A detector is built as `Class(device=torch.device, weights=path or URL, or None)`.
+    `name` and `sha256` (of the weights) identify the detector, `resize` describes how images are resized to the
+    network's input. A detector is constructed as `Class(device=torch.device, weights=path or URL, or None)`.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Detector(ABC):
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Features f32[B,dim] of RGB images u8[B,3,H,W] on the detector's device."""
+        """Compute features f32[B,dim] of RGB images u8[B,3,H,W] on the detector's device."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ class Detector(ABC):
 
 
 def make_detector(name: str, device: torch.device, weights: str | os.PathLike | None = None) -> Detector:
-    """The detector of a short name, or of `module:Name` from outside, on the device.
+    """Create a detector by short name, or an external one by `module:Name`, on the device.
 
-    Raises UserError naming what a detector from outside lacks.
+    Raises UserError naming what an external detector lacks.
     """
     detector = lookup(DETECTORS, name, "detector", INTERFACE)(device=device, weights=weights)
     for attribute, kind in ATTRIBUTES.items():
@@ -53,7 +53,7 @@ def make_detector(name: str, device: torch.device, weights: str | os.PathLike | 
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Images u8[B,3,H,W] of images u8[B,1 or 3,H,W]; a gray one is repeated."""
+    """Convert images u8[B,1 or 3,H,W] to u8[B,3,H,W]; gray images are repeated."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise UserError(f"detectors take uint8 images [B,C,H,W], not {images.dtype} {list(images.shape)}")
     if images.shape[1] not in (1, 3):
@@ -63,7 +63,7 @@ def as_rgb(images: Tensor) -> Tensor:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 without TF32 or bf16 inside: a score must not change with the card or with a training option."""
+    """Disable TF32 and bf16 in this context, so that scores do not depend on the GPU or on training options."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,4 +1,4 @@
-"""From image files to batches for a detector, and from batches to statistics, on one process or many."""
+"""Reads batches of images and computes their feature statistics, on one or more processes."""
 
 import os
 from collections import deque
@@ -18,7 +18,7 @@ from elucid.torch_utils import distributed
 
 
 class Images(Protocol):
-    """What can be read: `image(index)` gives u8[C,H,W], all of one shape, from several threads at once."""
+    """A readable set of images: `image(index)` returns u8[C,H,W], all of the same shape, and is thread-safe."""
 
     def __len__(self) -> int: ...
 
@@ -26,7 +26,7 @@ class Images(Protocol):
 
 
 def read_batches(images: Images, batch_size: int, workers: int | None = None) -> Iterator[Tensor]:
-    """This process's share of the images as batches u8[B,C,H,W], decoded ahead by threads."""
+    """Yield this process's share of the images as batches u8[B,C,H,W], decoded in background threads."""
     return _decoded(images, distributed.rank_share(range(len(images)), batch_size), workers or os.cpu_count() or 1)
 
 
@@ -40,7 +40,7 @@ def _decoded(images: Images, shares: Iterable[Sequence[int]], workers: int, ahea
                     yield _stack(waiting.popleft())
             while waiting:
                 yield _stack(waiting.popleft())
-        finally:  # a corrupt image or a caller that stops early: do not decode the rest
+        finally:  # on a corrupt image or early exit, do not decode the rest
             pool.shutdown(cancel_futures=True)
 
 
@@ -49,9 +49,9 @@ def _stack(futures: list) -> Tensor:
 
 
 def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int) -> FeatureStatistics:
-    """Statistics of the features of all processes' batches u8[B,C,H,W], `total` images in all.
+    """Compute feature statistics over the batches u8[B,C,H,W] of all processes, `total` images in all.
 
-    All processes must call it. Raises UserError when there are fewer than two images or a feature is not finite.
+    All processes must call it. Raises UserError if there are fewer than two images or a feature is not finite.
     """
     if total < 2:
         raise UserError(f"a covariance needs at least two images, not {total}")
@@ -60,7 +60,7 @@ def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int
     with progress_bar(total=total, desc=f"{detector.name} features", disable=hidden, delay=1) as bar:
         for batch in batches:
             statistics.update(detector(batch))
-            # The other processes go at the same pace, near enough for a progress bar.
+            # The progress bar assumes the same speed on all processes.
             bar.update(min(len(batch) * distributed.world_size(), total - bar.n))
     statistics = statistics.all_reduce()
     if not torch.isfinite(statistics.scatter).all():

@@ -1,4 +1,4 @@
-"""The detector of the FID: Inception-v3 with its public weights, by URL through the cache or from a file.
+"""The FID detector: Inception-v3 with its public weights, downloaded to the cache or from a file.
 
 Heusel et al. 2017 (arXiv 1706.08500).
 """
@@ -21,11 +21,11 @@ from elucid.torch_utils import distributed
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
 WEIGHTS_PREFIX = re.search(r"-([0-9a-f]{8})\.pth$", WEIGHTS_FILE)[1]
-"""The name ends in the start of the file's SHA-256."""
+"""The end of the name is the start of the file's SHA-256."""
 
 
 class InceptionDetector(Detector):
-    """Features of Inception-v3's last pool, f32[B,2048]: those that the FID is defined on."""
+    """Pool features of Inception-v3, f32[B,2048], on which the FID is defined."""
 
     name = "inception"
     resize = "bilinear-tf1-299"
@@ -36,7 +36,7 @@ class InceptionDetector(Detector):
         self.dim = LAYERS["2048"]
         self.sha256 = files.sha256(path)
         if not self.sha256.startswith(WEIGHTS_PREFIX):
-            note = f"note: {path} is not the public FID Inception; its distances compare only with its own"
+            note = f"note: {path} is not the public FID Inception; its distances are only comparable with each other"
             distributed.print0(note, file=sys.stderr)
         self.network = load_network(path).to(device)
 
@@ -45,15 +45,15 @@ class InceptionDetector(Detector):
 
     @torch.inference_mode()
     def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Several of `inception_network.LAYERS` from one pass over images u8[B,1 or 3,H,W]."""
+        """Return several of `inception_network.LAYERS` from one forward pass over images u8[B,1 or 3,H,W]."""
         with full_precision():
             return self.network(as_rgb(images).to(self.device), names)
 
 
 def public_weights() -> Path:
-    """The public weights from the cache, downloaded by the main process first where they are not in it.
+    """Return the public weights from the cache, downloaded by the main process if necessary.
 
-    Raises UserError, in all processes, when the download fails or is not the file that its name promises.
+    Raises UserError on all processes if the download fails or has the wrong hash.
     """
     message = None
     if distributed.is_main():
@@ -64,7 +64,7 @@ def public_weights() -> Path:
     message = distributed.broadcast_object(message)
     if message is not None:
         raise UserError(message)
-    return _fetch_public()  # from the cache by now, unless this process runs on another machine
+    return _fetch_public()  # now in the cache, unless this process runs on another machine
 
 
 def _fetch_public() -> Path:
@@ -83,18 +83,18 @@ def _fetch_public() -> Path:
 
 
 def load_network(path: Path) -> InceptionV3:
-    """Inception-v3 with the weights of a state dict; UserError if the file is none or has other names or shapes."""
+    """Load Inception-v3 from a state dict; UserError if the file is invalid or has other names or shapes."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message advises to run the code inside
-        raise UserError(f"{path}: cannot be read as weights alone; give {WEIGHTS_FILE}") from error
+    except pickle.UnpicklingError as error:  # torch's message suggests running the code inside
+        raise UserError(f"{path}: cannot be read as plain weights; give {WEIGHTS_FILE}") from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as weights ({reason}); give {WEIGHTS_FILE}") from error
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no state dict; give {WEIGHTS_FILE}")
+        raise UserError(f"{path}: contains no state dict; give {WEIGHTS_FILE}")
     network = InceptionV3()
-    # The count of batches only matters in training, and files written before torch 0.4.1 lack it.
+    # num_batches_tracked only matters in training, and files from before torch 0.4.1 lack it.
     counts = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     try:
         network.load_state_dict({**counts, **state}, strict=True)

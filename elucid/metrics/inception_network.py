@@ -1,7 +1,7 @@
-"""Inception-v3 as the FID uses it: the network of 2015-12-05 with 1008 classes, under its public parameter names.
+"""Inception-v3 of the FID: the network of 2015-12-05 with 1008 classes, with its public parameter names.
 
-Szegedy et al. 2016 (arXiv 1512.00567). It differs from the network of the paper and of torchvision: average pools
-leave the padding out of the count, the last block pools by maximum, and there are 1008 classes and no auxiliary head.
+Szegedy et al. 2016 (arXiv 1512.00567). It differs from the paper and from torchvision: average pooling excludes the
+padding, the last block uses max pooling, and there are 1008 classes and no auxiliary head.
 """
 
 import torch
@@ -11,16 +11,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SIZE = 299
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008, "spatial": 7 * 17 * 17}
-"""What can be asked for and its size: pooled features by channels, logits without bias, sFID's 7x17x17 maps."""
+"""Available outputs and their sizes: pooled features by channels, logits without bias, sFID's 7x17x17 maps."""
 
 SPATIAL_CHANNELS = 7
 
-# One branch of a block: its convolutions as (channels, kernel) in order. A kernel is a side or (height, width).
+# A branch of a block is a list of convolutions (channels, kernel). A kernel is a side or (height, width).
 Branch = list[tuple[int, int | tuple[int, int]]]
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU. Kernels of stride 1 keep the size unless `padding` is given."""
+    """Convolution without bias, batch norm, ReLU. With stride 1 the size is kept unless `padding` is given."""
 
     def __init__(self, c_in: int, c_out: int, kernel, stride: int = 1, padding=None):
         super().__init__()
@@ -34,16 +34,16 @@ class ConvNorm(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
     def fold(self) -> None:
-        """Put the batch norm's fixed scale and shift into the convolution, which is a third faster on a CPU."""
+        """Fold the batch norm into the convolution, which is a third faster on a CPU."""
         self.conv = fuse_conv_bn_eval(self.conv, self.bn)
         self.bn = nn.Identity()
 
 
 class Mixed(nn.Module):
-    """Branches side by side, concatenated; convolutions `{branch}_{i}`, or `{branch}` where there is only one.
+    """Concatenates parallel branches with convolutions `{branch}_{i}`, or `{branch}` if there is only one.
 
-    `forks` lists the branches that end in two parallel convolutions, 1x3 (`a`) and 3x1 (`b`).
-    With stride 2 the last convolution of each branch and the pool halve the size without padding.
+    `forks` lists the branches that end in two parallel convolutions, 1x3 (`a`) and 3x1 (`b`). With stride 2, the last
+    convolution of each branch and the pool downsample without padding.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def reduction_to_8x8(c_in: int) -> Mixed:
 
 
 class InceptionV3(nn.Module):
-    """The whole network; `forward(images, layers)` stops after the last layer asked for."""
+    """The complete network; `forward(images, layers)` stops after the last requested layer."""
 
     def __init__(self):
         super().__init__()
@@ -162,7 +162,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, images: Tensor, layers: tuple[str, ...] = ("2048",)) -> dict[str, Tensor]:
-        """Features by the names of LAYERS: [B,channels] pooled over positions, `spatial` [B,7,17,17].
+        """Return features by the names in LAYERS: [B,channels] pooled over positions, `spatial` [B,7,17,17].
 
         Images: u8 or float [B,3,H,W] in [0, 255], of any size.
         """
@@ -175,7 +175,7 @@ class InceptionV3(nn.Module):
         return features
 
     def for_inference(self) -> "InceptionV3":
-        """This network in evaluation mode with its batch norms folded, as far as no output lies before one."""
+        """Switch to eval mode and fold batch norms, except where an output is taken before one."""
         self.eval().requires_grad_(False)
         for module in self.modules():
             if isinstance(module, ConvNorm) and module is not self.Mixed_6d.branch1x1:
@@ -183,7 +183,7 @@ class InceptionV3(nn.Module):
         return self.to(memory_format=torch.channels_last)
 
     def _walk(self, images: Tensor, with_spatial: bool):
-        """Yield (name, features) in the order of depth, computing no deeper than is drawn."""
+        """Yield (name, features) in order of depth, computed lazily."""
         x = (resize_bilinear_tf1(images, SIZE) - 128) / 128
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))

@@ -1,4 +1,4 @@
-"""Short names of detectors, data only; others are given as `module:Name` or `file.py:Name`."""
+"""Short names of detectors; others are given as `module:Name` or `file.py:Name`."""
 
 DETECTORS = {
     "inception": "elucid.metrics.inception:InceptionDetector",

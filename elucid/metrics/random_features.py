@@ -1,7 +1,7 @@
-"""A detector that has seen no data: a small VGG-style network with random weights, the same everywhere.
+"""An untrained detector: a small VGG-style network with fixed random weights.
 
-Random features suit images that are not natural, and tests (Naeem et al. 2020, arXiv 2002.09797, section on random
-embeddings; like its R64 the output has 64 numbers). Distances from it compare with nothing but each other.
+Random features are suitable for images that are not natural, and for tests (Naeem et al. 2020, arXiv 2002.09797,
+section on random embeddings; like its R64 it has 64 outputs). Its distances are only comparable with each other.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ from elucid.dnnlib.errors import UserError
 from elucid.metrics.detectors import Detector
 
 SEED = 0
-SIZE = 32  # images are brought to this height and width
+SIZE = 32  # images are resized to this height and width
 WIDTHS = (16, 32, 64)  # channels of each stage: two 3x3 convolutions with ReLU, then a 2x2 max pool
 DIM = 64
-OUTPUT_SCALE = 4.0  # only sets the unit: unlike sets of images come to lie some tens apart
+OUTPUT_SCALE = 4.0  # only sets the unit: distances between different sets of images are in the tens
 MIN_SIZE = 8
 
 
 class RandomDetector(Detector):
-    """Features f32[B,64] of six random convolutions and a random projection; thousands of images/s on a CPU."""
+    """Features f32[B,64] from six random convolutions and a random projection; thousands of images/s on a CPU."""
 
     name = "random"
     resize = f"bilinear-antialias-{SIZE}"
@@ -32,7 +32,7 @@ class RandomDetector(Detector):
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         if weights is not None:
-            raise UserError("`detector_weights` does not go with `detector`=random, whose weights follow from a seed")
+            raise UserError("`detector_weights` does not apply to `detector`=random, whose weights come from a seed")
         self.device = device
         arrays = random_weights()
         self.sha256 = hashlib.sha256(b"".join(array.astype("<f4").tobytes() for array in arrays)).hexdigest()
@@ -57,9 +57,9 @@ class RandomDetector(Detector):
 
 
 def random_weights() -> list[np.ndarray]:
-    """Convolutions f32[out,in,3,3] and the projection f32[64,in] last, uniform with the variance of He et al. 2015.
+    """Return convolutions f32[out,in,3,3] and the projection f32[64,in], uniform with the variance of He et al. 2015.
 
-    Uniform numbers of numpy's frozen RandomState take integer arithmetic alone, so all machines agree on every bit.
+    Uniform numbers of numpy's frozen RandomState use integer arithmetic only, so they are identical on all machines.
     """
     random = np.random.RandomState(SEED)
 

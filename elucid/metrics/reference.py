@@ -1,6 +1,6 @@
-"""Reference statistics in an npz file that EDM's programs read too, and theirs read here.
+"""Reference statistics as npz files, compatible with EDM's in both directions.
 
-Keys: `mu` f64[D], `sigma` f64[D,D] (unbiased covariance), and, where this project wrote it, `num_images`, `detector`,
+Keys: `mu` f64[D], `sigma` f64[D,D] (unbiased covariance), and in our own files also `num_images`, `detector`,
 `detector_sha256`, `resize`.
 """
 
@@ -26,7 +26,7 @@ EDM_DETECTOR, EDM_DIM = "inception", 2048
 
 @dataclass
 class Reference:
-    """Mean f64[D] and covariance f64[D,D] of a set of images; None for what an EDM file does not say."""
+    """Mean f64[D] and covariance f64[D,D] of a set of images; fields that EDM's files lack are None."""
 
     path: str
     mean: Tensor
@@ -38,12 +38,12 @@ class Reference:
 
     @property
     def count(self) -> str:
-        """The number of images, in words where it is not known."""
+        """The number of images as text."""
         return "an unknown number of" if self.num_images is None else str(self.num_images)
 
 
 def save_reference(path: str | os.PathLike, statistics: FeatureStatistics, detector: Detector) -> None:
-    """Write the statistics and whose features they are of; the file appears whole or not at all."""
+    """Write the statistics and the identity of the detector to a file, atomically."""
     arrays = {
         "mu": statistics.mean.cpu().numpy(),
         "sigma": statistics.covariance.cpu().numpy(),
@@ -57,20 +57,20 @@ def save_reference(path: str | os.PathLike, statistics: FeatureStatistics, detec
 
 
 def load_reference(name: str) -> Reference:
-    """Read a reference from a path or URL; raises UserError naming the file when it is none or damaged."""
+    """Load a reference from a path or URL. Raises UserError naming the file if it is invalid or damaged."""
     path = files.fetch(name, "reference")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{name}: not a readable npz file; make it anew with fid.py ref")
+        raise UserError(f"{name}: not a readable npz file; create it again with fid.py ref")
     arrays = _read_arrays(path, name)
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:
-        raise UserError(f"{name}: lacks mu and sigma, so it is no reference; make one with fid.py ref")
+        raise UserError(f"{name}: not a reference, as it lacks mu and sigma; create one with fid.py ref")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise UserError(
-            f"{name}: mu {mean.shape} and sigma {covariance.shape} do not fit; make it anew with fid.py ref"
+            f"{name}: mu {mean.shape} and sigma {covariance.shape} do not fit; create it again with fid.py ref"
         )
     if not all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in (mean, covariance)):
-        raise UserError(f"{name}: mu or sigma has values that are no finite numbers; make it anew with fid.py ref")
+        raise UserError(f"{name}: mu or sigma has values that are not finite; create it again with fid.py ref")
     reference = Reference(
         path=str(name),
         mean=torch.from_numpy(mean.astype(np.float64)),
@@ -91,7 +91,7 @@ def _read_arrays(path: Path, name: str) -> dict[str, np.ndarray]:
             return {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: not a readable npz file ({reason}); make it anew with fid.py ref") from error
+        raise UserError(f"{name}: not a readable npz file ({reason}); create it again with fid.py ref") from error
 
 
 def _take_as_edm(reference: Reference) -> None:
@@ -99,9 +99,9 @@ def _take_as_edm(reference: Reference) -> None:
     if dim != EDM_DIM:
         raise UserError(
             f"{reference.path}: has {dim} dimensions, not {EDM_DIM}, and does not say which detector made it; "
-            "make it anew with fid.py ref"
+            "create it again with fid.py ref"
         )
-    note = f"note: {reference.path} does not say which detector made it; taken for the public FID Inception's, as EDM's"
+    note = f"note: {reference.path} does not say which detector made it; assuming the public FID Inception, as in EDM"
     distributed.print0(note, file=sys.stderr)
 
 
@@ -116,6 +116,6 @@ def require_same_detector(reference: Reference, detector: Detector) -> None:
     for what, expected, given in pairs:
         if expected is not None and expected != given:
             raise UserError(
-                f"{reference.path} was made with {what} {expected}, but the images are to be scored with {given}; "
-                "use the same `detector` and `detector_weights`, or make a reference with fid.py ref"
+                f"{reference.path} was made with {what} {expected}, but the images use {given}; "
+                "use the same `detector` and `detector_weights`, or create a reference with fid.py ref"
             )

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered batch by batch in float64 and merged between processes."""
+"""Mean and covariance of features, accumulated over batches in float64 and merged between processes."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from elucid.torch_utils import distributed
 class FeatureStatistics:
     """Running count, mean [D] and scatter [D,D] (the sum of outer products of deviations from the mean).
 
-    Merging uses means and scatters (Chan et al. 1979) instead of raw moments, whose difference cancels.
+    Merging uses means and scatters (Chan et al. 1979), which avoids the cancellation of raw moments.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
@@ -29,7 +29,7 @@ class FeatureStatistics:
             self._merge(len(features), mean, deviations.T @ deviations)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Add what another has seen."""
+        """Add the data of another instance."""
         self._merge(other.num, other.mean.to(self.device), other.scatter.to(self.device))
 
     def _merge(self, num: int, mean: Tensor, scatter: Tensor) -> None:
@@ -42,7 +42,7 @@ class FeatureStatistics:
         self.num = total
 
     def all_reduce(self) -> "FeatureStatistics":
-        """The statistics of all processes together, in every process. All must call it."""
+        """Return the statistics over all processes, on all processes. All must call it."""
         counts = torch.tensor(distributed.gather_objects(self.num), dtype=torch.float64)
         total = FeatureStatistics(len(self.mean), self.device)
         total.num = int(counts.sum())
@@ -55,5 +55,5 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased covariance f64[D,D]; needs at least two images."""
+        """Return the unbiased covariance f64[D,D]; needs at least two images."""
         return self.scatter / (self.num - 1)

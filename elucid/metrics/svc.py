@@ -1,27 +1,27 @@
-"""Do samples show the class that was asked for? A support vector classifier trained on real pixels judges.
+"""Class agreement of samples, measured by a support vector classifier trained on real pixels.
 
-It needs no network and no download; meant for small, simple images such as digits.
+It needs no network and no download, and is meant for small, simple images such as digits.
 """
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
 
-MAX_TRAIN = 5000  # the time of the fit grows with the square of this number
+MAX_TRAIN = 5000  # fitting time is quadratic in this number
 
 
 class PixelClassifier:
-    """RBF support vector classifier on pixels in [0, 1]; the same data give the same classifier.
+    """RBF support vector classifier on pixels in [0, 1]; deterministic.
 
-    Images u8[N,C,H,W], labels integers [N]. Of more than MAX_TRAIN images a fixed random subset is used.
+    Images u8[N,C,H,W], labels integers [N]. If there are more than MAX_TRAIN images, a fixed random subset is used.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        from sklearn.svm import SVC  # takes a second to import, which no other metric should wait for
+        from sklearn.svm import SVC  # slow to import, and not needed by other metrics
 
         _check(images, labels)
         if len(np.unique(labels)) < 2:
-            raise UserError("the training images are all of one class; a classifier needs at least two")
+            raise UserError("all training images have the same class; a classifier needs at least two")
         if len(images) > MAX_TRAIN:
             chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:MAX_TRAIN])
             images, labels = images[chosen], labels[chosen]
@@ -30,7 +30,7 @@ class PixelClassifier:
         self.model = SVC(kernel="rbf", C=10.0, gamma="scale").fit(self._features(images), labels)
 
     def agreement(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of images, 0 to 1, whose predicted class is their label."""
+        """Return the fraction of images, 0 to 1, whose predicted class equals their label."""
         _check(images, labels)
         if images.shape[1:] != self.shape:
             raise UserError(f"images of shape {images.shape[1:]} do not fit a classifier trained on {self.shape}")
@@ -42,12 +42,12 @@ class PixelClassifier:
 
 
 def class_agreement(train_images, train_labels, images, labels) -> float:
-    """Share of `images` that a classifier trained on the first two arguments assigns to their `labels`."""
+    """Return the fraction of `images` that a classifier trained on the `train_` data assigns to their `labels`."""
     return PixelClassifier(train_images, train_labels).agreement(images, labels)
 
 
 def interval(share: float, num: int) -> tuple[float, float]:
-    """95 % confidence interval of a share measured on `num` images (Wilson 1927)."""
+    """Return the 95 % confidence interval of a fraction measured on `num` images (Wilson 1927)."""
     from scipy.stats import binomtest  # here, as it takes half a second that no other score should wait for
 
     limits = binomtest(round(share * num), num).proportion_ci(0.95, method="wilson")

@@ -1,1 +1,1 @@
-"""Data sets made from folders, archives and arrays."""
+"""Preparation of datasets from folders, archives and arrays."""

@@ -1,4 +1,4 @@
-"""Data sets published as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
+"""Datasets stored as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
 
 import gzip
 import tarfile
@@ -27,7 +27,7 @@ class Arrays:
 
 
 def builtin(name: str) -> Arrays:
-    """`digits` (1797 handwritten digits, 8x8 enlarged to 16x16), `digits-train` and `digits-test`.
+    """Load `digits` (1797 handwritten digits, 8x8 enlarged to 16x16), `digits-train` or `digits-test`.
 
     The two parts, 1297 and 500 images, are disjoint and always the same.
     """
@@ -47,16 +47,16 @@ def builtin(name: str) -> Arrays:
     return Arrays(name, images[kept], Labels(digits.target[kept].astype(np.int64), class_names))
 
 
-_CIFAR = {  # which keys hold labels and class names, by the number of classes
+_CIFAR = {  # keys of labels and class names, by number of classes
     10: ("labels", "label_names", "batches.meta"),
     100: ("fine_labels", "fine_label_names", "meta"),
 }
 
 
 def cifar(path: Path, part: str = "") -> Arrays:
-    """`cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`: the training images, or those of `part` "test".
+    """Load `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`: the training images, or those of `part` "test".
 
-    Raises UserError when the archive is damaged or not the Python version.
+    Raises UserError if the archive is damaged or not the Python version.
     """
     if part not in ("", "train", "test"):
         raise UserError(f"{path} has no part {part!r}; there are {path}/train (the default) and {path}/test")
@@ -79,28 +79,28 @@ def cifar(path: Path, part: str = "") -> Arrays:
         class_names = [_text(name) for name in read(meta)[names_key]]
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} does not hold CIFAR's arrays ({error}); download it again") from error
+        raise UserError(f"{path} does not contain CIFAR's arrays ({error}); download it again") from error
     if pixels.dtype != np.uint8 or len(labels) != len(images) or not 0 <= labels.min() <= labels.max() < classes:
-        raise UserError(f"{path} does not hold CIFAR's arrays; download it again")
+        raise UserError(f"{path} does not contain CIFAR's arrays; download it again")
     return Arrays(f"cifar{classes}" + ("-test" if part == "test" else ""), images, Labels(labels, class_names))
 
 
 def _text(value: str | bytes) -> str:
-    """Python 2 wrote its texts as bytes."""
+    """Decode a string that Python 2 wrote as bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _tar_files(path: Path) -> dict[str, bytes]:
-    """Contents of a tar's files by their last name; nothing is unpacked to disk."""
+    """Read the files of a tar by base name, without unpacking to disk."""
     try:
         with tarfile.open(path) as archive:
             return {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is no tar archive, or not a whole one ({error}); download it again") from error
+        raise UserError(f"{path} is not a valid or complete tar archive ({error}); download it again") from error
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file is an MNIST-format array of images."""
+    """Return whether a file is an MNIST-format array of images."""
     try:
         with _open(path) as file:
             return file.read(4) == b"\0\0\x08\x03"
@@ -109,7 +109,7 @@ def is_idx(path: Path) -> bool:
 
 
 def idx(path: Path) -> Arrays:
-    """An idx file of images and the label file beside it (`images-idx3` -> `labels-idx1`); 28x28 is padded to 32x32."""
+    """Load an idx file of images and its label file (`images-idx3` -> `labels-idx1`); 28x28 is padded to 32x32."""
     images = _read_idx(path)
     if images.shape[1:] == (28, 28):
         images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
@@ -131,14 +131,14 @@ def _idx_name(path: Path) -> str:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """Two zero bytes, the code of the type (8 = uint8), the number of axes, their lengths, the values."""
+    """Read an idx file: two zero bytes, the type code (8 = uint8), the number of axes, their lengths, the values."""
     try:
         with _open(path) as file:
             data = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from error
     if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise UserError(f"{path} is no idx file of bytes; download it again")
+        raise UserError(f"{path} is not an idx file of bytes; download it again")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
     start = 4 + 4 * data[3]
     if len(data) - start != np.prod(shape) or not shape[0]:

@@ -1,4 +1,4 @@
-"""From any source to a data set that training reads: choose, make, check, write, report."""
+"""Converts any source of images to a dataset for training."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from elucid.training.data.labels import Labels
 
 @dataclass
 class Report:
-    """What came of a conversion."""
+    """Result of a conversion."""
 
     source: str
     destination: str
@@ -33,7 +33,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """The report in words, notes and warnings last."""
+        """Yield the lines of the report, notes and warnings last."""
         kind = {GRAY: "gray", RGB: "RGB"}[self.channels]
         yield f"{len(self.written)} images of {self.size[0]}x{self.size[1]}, {kind}, from {self.source}"
         if self.labels is None:
@@ -45,17 +45,17 @@ class Report:
         if empty := self.empty_classes():
             yield f"warning: {len(empty)} classes have no images here{_list(empty)}"
         if self.skipped:
-            yield f"left out as too small for the transform: {len(self.skipped)} pictures" + _list(self.skipped)
+            yield f"skipped as too small for the transform: {len(self.skipped)} images" + _list(self.skipped)
         if self.unlabelled:
             yield (
                 f"warning: {len(self.unlabelled)} images have no label{_list(self.unlabelled)}; training with --cond=1 "
-                f"will refuse them: `unlabelled`=drop leaves them out"
+                f"will reject them: `unlabelled`=drop leaves them out"
             )
         yield from (f"note: {note}" for note in self.notes)
         yield f"written: {self.destination}"
 
     def empty_classes(self) -> list[str]:
-        """Names, or else numbers, of the classes of which nothing was written, for example by --max-images."""
+        """Names or numbers of the classes without images, for example because of --max-images."""
         if self.labels is None or not self.labels.are_classes:
             return []
         present = set(self.labels.values[self.written].tolist())
@@ -77,10 +77,10 @@ def convert(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Write the pictures of `source` as a data set; `destination` is a .zip or a new folder.
+    """Convert the images of `source` to a dataset; `destination` is a .zip or a new folder.
 
-    `resolution` is (width, height). `channels` is auto (gray if all pictures are), gray or rgb; `unlabelled` keep or
-    drop. Raises UserError naming the picture, file or option; then nothing is left under the destination's name.
+    `resolution` is (width, height). `channels` is auto (gray if all images are), gray or rgb; `unlabelled` is keep or
+    drop. Raises UserError naming the image, file or option, without leaving an incomplete destination.
     """
     _require_sides(result_size(transform, resolution), "`resolution`")
     require_elsewhere(source, destination)
@@ -94,7 +94,7 @@ def convert(
         for index, data in _checked(conversion, chosen, report, workers, progress):
             write(archive_name(index), data)
         if not report.written:
-            raise UserError(f"every picture of {source} is too small for `transform`={transform}; lower `resolution`")
+            raise UserError(f"all images of {source} are too small for `transform`={transform}; lower `resolution`")
         write("dataset.json", _dataset_json(report, chosen))
     return report
 
@@ -102,7 +102,7 @@ def convert(
 def _checked(
     conversion: Conversion, chosen: Sequence[int], report: Report, workers: int | None, progress: bool
 ) -> Iterator[tuple[int, bytes | memoryview]]:
-    """The PNGs with their numbers, after making sure that all have one size; `report` learns what happened."""
+    """Yield numbered PNGs, checking that all have the same size; results are added to `report`."""
     made = make_all(conversion, chosen, workers)
     bar = progress_bar(made, total=len(chosen), desc="preparing", disable=not progress, delay=0.5)
     for number, (index, result) in enumerate(bar):
@@ -117,7 +117,7 @@ def _checked(
         if size != report.size:
             width, height = report.size
             raise UserError(
-                f"the pictures differ in size: {first} is {width}x{height}, {name} is {size[0]}x{size[1]}; "
+                f"the images differ in size: {first} is {width}x{height}, {name} is {size[0]}x{size[1]}; "
                 f"give `resolution`=WxH, and perhaps `transform`=center-crop"
             )
         report.written.append(index)
@@ -126,17 +126,17 @@ def _checked(
 
 def _choose(source: Source, max_images: int | None, unlabelled: str) -> list[int]:
     if max_images is not None and max_images < 1:
-        raise UserError(f"`max_images`={max_images} leaves nothing; give at least 1")
+        raise UserError(f"`max_images`={max_images} leaves no images; it must be at least 1")
     chosen = np.arange(len(source))
     if unlabelled == "drop":
         if source.labels is None:
-            raise UserError(f"`unlabelled`=drop would leave nothing: {source.name} has no labels at all")
+            raise UserError(f"`unlabelled`=drop leaves no images: {source.name} has no labels")
         chosen = np.setdiff1d(chosen, source.labels.missing)
     return chosen[:max_images].tolist()
 
 
 def _common_channels(source: Source, chosen: Sequence[int], progress: bool) -> int:
-    """Gray if all pictures are; the first one in colour decides, so only gray sources are looked through."""
+    """Return 1 if all images are gray, else 3; the search ends at the first image in colour."""
     bar = progress_bar(chosen, desc="looking for colour", disable=not progress, delay=1, leave=False)
     return GRAY if all(source.is_gray(index) for index in bar) else RGB
 
@@ -153,11 +153,11 @@ def _colour(name: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise UserError(f"`background`={name} is no colour; write white, black or #rrggbb") from error
+        raise UserError(f"`background`={name} is not a colour; use white, black or #rrggbb") from error
 
 
 def _dataset_json(report: Report, chosen: Sequence[int]) -> bytes:
-    """Names and labels of the images written; those without a label are not listed, and the report names them."""
+    """Create dataset.json for the written images; those without a label are omitted and named in the report."""
     if report.labels is None:
         return json.dumps({"labels": None}).encode()
     number = {index: n for n, index in enumerate(chosen)}
@@ -176,5 +176,5 @@ def _dataset_json(report: Report, chosen: Sequence[int]) -> bytes:
 
 
 def _list(names: Sequence[str]) -> str:
-    """` (a, b, c, ...)`, or nothing."""
+    """Return ` (a, b, c, ...)`, or an empty string."""
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

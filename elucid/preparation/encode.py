@@ -1,4 +1,4 @@
-"""Images to stored latents: each posterior's mean and standard deviation, computed once and sampled at training."""
+"""Encodes images to stored latents: the posterior's mean and standard deviation, sampled during training."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from elucid.training.encoders.vae import VAE
 
 @dataclass
 class Report:
-    """What came of it."""
+    """Result of encoding."""
 
     source: str
     destination: str
@@ -29,7 +29,7 @@ class Report:
     encoder: dict
 
     def lines(self) -> Iterator[str]:
-        """The report in words."""
+        """Yield the lines of the report."""
         channels, height, width = self.shape
         yield f"{self.count} latents of {width}x{height}, {channels} channels, from {self.source}"
         yield encoder_line(self.encoder)
@@ -49,10 +49,10 @@ def encode(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Store the latents of a data set, with its labels, for train.py --train_on_latents=1.
+    """Store the latents and labels of a dataset for train.py --train_on_latents=1.
 
-    `destination` is a .zip or a new folder, of one .npy [2C,h,w] per image and dataset.json. Raises UserError for
-    images that the VAE does not take; then nothing is left under the destination's name.
+    `destination` is a .zip or a new folder with a .npy [2C,h,w] per image and dataset.json. Raises UserError for images
+    that the VAE cannot encode, without leaving an incomplete destination.
     """
     require_elsewhere(source, destination)
     dataset = open_dataset(source)
@@ -71,7 +71,7 @@ def encode(
 
 
 def _batches(dataset: ImageDataset, size: int, workers: int) -> Iterator[np.ndarray]:
-    """The images u8 [B,C,H,W] in order; while one batch is used, the next is decoded."""
+    """Yield batches of images u8 [B,C,H,W] in order; the next batch is decoded in the background."""
     parts = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     with ThreadPoolExecutor(workers) as pool:
         waiting = pool.map(dataset.image, parts[0])
@@ -91,7 +91,7 @@ def _rounded(moments: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 
 def _description(dataset: ImageDataset, encoder: dict) -> bytes:
-    """dataset.json: the labels, as they were, under the new names, and with what the latents were made."""
+    """Create dataset.json with the labels under the new names, and the encoder of the latents."""
     content: dict[str, object] = {"labels": None, "encoder": encoder}
     if labels := dataset.labels:
         missing = set(labels.missing.tolist())

@@ -1,4 +1,4 @@
-"""Any picture becomes 8-bit gray or RGB as a viewer would show it: palettes, transparency, 16 bits, CMYK."""
+"""Converts images of any mode (palette, transparency, 16 bits, CMYK) to 8-bit gray or RGB."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ GRAY, RGB = 1, 3
 
 
 def is_gray(picture: Image.Image) -> bool:
-    """Whether a picture has no colour, judged by its header (mode and palette), not its pixels."""
+    """Return whether an image is gray, judged by mode and palette, not by its pixels."""
     if picture.mode in ("P", "PA"):
         colours = np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         return bool((colours == colours[:, :1]).all())
@@ -17,9 +17,9 @@ def is_gray(picture: Image.Image) -> bool:
 
 
 def normalise(picture: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Image.Image:
-    """Convert to mode L (`channels` 1) or RGB (3); transparency is laid over `background`.
+    """Convert to mode L (`channels` 1) or RGB (3); transparent images are composited over `background`.
 
-    16-bit values are scaled by 255/65535 and rounded. Raises UserError for floating-point and 32-bit ones.
+    16-bit values are scaled by 255/65535 and rounded. Raises UserError for floating-point and 32-bit images.
     """
     if picture.mode == "F":
         raise UserError(f"{name} has floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
@@ -31,7 +31,7 @@ def normalise(picture: Image.Image, channels: int, background: tuple[int, int, i
             picture = _over(picture.convert("RGBA"), background)
         return picture if picture.mode == target else picture.convert(target)
     except ValueError as error:
-        raise UserError(f"{name} has pixels of kind {picture.mode}; save it as RGB") from error
+        raise UserError(f"{name} has the unsupported mode {picture.mode}; save it as RGB") from error
 
 
 def _from_16_bits(picture: Image.Image, name: str) -> Image.Image:

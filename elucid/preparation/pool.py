@@ -1,4 +1,4 @@
-"""Pictures decoded, converted, transformed and encoded by several processes, in order."""
+"""Decodes, converts, transforms and encodes images in several processes, in order."""
 
 import contextlib
 import mmap
@@ -21,17 +21,17 @@ from elucid.preparation.sources import Source
 from elucid.preparation.transforms import Size, apply
 from elucid.preparation.writer import png_parts
 
-_PROBE = 0.1  # seconds of work after which the whole is estimated
-_WORTHWHILE = 1.0  # seconds of estimated work for which other processes are started
-_START_UP = 0.5  # seconds until these deliver; meanwhile this process goes on
-_SLOT_BYTES = 1 << 22  # pictures travel together, to spare messages,
-_MOST_TOGETHER = 64  # but not so many that one worker has all of the last ones
+_PROBE = 0.1  # seconds of work after which the total is estimated
+_WORTHWHILE = 1.0  # seconds of estimated work above which worker processes are started
+_START_UP = 0.5  # seconds until workers deliver; meanwhile this process continues
+_SLOT_BYTES = 1 << 22  # images are sent in chunks, to save messages,
+_MOST_TOGETHER = 64  # but small enough to balance the last ones between workers
 _SLOTS_PER_WORKER = 3
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is done to every picture of a source."""
+    """The conversion applied to every image of a source."""
 
     source: Source
     channels: int
@@ -40,7 +40,7 @@ class Conversion:
     resolution: Size | None = None
 
     def make(self, index: int) -> tuple[Size, list[bytes | memoryview]] | None:
-        """Size and PNG file, in parts, of one picture; None when it is too small for the transform."""
+        """Return size and PNG file (in parts) of an image; None if it is too small for the transform."""
         name = self.source.picture_name(index)
         picture = normalise(self.source.picture(index), self.channels, self.background, name)
         picture = apply(self.transform, picture, self.resolution)
@@ -51,10 +51,10 @@ Made = tuple[int, tuple[Size, bytes | memoryview] | None]
 
 
 def make_all(conversion: Conversion, indices: Sequence[int], workers: int | None = None) -> Iterator[Made]:
-    """Yield (index, (size, PNG) or None) in the order of `indices`, however many `workers` there are.
+    """Yield (index, (size, PNG) or None) in the order of `indices`, for any number of `workers`.
 
-    The work begins in this process; others are started only when it proves long. The PNG may lie in shared memory and
-    is valid until the next one is asked for. Raises what `make` raises.
+    The work starts in this process; workers are started only if it takes long. The PNG may be in shared memory and is
+    valid until the next iteration. Raises what `make` raises.
     """
     workers = workers or available_cores()
     start, done, largest, ahead = time.monotonic(), 0, 1, 0
@@ -73,16 +73,16 @@ def make_all(conversion: Conversion, indices: Sequence[int], workers: int | None
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(
     conversion: Conversion, indices: Sequence[int], ahead: int, workers: int, largest: int
 ) -> Iterator[Made]:
-    """Other processes make all but the first `ahead` pictures, which this one makes while they start.
+    """Convert in worker processes, except the first `ahead` images, which this process converts while they start.
 
-    Uncompressed pictures are large: they come back through the slots of a shared file, not through the pool's pipe.
+    Uncompressed images are large, so they are returned through slots of a shared file instead of the pool's pipe.
     """
     chunk = max(1, min(_SLOT_BYTES // largest, _MOST_TOGETHER, (len(indices) - ahead) // (2 * workers)))
     slot_bytes, slots = chunk * largest, _SLOTS_PER_WORKER * workers
@@ -107,13 +107,13 @@ def _in_processes(
                 yield from zip(part, _unpack(future.result(), shared[slot * slot_bytes :]), strict=True)
                 fill(slot)
         except BrokenProcessPool as error:
-            raise UserError("a worker process died, perhaps for lack of memory; give `workers`=1") from error
+            raise UserError("a worker process died, perhaps out of memory; use `workers`=1") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Ways to start processes that are safe whatever threads this one has; the first imports modules only once."""
+    """Return a start method that is safe with threads, preferring the one that imports modules only once."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(["__main__", __name__])
@@ -121,13 +121,13 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _roomy_memory(size: int) -> str | None:
-    """The folder that is kept in memory, where there is one with room enough; None: the usual one on disk."""
+    """Return the in-memory folder if it has enough space, or None for the default one on disk."""
     shared = "/dev/shm"
     return shared if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2 * size else None
 
 
 def _unpack(results: list, slot: memoryview) -> Iterator[tuple[Size, bytes | memoryview] | None]:
-    """What `_make_chunk` put into a slot."""
+    """Yield the images that `_make_chunk` wrote to a slot."""
     offset = 0
     for result in results:
         if result is not None and isinstance(result[1], int):
@@ -142,14 +142,14 @@ _worker: tuple[Conversion, mmap.mmap, int]
 
 def _start_worker(conversion: Conversion, shared_file: str, slot_bytes: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, args=(shared_file,), daemon=True).start()
     with open(shared_file, "r+b") as file:
         _worker = conversion, mmap.mmap(file.fileno(), 0), slot_bytes
 
 
 def _end_with_parent(shared_file: str) -> None:
-    """A parent that is killed can neither stop its workers, who would wait for ever, nor clean up."""
+    """Exit and clean up if the parent is killed, since workers would otherwise wait forever."""
     multiprocessing.parent_process().join()
     with contextlib.suppress(OSError):
         os.unlink(shared_file)
@@ -157,7 +157,7 @@ def _end_with_parent(shared_file: str) -> None:
 
 
 def _make_chunk(indices: Sequence[int], slot: int) -> list[tuple[Size, int | bytes] | None]:
-    """Per picture its size and its length in the slot, or the bytes themselves when the slot is full."""
+    """Return for each image its size and its length in the slot, or its bytes if the slot is full."""
     conversion, shared, slot_bytes = _worker
     offset, end = slot * slot_bytes, (slot + 1) * slot_bytes
     results: list[tuple[Size, int | bytes] | None] = []

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, zips, LSUN databases, and arrays; each is a list of pictures with labels."""
+"""Sources of labelled images: folders, zips, LSUN databases, and arrays."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,7 +17,7 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
 class Source(ABC):
-    """Pictures in a fixed order. It is sent to worker processes, so it holds paths rather than open files."""
+    """Base class: images in a fixed order. It is sent to worker processes, so it stores paths instead of open files."""
 
     name: str
     labels: Labels | None = None
@@ -28,23 +28,23 @@ class Source(ABC):
 
     @abstractmethod
     def picture_name(self, index: int) -> str:
-        """How messages call the picture."""
+        """Return the name of an image for messages."""
 
     @abstractmethod
     def picture(self, index: int) -> Image.Image:
-        """The decoded picture, upright, in any mode. Raises UserError naming it when it is corrupt."""
+        """Decode an image in its EXIF orientation, in any mode. Raises UserError naming it if it is corrupt."""
 
     @abstractmethod
     def is_gray(self, index: int) -> bool:
-        """Whether its header says that it has no colour."""
+        """Return whether an image is gray according to its header."""
 
 
 class EncodedSource(Source):
-    """Pictures that are stored as image files, wherever these lie."""
+    """Base class for images stored as image files."""
 
     @abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The image file."""
+        """Return the image file."""
 
     def picture(self, index: int) -> Image.Image:
         return load_picture(self.encoded(index), self.picture_name(index))
@@ -54,26 +54,26 @@ class EncodedSource(Source):
 
 
 class FileSource(EncodedSource):
-    """The image files of a folder or zip. Labels come from its `dataset.json`, else from the top-level folders."""
+    """Image files of a folder or zip. Labels come from its `dataset.json`, or else from the top-level folders."""
 
     def __init__(self, files: FileSet):
         self._files, self.name = files, files.name
         self._where = [i for i, name in enumerate(files.names) if is_picture(name)]
         if not self._where:
-            raise UserError(f"{files.path} holds no pictures; check the path")
+            raise UserError(f"{files.path} contains no images; check the path")
         found = find_labels(files, [files.names[i] for i in self._where])
         self.labels = found.labels
         self.notes = tuple(self._notes(files, found.inside, found.described))
 
     def _notes(self, files: FileSet, inside: str, described: bool):
         if inside:
-            yield f"all pictures lie in {inside}, so labels are looked for there"
+            yield f"all images are in {inside}, which is used as the root for labels"
         if ignored := len(files) - len(self) - described:
-            yield f"{ignored} files that are no pictures were ignored"
+            yield f"{ignored} files that are not images were ignored"
         tops = [] if described or self.labels is None else self.labels.class_names or []
         if tops and all(name.lower() in _SPLITS for name in tops):
             part = max(tops, key=lambda name: name.lower().startswith("train"))
-            yield f"the classes are {', '.join(tops)}; for one part alone give --source={files.path}/{inside}{part}"
+            yield f"the classes are {', '.join(tops)}; to use only one part, give --source={files.path}/{inside}{part}"
 
     def __len__(self) -> int:
         return len(self._where)
@@ -86,7 +86,7 @@ class FileSource(EncodedSource):
 
 
 class LmdbSource(EncodedSource):
-    """The image files of a database as LSUN publishes it (`bedroom_train_lmdb`), in the order of their keys."""
+    """Image files of an LSUN database (`bedroom_train_lmdb`), in the order of their keys."""
 
     def __init__(self, path: Path):
         self._path, self._database = str(path), None
@@ -94,7 +94,7 @@ class LmdbSource(EncodedSource):
         with self._open().begin() as transaction:
             self._keys = list(transaction.cursor().iternext(keys=True, values=False))
         if not self._keys:
-            raise UserError(f"{path} holds no pictures; check the path")
+            raise UserError(f"{path} contains no images; check the path")
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -113,7 +113,7 @@ class LmdbSource(EncodedSource):
             try:
                 self._database = lmdb.open(self._path, readonly=True, lock=False, readahead=False)
             except lmdb.Error as error:
-                raise UserError(f"{self._path} is no readable LMDB database: {error}; download it again") from error
+                raise UserError(f"{self._path} is not a readable LMDB database: {error}; download it again") from error
         return self._database
 
     def __getstate__(self) -> dict:
@@ -121,7 +121,7 @@ class LmdbSource(EncodedSource):
 
 
 class ArraySource(Source):
-    """Pictures that lie decoded in memory."""
+    """Decoded images in memory."""
 
     def __init__(self, data: arrays.Arrays):
         self._images, self.name, self.labels, self.notes = data.images, data.name, data.labels, data.notes
@@ -140,7 +140,7 @@ class ArraySource(Source):
 
 
 def open_source(source: str) -> Source:
-    """Recognise a source by its name. Raises UserError when it is missing, unreadable or of no known kind."""
+    """Open a source by its name. Raises UserError if it is missing, unreadable or of unknown type."""
     path = Path(source)
     if source.startswith("builtin:"):
         return ArraySource(arrays.builtin(source.removeprefix("builtin:")))
@@ -153,7 +153,7 @@ def open_source(source: str) -> Source:
         return ArraySource(arrays.idx(path))
     if archive.is_file() and archive.suffix.lower() != ".zip":
         raise UserError(
-            f"{source} is no known source; give a folder, a .zip, a *_lmdb folder, cifar-10-python.tar.gz, "
+            f"{source} is not a known source; give a folder, a .zip, a *_lmdb folder, cifar-10-python.tar.gz, "
             f"cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, or builtin:digits"
         )
     return FileSource(open_files(path))

@@ -1,4 +1,4 @@
-"""How a picture is brought to the size asked for: resizing and the three crops."""
+"""Transforms of images to a given size: resizing and three crops."""
 
 from collections.abc import Callable
 
@@ -7,26 +7,26 @@ from PIL import Image
 from elucid.dnnlib.errors import UserError
 
 Size = tuple[int, int]  # width, height
-Transform = Callable[[Image.Image, Size], Image.Image | None]  # None: the picture is too small and is left out
+Transform = Callable[[Image.Image, Size], Image.Image | None]  # None: the image is too small and is skipped
 
 
 def resize(picture: Image.Image, size: Size) -> Image.Image:
-    """The whole picture, stretched to `size` by Lanczos filtering."""
+    """Resize the whole image to `size` with a Lanczos filter, ignoring the aspect ratio."""
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def center_crop(picture: Image.Image, size: Size) -> Image.Image:
-    """The largest rectangle in the middle that has the proportions of `size`, then Lanczos."""
+    """Crop the largest central rectangle with the aspect ratio of `size`, then resize with a Lanczos filter."""
     width, height = picture.size
     crop = min(width, height * size[0] // size[1]), min(height, width * size[1] // size[0])
     return resize(_middle(picture, (max(crop[0], 1), max(crop[1], 1))), size)
 
 
 def center_crop_wide(picture: Image.Image, size: Size) -> Image.Image | None:
-    """Wide pictures in a square canvas: the middle rows by Lanczos to W x H, black above and below to W x W.
+    """Resize the central rows to W x H with a Lanczos filter, and pad with black above and below to W x W.
 
-    The rows kept are as many as the whole picture would have at width W, the published rule, which is true to
-    proportion where the source is W wide. Pictures narrower than W, or with fewer than H such rows, are left out.
+    The number of rows is the height of the whole image scaled to width W, as published; this keeps the aspect ratio if
+    the source has width W. Images narrower than W, or with fewer than H such rows, are skipped.
     """
     width, height = size
     rows = round(width * picture.height / picture.width)
@@ -39,8 +39,11 @@ def center_crop_wide(picture: Image.Image, size: Size) -> Image.Image | None:
 
 
 def center_crop_dhariwal(picture: Image.Image, size: Size) -> Image.Image:
-    """The crop of ADM (Dhariwal & Nichol 2021): halve by box filter while the shorter side is at least twice the
-    target, bring it to the target by bicubic filtering, then cut the middle square."""
+    """Crop as in ADM (Dhariwal & Nichol 2021).
+
+    Halve with a box filter while the shorter side is at least twice the target, resize it to the target with a bicubic
+    filter, then crop the central square.
+    """
     side = size[0]
     while min(picture.size) >= 2 * side:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
@@ -57,7 +60,7 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 def result_size(name: str | None, resolution: Size | None) -> Size | None:
-    """Size of all results, None where pictures keep their own. Raises UserError for options that cannot go together."""
+    """Return the size of all results, None if images keep theirs. Raises UserError for incompatible options."""
     if name is None:
         return resolution
     if resolution is None:
@@ -66,13 +69,13 @@ def result_size(name: str | None, resolution: Size | None) -> Size | None:
         raise UserError(f"`transform`={name} makes squares; give `resolution`={resolution[0]}x{resolution[0]}")
     if name == "center-crop-wide":
         if resolution[1] > resolution[0]:
-            raise UserError(f"`transform`={name} is for wide pictures; give a `resolution` wider than high")
+            raise UserError(f"`transform`={name} is for wide images; give a `resolution` wider than high")
         return resolution[0], resolution[0]
     return resolution
 
 
 def apply(name: str | None, picture: Image.Image, resolution: Size | None) -> Image.Image | None:
-    """Transform by name; without a name resize, without a resolution leave the picture as it is."""
+    """Apply a transform by name; without a name resize, without a resolution return the image unchanged."""
     if resolution is None:
         return picture
     return TRANSFORMS[name](picture, resolution) if name else resize(picture, resolution)

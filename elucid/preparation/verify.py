@@ -1,4 +1,4 @@
-"""Every image and label of a data set, checked; its size, classes and statistics, and the noise that suits them."""
+"""Verifies all images and labels of a dataset, and reports size, classes, statistics and suggested noise levels."""
 
 import io
 import os
@@ -19,9 +19,9 @@ from elucid.training.data.statistics import channel_sums, from_sums
 
 @dataclass
 class Verdict:
-    """What a sound data set consists of. `mean` and `std` are per channel, over all pixels, 0 to 255 (or latents).
+    """Result of a successful verification. `mean` and `std` are per channel over all pixels, 0 to 255 (or latents).
 
-    `overall` is the mean and standard deviation of all channels together, as a network sees them.
+    `overall` is the mean and standard deviation over all channels, as seen by the network.
     """
 
     dataset: ImageDataset
@@ -30,7 +30,7 @@ class Verdict:
     overall: tuple[float, float]
 
     def lines(self) -> Iterator[str]:
-        """The verdict in words."""
+        """Yield the lines of the report."""
         dataset, labels = self.dataset, self.dataset.labels
         height, width = dataset.resolution
         latents, what = dataset.encoder, "latents" if dataset.encoder else "images"
@@ -53,33 +53,33 @@ class Verdict:
                 f"  {i} {name}: {count}".replace(" :", ":")
                 for i, (name, count) in enumerate(zip(names, counts, strict=True))
             )
-        scale, unit = (latents["scale"], "times the factor") if latents else (1, "0 to 255")
+        scale, unit = (latents["scale"], "times the scale factor") if latents else (1, "0 to 255")
         yield f"mean: {' '.join(f'{x * scale:.3f}' for x in self.mean)} (per channel, {unit})"
         yield f"std: {' '.join(f'{x * scale:.3f}' for x in self.std)}"
         yield from self._noise_lines()
         if labels is not None and len(labels.missing):
             first = ", ".join(dataset.image_name(i) for i in labels.missing[:3])
-            yield f"warning: {len(labels.missing)} images have no label (first: {first}); --cond=1 will refuse them"
+            yield f"warning: {len(labels.missing)} images have no label (first: {first}); --cond=1 will reject them"
         if not latents and (height % 8 or width % 8):
             yield "warning: networks need sides divisible by 8; convert it with dataset_tool.py --resolution=WxH"
-        yield "every image and label is sound"
+        yield "all images and labels are valid"
 
     def _noise_lines(self) -> Iterator[str]:
-        """The deviation that a network sees, and the noise levels that follow from it."""
+        """Yield the standard deviation as seen by the network, and suggested noise levels."""
         mean, std = self.overall
         seen = "scaled latents, before the VAE's shift if it has one" if self.dataset.encoder else "in [-1, 1]"
         yield f"all channels together: mean {mean:.4f}, std {std:.4f} ({seen})"
         sigma_data = float(f"{std:.2g}")
         if sigma_data == 0:
-            yield "warning: all pixels are alike, so no noise levels are proposed"
+            yield "warning: all pixels are equal, so no noise levels are suggested"
             return
         yield from propose(self.dataset.resolution, sigma_data).lines()
         if self.dataset.encoder:
-            yield "  latents are less smooth than images: where they are larger than 64, try less noise, too"
+            yield "  latents are less smooth than images: if they are larger than 64, also try less noise"
 
 
 def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict:
-    """Decode every image and check every label. Raises UserError that counts and names the bad ones."""
+    """Decode all images and check all labels. Raises UserError that counts and names invalid ones."""
     dataset = open_dataset(path, check=False, latents=True)
     total, squares, bad = 0, 0, []
 
@@ -101,7 +101,7 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
     if bad:
         raise UserError(
             f"{len(bad)} of {len(dataset)} images are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}; "
-            "replace or remove them, or make the data set again with dataset_tool.py"
+            "replace or remove them, or create the dataset again with dataset_tool.py"
         )
     pixels = len(dataset) * np.prod(dataset.resolution)
     mean = total / pixels
@@ -110,7 +110,7 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
 
 
 def _require_intact(dataset: ImageDataset, index: int) -> None:
-    """The checksums inside a PNG, which decoding does not look at."""
+    """Verify the checksums in a PNG, which decoding ignores."""
     try:
         with opened(io.BytesIO(dataset.encoded(index))) as picture:
             picture.verify()

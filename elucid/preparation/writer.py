@@ -1,4 +1,4 @@
-"""Data sets written whole or not at all: a stored zip or a folder of uncompressed PNGs, and `dataset.json`."""
+"""Writes datasets atomically: an uncompressed zip or a folder of uncompressed PNGs, with `dataset.json`."""
 
 import os
 import struct
@@ -20,7 +20,7 @@ Write = Callable[[str, bytes | memoryview], None]
 
 
 def require_elsewhere(source: str, destination: str | os.PathLike) -> None:
-    """Raise UserError if what is to be written would replace the source, or the zip that it lies in."""
+    """Raise UserError if writing the destination would replace the source, or the zip that contains it."""
     path = Path(source)
     if any(part.exists() and part.resolve() == Path(destination).resolve() for part in _with_archive(path)):
         raise UserError(f"`dest`={destination} would replace `source`={source}; give `dest` another name")
@@ -31,24 +31,24 @@ def _with_archive(path: Path) -> list[Path]:
 
 
 def archive_name(index: int, suffix: str = ".png") -> str:
-    """Name of a picture in the data set: `00012/img00012345.png`."""
+    """Return the name of an image in the dataset: `00012/img00012345.png`."""
     return f"{index:08d}"[:5] + f"/img{index:08d}{suffix}"
 
 
 def encode_png(picture: Image.Image) -> bytes:
-    """An uncompressed PNG of a picture in mode L or RGB: fast to write and to read, and of one length for one size."""
+    """Encode an image in mode L or RGB as uncompressed PNG, which is fast to write and read."""
     return b"".join(png_parts(picture))
 
 
 def png_parts(picture: Image.Image) -> list[bytes | memoryview]:
-    """`encode_png` in pieces, which are copied only once, to where they are wanted.
+    """Return the parts of `encode_png`, so that they are copied only once, to their destination.
 
-    Large buffers cost more than the pixels in them: each new one is mapped page by page.
+    This avoids allocating large buffers, which are slow because they are mapped page by page.
     """
     pixels = np.asarray(picture)
     height, width = pixels.shape[:2]
     rows = np.empty((height, 1 + pixels[0].size), dtype=np.uint8)
-    rows[:, 0] = 0  # every row begins with its filter: none
+    rows[:, 0] = 0  # each row starts with its filter type, none
     rows[:, 1:] = pixels.reshape(height, -1)
     head = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
     body = _stored(memoryview(rows.reshape(-1)))
@@ -56,7 +56,7 @@ def png_parts(picture: Image.Image) -> list[bytes | memoryview]:
 
 
 def _chunk(kind: bytes, parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """Length, kind, data, checksum."""
+    """Yield length, type, data and checksum of a PNG chunk."""
     yield struct.pack(">I", sum(map(len, parts)))
     yield kind
     yield from parts
@@ -64,7 +64,7 @@ def _chunk(kind: bytes, parts: list[bytes | memoryview]) -> Iterator[bytes | mem
 
 
 def _stored(data: memoryview) -> list[bytes | memoryview]:
-    """A zlib stream (RFC 1950) of stored blocks: per block whether it is the last, its length, and that inverted."""
+    """Return a zlib stream (RFC 1950) of stored blocks, each with a last-block flag, its length, and the complement."""
     parts: list[bytes | memoryview] = [b"\x78\x01"]
     for start in range(0, len(data), 65535):
         block = data[start : start + 65535]
@@ -74,17 +74,15 @@ def _stored(data: memoryview) -> list[bytes | memoryview]:
 
 @contextmanager
 def open_destination(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Write]:
-    """Give a function that adds one file to a `.zip` or folder; it appears under its name only when all went well.
+    """Yield a function that adds a file to a `.zip` or folder, which gets its final name only on success.
 
-    What earlier calls for this destination left when they were killed is removed.
-
-    Raises UserError for another kind of name, a file that is there without `overwrite`, a folder that is not empty, or
-    a failure to write.
+    Leftovers of killed processes for this destination are removed. Raises UserError for an unsupported name, an
+    existing file without `overwrite`, a folder that is not empty, or a write error.
     """
     path = Path(path)
     remove_leftovers(path)
     if path.is_file() and not overwrite:
-        raise UserError(f"`dest`={path} exists; give `overwrite` to replace it, or another name")
+        raise UserError(f"`dest`={path} exists; use `overwrite` to replace it, or give another name")
     if path.suffix.lower() == ".zip":
         opened = _zip(path)
     elif path.suffix.lower() in (".tar", ".gz", ".tgz", ".7z", ".rar", ".npz", ".h5", ".json"):
@@ -103,7 +101,7 @@ def _zip(path: Path) -> Iterator[Write]:
     if path.is_dir():
         raise UserError(f"`dest`={path} is a folder; give another name")
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        # A fixed date, so that the same pictures give the same file.
+        # A fixed date, so that the same images give the same file.
         yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
 
 

@@ -1,1 +1,1 @@
-"""What only needs torch: processes, random numbers, statistics, checkpoints."""
+"""Utilities that depend only on torch: processes, random numbers, statistics, checkpoints."""

@@ -1,4 +1,4 @@
-"""States of a run as files of tensors and plain values: written whole, read without running code."""
+"""Training states as files of tensors and plain values, written atomically and read without running code."""
 
 import re
 from pathlib import Path
@@ -13,18 +13,18 @@ STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Write tensors, containers and plain values to `path`, whole or not at all. Raises UserError if that fails."""
+    """Write tensors, containers and plain values to `path` atomically. Raises UserError on failure."""
     with write_output(path) as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's complaint that less was written than it counted hides the cause
+        except RuntimeError as error:  # torch's error about missing bytes hides the cause
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load_state(path: Path) -> dict:
-    """Read a state onto the CPU. Raises UserError if the file is damaged or holds anything but data."""
+    """Load a state onto the CPU. Raises UserError if the file is damaged or contains anything but data."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"state not found: {path}; check `resume`")
@@ -40,15 +40,15 @@ def load_state(path: Path) -> dict:
     except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
         reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
         raise UserError(
-            f"{path} is no whole training state of this program ({reason}); resume from an older one"
+            f"{path} is not an intact training state of this program ({reason}); resume from an older one"
         ) from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
-        raise UserError(f"{path} holds no training state of this program; use `transfer` to start from a snapshot")
+        raise UserError(f"{path} is not a training state of this program; use `transfer` to start from a snapshot")
     return state
 
 
 def newest_state(folder: Path) -> tuple[Path, dict] | None:
-    """The newest state in a run folder that can be read whole, or None."""
+    """Load the newest intact state of a run folder; returns its path and content, or None."""
     paths = [path for path in Path(folder).glob("training-state-*.pt") if STATE_NAME.fullmatch(path.name)]
     for path in sorted(paths, key=lambda path: float(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
         try:

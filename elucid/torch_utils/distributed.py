@@ -1,4 +1,4 @@
-"""One process or many: the same calls work in both, and one process opens no process group."""
+"""Distributed helpers that also work in a single process without a process group."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from elucid.dnnlib.errors import UserError
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device named, else CUDA where there is one, else the CPU; on CUDA the local rank's card."""
+    """Return the named device, or else CUDA if available, or the CPU; for CUDA, the GPU of the local rank."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"`device`={name} is no device; use cpu, cuda or cuda:0") from error
+        raise UserError(f"`device`={name} is not a device; use cpu, cuda or cuda:0") from error
     if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
-        raise UserError(f"`device`={name}: this machine or program has no such device; use cpu, cuda or cuda:0")
+        raise UserError(f"`device`={name}: this device is not available; use cpu, cuda or cuda:0")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"`device`={name}: no CUDA device is visible; use `device`=cpu")
@@ -33,16 +33,16 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def init(device: torch.device) -> None:
-    """Join the process group that torchrun set up; without torchrun, or alone in it, do nothing."""
+    """Join torchrun's process group; does nothing for a single process."""
     if world_size() == 1 or dist.is_initialized():
         return
-    # CPU tensors go over gloo even on CUDA machines: control messages need no device synchronisation.
+    # CPU tensors use gloo even with CUDA, so that control messages need no device synchronisation.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=60))
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one; not on the way out of an error, where the others may never come."""
+    """Leave the process group, if any. Do not call it after an error, when other processes may never get here."""
     if dist.is_initialized() and sys.exc_info()[0] is None:
         dist.destroy_process_group()
 
@@ -60,7 +60,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """True in the one process that prints and writes files."""
+    """Return True on the process that prints and writes files."""
     return rank() == 0
 
 
@@ -71,14 +71,14 @@ def barrier() -> None:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sum over processes, in place; returns the tensor."""
+    """Sum a tensor over processes in place, and return it."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_rank(flag: bool) -> bool:
-    """True in all processes if the flag is true in any."""
+    """Return on all processes whether the flag is true on any."""
     if not dist.is_initialized():
         return flag
     value = torch.tensor(int(flag))
@@ -87,7 +87,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def broadcast_object(value, source: int = 0):
-    """The value that process `source` holds (anything picklable; between our own processes only)."""
+    """Return the value of process `source` (any picklable object) on all processes."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -96,7 +96,7 @@ def broadcast_object(value, source: int = 0):
 
 
 def gather_objects(value) -> list:
-    """Values of all processes in order of rank, in every process."""
+    """Return the values of all processes in order of rank, on all processes."""
     if not dist.is_initialized():
         return [value]
     values: list = [None] * world_size()
@@ -105,12 +105,12 @@ def gather_objects(value) -> list:
 
 
 def rank_share(items: Sequence, batch_size: int) -> Iterable[Sequence]:
-    """This process's batches of a list: batches are cut from the whole list, then dealt out in turn."""
+    """Return this process's batches of a list, which is split into batches that are assigned round-robin."""
     starts = range(rank() * batch_size, len(items), batch_size * world_size())
     return [items[start : start + batch_size] for start in starts]
 
 
 def print0(*values, **options) -> None:
-    """Print in the main process only, at once."""
+    """Print and flush on the main process only."""
     if is_main():
         print(*values, **{"flush": True, "file": sys.stdout, **options})

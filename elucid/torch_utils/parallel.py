@@ -1,4 +1,4 @@
-"""One objective on several processes: how gradients are exchanged, and where weights are gathered."""
+"""Data parallelism: gradient synchronisation and gathering of weights."""
 
 import warnings
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from elucid.torch_utils import distributed
 
 
 def wrap(objective: nn.Module, device: torch.device) -> nn.Module:
-    """The module whose backward passes average gradients over processes; alone, the objective itself.
+    """Wrap the objective in DistributedDataParallel; a single process gets the objective itself.
 
-    A parameter that a step does not use, on some processes or on all, counts as a gradient of zero, or none at all.
-    The objective returns something with a `loss`, the only thing that is differentiated.
+    A parameter unused in a step contributes a zero gradient on processes that do not use it, and gets no gradient if
+    no process uses it. The objective returns an object whose `loss` is the only part that is differentiated.
     """
     if distributed.world_size() == 1:
         return objective
-    # CPU kernels give gradients of 1x1 convolutions in another, equivalent stride order; copying them is cheap.
+    # On CPUs, gradients of 1x1 convolutions have another, equivalent stride order; copying them is cheap.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=True)
@@ -28,9 +28,9 @@ def wrap(objective: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _with_accumulated(parallel: DistributedDataParallel, objective: nn.Module, out):
-    """In the pass that exchanges gradients, let the loss depend on every parameter that has one from earlier passes.
+    """Make the loss of the last micro-batch depend on all parameters with gradients from earlier micro-batches.
 
-    DistributedDataParallel leaves the gradients of what no process uses in that pass as they are: they would differ.
+    DistributedDataParallel does not synchronise gradients of parameters that no process uses in the last micro-batch.
     """
     if parallel.require_backward_grad_sync and torch.is_grad_enabled():
         earlier = [one for one in objective.parameters() if one.requires_grad and one.grad is not None]
@@ -40,19 +40,19 @@ def _with_accumulated(parallel: DistributedDataParallel, objective: nn.Module, o
 
 
 def sync_gradients(module: nn.Module, last: bool) -> AbstractContextManager:
-    """Around one of several accumulated passes: processes exchange gradients in the last one only."""
+    """Context of one gradient accumulation step; gradients are synchronised in the last one only."""
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """All weights and buffers by name; where they are sharded, this is what gathers them."""
+    """Return all weights and buffers by name. Sharded modules would be gathered here."""
     return module.state_dict()
 
 
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """The Euclidean norm of all elements together; 0 of none."""
+    """Return the Euclidean norm over all tensors; 0 if there are none."""
     tensors = list(tensors)
     if not tensors:
         return torch.zeros(())

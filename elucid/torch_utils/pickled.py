@@ -1,4 +1,4 @@
-"""The names that pickled tensors and layers consist of, each with the data it stands for."""
+"""Unpickles tensors and layers without running code."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from elucid.dnnlib.unpickle import Constant, Refused, recorder
 
 
 def storage(data: bytes) -> Tensor:
-    """A storage in torch's legacy file format as a flat tensor; torch's own safe loader reads it."""
+    """Load a storage in torch's legacy format as a flat tensor, with torch's safe loader."""
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -26,7 +26,7 @@ def storage(data: bytes) -> Tensor:
 
 
 def tensor(flat: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
-    """A view of a storage. Raises ValueError where it would reach or multiply beyond that storage."""
+    """Return a view of a storage. Raises ValueError if it exceeds the storage."""
     if not isinstance(flat, Tensor):
         raise ValueError("a tensor without a storage")
     if math.prod(size) > flat.numel():

@@ -1,12 +1,12 @@
-"""Which arithmetic torch may use for float32."""
+"""Global float32 precision settings of torch."""
 
 import torch
 
 
 def set_precision(precision: str, bench: bool = True) -> None:
-    """TensorFloat-32 for tf32, fp16 and bf16, but not for fp32, where torch's convolutions would use it by default.
+    """Enable TensorFloat-32 for tf32, fp16 and bf16, and disable it for fp32 (it is torch's default in convolutions).
 
-    `bench` lets cuDNN choose its algorithms by timing them.
+    `bench` enables cuDNN benchmarking.
     """
     fast = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = fast

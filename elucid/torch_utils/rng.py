@@ -1,4 +1,4 @@
-"""Random numbers: one generator per seed, and the state of a process's generators."""
+"""Random numbers: a generator per seed, and the state of the global generators."""
 
 import numpy as np
 import torch
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 class PerSeedRandom:
-    """Batched draws in which sample i depends on seed i alone, whatever else is in the batch.
+    """Draws batches of random numbers in which sample i depends on seed i only.
 
-    Seeds are taken modulo 2^32. Draws come in the order asked for: latents, then class, then step noise.
+    Seeds are taken modulo 2^32. The order of calls matters: latents, then class, then step noise.
     """
 
     def __init__(self, seeds: list[int], device: torch.device | str = "cpu"):
@@ -16,15 +16,15 @@ class PerSeedRandom:
         self.generators = [torch.Generator(self.device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
 
     def randn(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Unit normal [len(seeds), *shape]."""
+        """Draw unit normal noise [len(seeds), *shape]."""
         return torch.stack([torch.randn(shape, generator=g, dtype=dtype, device=self.device) for g in self.generators])
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """Unit normal of the shape and type of x [len(seeds), ...]."""
+        """Draw unit normal noise of the shape and dtype of x [len(seeds), ...]."""
         return self.randn(tuple(x.shape[1:]), x.dtype)
 
     def randint(self, high: int) -> Tensor:
-        """Uniform integers [len(seeds)] in [0, high)."""
+        """Draw uniform integers [len(seeds)] in [0, high)."""
         draws = [torch.randint(high, (), generator=g, device=self.device) for g in self.generators]
         return torch.stack(draws)
 
@@ -36,7 +36,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """State of this process's torch generators, as tensors: the CPU's and, on CUDA, the device's."""
+    """Return the state of this process's torch generators as tensors: CPU and, on CUDA, the device's."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -44,7 +44,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Undo of `random_state`; a missing CUDA state (a run moved between devices) leaves that generator as it is."""
+    """Restore `random_state`; if there is no CUDA state (run moved between devices), that generator is unchanged."""
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

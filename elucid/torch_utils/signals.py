@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop."""
+"""Handles signals that request a run to stop."""
 
 import os
 import signal
@@ -11,24 +11,24 @@ from elucid.torch_utils import distributed
 
 
 class StopRequest:
-    """Whether a stop is `requested`, and since when."""
+    """A stop request: whether it is `requested`, and since when."""
 
     requested = False
     since = 0.0
 
 
 SAME_SIGNAL = 1.0
-"""Seconds within which a second signal is the first one's echo: launchers pass on what the terminal sent to all."""
+"""Seconds in which a second signal is ignored, as launchers forward signals that the terminal sent to all processes."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGTERM and Ctrl-C set `requested`, so that the step is finished first; a second one acts at once.
+    """Let SIGTERM and Ctrl-C set `requested`, so that the current step is finished; a second signal acts immediately.
 
-    In another thread than the main one signals stay as they are.
+    Does nothing in threads other than the main thread.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield stop
         return
 
@@ -36,8 +36,8 @@ def stop_signals() -> Iterator[StopRequest]:
         now = time.monotonic()
         if not stop.requested:
             stop.requested, stop.since = True, now
-            if distributed.is_main():  # not by print, which may be at work where the signal came
-                os.write(2, b"\nstopping after this step, with a state to resume from; once more stops at once\n")
+            if distributed.is_main():  # not print, which the signal may have interrupted
+                os.write(2, b"\nstopping after this step and saving a state; send the signal again to stop at once\n")
         elif now - stop.since > SAME_SIGNAL:
             signal.signal(number, previous[number])
             signal.raise_signal(number)

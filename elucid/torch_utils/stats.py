@@ -29,7 +29,7 @@ class Statistics:
             self.moments[name] = self.moments[name] + value if name in self.moments else value
 
     def collect(self) -> dict[str, dict[str, float]]:
-        """{name: {num, mean, std}} over all processes, and start anew. All processes must call it together."""
+        """Return {name: {num, mean, std}} over all processes, and reset. All processes must call it together."""
         names = sorted(set().union(*distributed.gather_objects(list(self.moments))))
         zeros = torch.zeros(3, dtype=torch.float64)
         table = [self.moments.get(name, zeros).cpu().double() for name in names]
@@ -40,7 +40,7 @@ class Statistics:
         return {name: _summary(*row.tolist()) for name, row in zip(names, sums, strict=True)}
 
     def mean(self, name: str) -> float | None:
-        """Mean since the last `collect`, in this process alone; waits for the device."""
+        """Return the mean since the last `collect` on this process only; synchronises with the device."""
         if name not in self.moments:
             return None
         count, total, _ = self.moments[name].tolist()

@@ -1,6 +1,6 @@
-"""What the processes of one torchrun tell each other when one of them fails: one error line, one exit code.
+"""Coordinates failing processes under torchrun, so that they give one error line and one exit code.
 
-It goes by the store that torchrun keeps, so it works before the process group exists and after it is broken.
+It uses torchrun's store, so it works before the process group exists and after it has failed.
 """
 
 import json
@@ -18,10 +18,10 @@ from elucid.dnnlib.cli import SingleProcess
 from elucid.torch_utils.distributed import is_main, world_size
 
 PATIENCE = 2.0
-"""Seconds that one who fails waits for the others, who may be about to fail in the same way."""
+"""Seconds that a failing process waits for the others, which may fail in the same way."""
 
 GRACE = 5.0
-"""Seconds that the others have, once torchrun tells them to end, to remove what they have half written."""
+"""Seconds that the other processes have to clean up when torchrun terminates them."""
 
 
 class TorchrunProcesses(SingleProcess):
@@ -33,7 +33,7 @@ class TorchrunProcesses(SingleProcess):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """By a thread: what waits for the others in torch's own code hears neither of their failure nor of signals."""
+        """Watch in a thread, since collectives in torch notice neither failures of others nor signals."""
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(_store(), done), daemon=True)
         watcher.start()
@@ -44,9 +44,9 @@ class TorchrunProcesses(SingleProcess):
             watcher.join()
 
     def first_to_fail(self, message: str) -> bool:
-        """Note a failure; True in the one process that is to print it.
+        """Record a failure; returns True on the process that should print it.
 
-        Returns when all have failed, for torchrun kills the others when one leaves, or when patience ends.
+        Returns when all processes have failed, as torchrun kills the others when one exits, or after a time limit.
         """
         store = _store()
         if store is None:
@@ -69,7 +69,7 @@ _KEY = f"elucid/failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 def _store() -> dist.TCPStore | None:
-    """The store that torchrun keeps; None alone, or where it cannot be reached."""
+    """Return torchrun's store; None in a single process or if it cannot be reached."""
     if world_size() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -88,19 +88,19 @@ def _tell_torchrun(message: str) -> None:
 
 
 def _ignore_signals() -> None:
-    """This process is about to leave anyway, with the right exit code."""
+    """Ignore signals, since this process is about to exit with the right code."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _watch(store: dist.TCPStore | None, done: threading.Event) -> None:
-    """Return when `done` is set; end this process when another has failed and it does not end by itself."""
+    """Return when `done` is set; terminate this process if another has failed and it does not exit by itself."""
     if store is None:
         return
     try:
         while not done.wait(1) and not store.add(_KEY, 0):
             pass
-    except RuntimeError:  # torchrun itself has gone
+    except RuntimeError:  # torchrun itself has exited
         return
     if not done.wait(GRACE):
         os._exit(2)

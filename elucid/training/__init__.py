@@ -1,1 +1,1 @@
-"""Diffusion training, from the zip to the snapshot."""
+"""Diffusion training, from dataset archives to network snapshots."""

@@ -1,4 +1,4 @@
-"""What a loss must give, checked while training, each refusal in one line that names the loss."""
+"""Checks of what a loss returns during training; every error message names the loss."""
 
 from numbers import Integral
 
@@ -9,16 +9,16 @@ from elucid.training.types import LossOutput, Step
 
 
 def images_wanted(loss: Loss, step: Step) -> int:
-    """How many times the batch the loss wants in this step. Raises UserError if that is no number of times."""
+    """Return the loss's `image_multiplier` for this step. Raises UserError unless it is an integer of at least 1."""
     multiplier = loss.image_multiplier(step)
     if not isinstance(multiplier, Integral) or multiplier < 1:
         name = type(loss).__name__
-        raise UserError(f"loss {name}: image_multiplier returned {multiplier!r}; a whole number from 1 on is wanted")
+        raise UserError(f"loss {name}: image_multiplier returned {multiplier!r}; must be an integer >= 1")
     return multiplier
 
 
 def phases_wanted(loss: Loss, step: Step) -> tuple[str, ...]:
-    """The phases of this step. Raises UserError for one that `all_phases` lacks."""
+    """Return the phases of this step. Raises UserError if there are none or one is missing from `all_phases`."""
     phases = tuple(loss.phases(step))
     unknown = [phase for phase in phases if phase not in loss.all_phases]
     if unknown or not phases:
@@ -28,7 +28,7 @@ def phases_wanted(loss: Loss, step: Step) -> tuple[str, ...]:
 
 
 def require_finite_loss(out: LossOutput, objective: Objective) -> None:
-    """Raise UserError when a batch's loss is NaN or infinite, naming the term and the first bad parameter."""
+    """Raise UserError if the loss contains NaN or infinity, naming the terms and the first bad parameter."""
     if out.loss.isfinite().all():
         return
     bad = [name for name, values in out.terms.items() if not values.isfinite().all()]
@@ -40,11 +40,11 @@ def require_finite_loss(out: LossOutput, objective: Objective) -> None:
 
 
 def first_bad_parameter(objective: Objective) -> str:
-    """The first parameter that is not finite itself, else the first whose gradient is not."""
+    """Describe the first non-finite parameter, or else the first parameter with a non-finite gradient."""
     for name, parameter in objective.named_parameters():
         if not parameter.isfinite().all():
-            return f"the first bad parameter is {name}"
+            return f"the first non-finite parameter is {name}"
     for name, parameter in objective.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
-            return f"all parameters are finite, the first bad gradient is that of {name}"
+            return f"all parameters are finite, the first non-finite gradient is that of {name}"
     return "all parameters and gradients are finite"

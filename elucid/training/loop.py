@@ -1,4 +1,4 @@
-"""The train step and the loop around it. They never ask which loss, network or data they run."""
+"""The training loop and its step. They are independent of the loss, network and dataset in use."""
 
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from elucid.training.types import Step
 
 
 def train(run: Run, folder: Path, hooks: Hook) -> bool:
-    """Train until `run.loop.total_nimg`, saving into `folder`; False if a signal stopped it early (state saved)."""
+    """Train up to `run.loop.total_nimg` images, saving to `folder`.
+
+    Returns False if a signal stopped training early; the training state has then been saved.
+    """
     set_precision(run.loop.precision, run.loop.bench)
     if run.loop.precision == "fp16" and run.device.type != "cuda":
-        run.log("warning: fp16 is for CUDA; this run computes in float32 (--precision=bf16 works on every device)")
+        run.log("warning: fp16 needs CUDA; training in float32 instead (--precision=bf16 works on every device)")
     if run.loop.compile:
         run.denoiser.model.compile()
     objective = wrap(run.objective, run.device)
@@ -34,7 +37,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
                 if run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
                     end_tick(run, folder, hooks, timer)
         except torch.OutOfMemoryError as error:
-            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; give a smaller `batch_gpu`") from error
+            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; use a smaller `batch_gpu`") from error
         finally:
             hooks.close()
             run.stream.close()
@@ -48,7 +51,10 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
 
 
 def train_step(run: Run, objective) -> int:
-    """One step of each phase of the loss, on a batch of its own; returns the main phase's images, of all processes."""
+    """Run one optimizer step for each phase of the loss, each on its own batch.
+
+    Returns the number of images that the main phase used, over all processes.
+    """
     images, stepped = 0, set()
     for phase in phases_wanted(run.loss, run.step):
         step = accumulate_gradients(run, objective, run.step.replace(phase=phase))
@@ -69,7 +75,7 @@ def train_step(run: Run, objective) -> int:
 
 
 def accumulate_gradients(run: Run, objective, step: Step) -> Step:
-    """Gradients of one phase, from all its micro-batches; returns the step with the images that it took."""
+    """Accumulate the gradients of one phase over its micro-batches; returns `step` with the actual batch size."""
     micro_batch_size = run.micro_batch_size * images_wanted(run.loss, step)
     step = step.replace(batch_size=micro_batch_size * run.grad_accum_steps * distributed.world_size())
     optimizer = run.optimizers[step.phase]
@@ -89,7 +95,10 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
 
 
 def end_tick(run: Run, folder: Path, hooks: Hook, timer: TickTimer) -> None:
-    """Statistics, and every so many ticks a state and a snapshot, both also at the end; then whatever takes longer."""
+    """Report statistics; every `state_ticks` and `snapshot_ticks` ticks, and at the end, save a state and a snapshot.
+
+    `hooks.on_snapshot` runs last, since it may take long.
+    """
     run.tick += 1
     hooks.on_tick(run, timer.end_tick(run))
     run.tick_start_nimg = run.nimg

@@ -1,4 +1,4 @@
-"""What the loop differentiates: the denoiser and the loss as one module."""
+"""The training objective: denoiser and loss in one module."""
 
 from torch import Tensor, nn
 
@@ -9,9 +9,9 @@ from elucid.training.types import Batch, LossOutput, Step
 
 
 class Objective(nn.Module):
-    """objective(batch, step) -> LossOutput; what is parallel wraps this, not the network.
+    """objective(batch, step) -> LossOutput; DistributedDataParallel wraps this module, not the network.
 
-    So a loss may call the denoiser any number of times in one forward, read its attributes and own parameters.
+    A loss may therefore call the denoiser several times per forward pass, read its attributes and own parameters.
     """
 
     def __init__(self, denoiser: Preconditioned, loss: Loss):
@@ -21,19 +21,20 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, step: Step) -> LossOutput:
         out = self.loss(self.denoiser, batch, step)
         require_output(out, len(batch), type(self.loss).__name__)
-        # Only the loss is differentiated: processes would wait for gradients of what a term alone depends on.
+        # Only the loss carries gradients: with several processes, DDP would wait for the gradients of parameters that
+        # only a term depends on.
         return LossOutput(out.loss, {name: term.detach() for name, term in out.terms.items()})
 
 
 def require_output(out: LossOutput, batch_size: int, name: str) -> None:
-    """Raise UserError unless `out` is what a loss returns: one differentiable number per image."""
+    """Raise UserError unless `out` is a valid LossOutput with one differentiable value per image."""
     if not isinstance(out, LossOutput):
         raise UserError(f"loss {name} returned {type(out).__name__}; return elucid.training.types.LossOutput(loss[B])")
     for what, value in [("loss", out.loss), *out.terms.items()]:
         if not isinstance(value, Tensor):
-            raise UserError(f"loss {name} returned {what!r} as {type(value).__name__}; a tensor [B] is wanted")
+            raise UserError(f"loss {name} returned {what!r} as {type(value).__name__}; expected a tensor [B]")
     if out.loss.shape != (batch_size,):
         shape = tuple(out.loss.shape)
-        raise UserError(f"loss {name} returned shape {shape}; one number per image is wanted: sum over C, H and W")
+        raise UserError(f"loss {name} returned shape {shape}; expected one value per image: sum over C, H and W")
     if not out.loss.requires_grad:
         raise UserError(f"loss {name} has no gradient; compute it from the denoiser's prediction, without no_grad")

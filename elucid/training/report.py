@@ -1,4 +1,4 @@
-"""What a run says while it trains: the statistics and times of every tick, handed to its loggers."""
+"""Reports progress, statistics and timings of a run to its loggers."""
 
 import os
 import time
@@ -11,11 +11,11 @@ from elucid.training.hooks.base import Hook, Values
 from elucid.training.loggers.base import Loggers
 
 LOSS_EVERY = 2.0
-"""Seconds between two looks at the loss within a tick."""
+"""Minimum number of seconds between two readings of the loss within a tick."""
 
 
 class Report(Hook):
-    """The hook that hands steps and ticks on to the loggers."""
+    """Hook that passes steps and ticks on to the loggers."""
 
     def __init__(self, loggers: Loggers):
         self.loggers = loggers
@@ -26,7 +26,7 @@ class Report(Hook):
 
     def on_step(self, run, images: int) -> None:
         loss = None
-        if time.monotonic() - self.loss_shown > LOSS_EVERY:  # not at every step: a device would be waited for
+        if time.monotonic() - self.loss_shown > LOSS_EVERY:  # reading the loss synchronises with the device
             loss, self.loss_shown = run.stats.mean("Loss/loss"), time.monotonic()
         self.loggers.step(run.nimg, loss)
 
@@ -38,15 +38,18 @@ class Report(Hook):
 
 
 class TickTimer:
-    """Times of ticks and of the maintenance between them; adds to `run.elapsed`."""
+    """Measures the duration of ticks and of the maintenance between them, and adds both to `run.elapsed`."""
 
     def __init__(self, run):
         self.tick_started = time.time()
-        self.first_nimg = run.nimg  # after a stop within a tick, speed counts what this process has done
+        self.first_nimg = run.nimg  # a run resumed within a tick counts only its own images
         self.maintenance = 0.0
 
     def end_tick(self, run) -> Values:
-        """The tick's statistics, of all processes, which must call it together; before `run.tick_start_nimg` moves."""
+        """Return the statistics of the tick over all processes.
+
+        All processes must call it together, before `run.tick_start_nimg` is updated.
+        """
         now = time.time()
         seconds = now - self.tick_started
         kimg = max(run.nimg - max(run.tick_start_nimg, self.first_nimg), 1) / 1000
@@ -74,15 +77,15 @@ class TickTimer:
         return {**statistics, **{name: {"num": 1, "mean": value, "std": 0.0} for name, value in values.items()}}
 
     def pause(self, run) -> None:
-        """The run stops within a tick: its time counts."""
+        """Add the time of the unfinished tick when a run stops within it."""
         run.elapsed += time.time() - self.tick_started + self.maintenance
 
     def end_maintenance(self) -> None:
-        """Saving ends here; the next tick starts now."""
+        """Mark the end of saving and the start of the next tick."""
         now = time.time()
         self.maintenance, self.tick_started = now - self.tick_started, now
 
 
 def suffix(phase: str) -> str:
-    """What the names of a phase's values end with; the main phase's with nothing."""
+    """Return the suffix for the names of a phase's statistics; empty for the main phase."""
     return "" if phase == "main" else f"_{phase}"

@@ -1,4 +1,4 @@
-"""A run: everything that trains, and how it is saved and taken up again exactly."""
+"""A training run: its components, and how they are saved and resumed exactly."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ STATE_VERSION = 2
 
 
 def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Components:
-    """`build` for a data set, which says itself which encoder its latents need, and `sigma_data` where that is auto."""
+    """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
@@ -43,7 +43,7 @@ def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights:
 
 
 def check(options: dict) -> tuple[Dataset, Components]:
-    """Raise UserError for all that can be refused before training; the parts have no weights."""
+    """Raise UserError for every mistake that can be found before training; returned components have no weights."""
     loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
     loop.micro_batch(distributed.world_size())
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
@@ -58,9 +58,10 @@ def check(options: dict) -> tuple[Dataset, Components]:
 
 
 class Run:
-    """All objects of a run. `state_dict` and `load_state_dict` cover every one of them, on every process.
+    """Holds all objects of a training run. `state_dict` and `load_state_dict` cover all of them, on all processes.
 
-    `source` is a snapshot whose weights it starts from; `transferred` then says which fitted. `log` takes lines.
+    `source` is a snapshot to take initial weights from; `transferred` then tells which of them fitted. `log(text)`
+    logs a line.
     """
 
     def __init__(self, options: dict, device: torch.device, source: Snapshot | None = None):
@@ -69,7 +70,7 @@ class Run:
         self.loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
         self.micro_batch_size, self.grad_accum_steps = self.loop.micro_batch(distributed.world_size())
         self.log: Callable[[str], None] = distributed.print0
-        seed_everything(self.loop.seed)  # the same initial weights on all processes
+        seed_everything(self.loop.seed)  # same initial weights on all processes
         self.dataset = open_training_data(data)
         parts = build_for(options, self.dataset, self.loop.precision)
         self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
@@ -118,24 +119,24 @@ class Run:
     def _optimizer(self, component: dict, phase: str) -> PhaseOptimizer:
         named = list(self.loss.parameters_of(self.denoiser, phase))
         if not named:
-            raise UserError(f"loss {type(self.loss).__name__} names no parameters to train in the phase {phase!r}")
+            raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
         optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
         loss = type(self.loss).__name__
         return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
 
     @property
     def step(self) -> Step:
-        """Where training stands, before the next step."""
+        """Training progress before the next step."""
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
 
     @property
     def kimg(self) -> str:
-        """Images seen as files are named by it: in thousands, with decimals where ticks are shorter than that."""
+        """Images seen in thousands, as used in file names; with decimals if a tick is shorter than 1 kimg."""
         decimals = f".{self.nimg % 1000:03d}" if self.loop.tick_kimg < 1 else ""
         return f"{self.nimg // 1000:06d}{decimals}"
 
     def state_dict(self) -> dict:
-        """Everything that the rest of the run depends on. All processes must call it together."""
+        """Return everything that the rest of the run depends on. All processes must call it together."""
         own = {"random": random_state(self.device), "stats": self.stats.state_dict()}
         return {
             "format": "elucid-state",
@@ -156,7 +157,7 @@ class Run:
         }
 
     def data_facts(self) -> dict:
-        """What must be the same of the data set when a run is resumed, wherever it lies by then."""
+        """Return the properties of the dataset that must not change when a run is resumed; its path may."""
         data = self.dataset
         return {
             "images": len(data),
@@ -166,31 +167,31 @@ class Run:
         }
 
     def resume(self, state: dict) -> None:
-        """`load_state_dict` of a state that may be damaged, of another program version, or of other data.
+        """Load a state that may be damaged or come from another program version or dataset.
 
-        Raises UserError if it does not fit.
+        Raises UserError if it does not fit this run.
         """
         version = state.get("version", 1)
         if version not in range(1, STATE_VERSION + 1):
             raise UserError(f"state format {version!r}; this program reads up to {STATE_VERSION}: update it")
         if state.get("data", self.data_facts()) != self.data_facts():
             raise UserError(
-                f"{self.dataset.path} is not the data set of the run to be resumed: {self.data_facts()}, then "
-                f"{state['data']}; give that with `data`, or start anew with `transfer`"
+                f"{self.dataset.path} is not the dataset of the run to be resumed: it has {self.data_facts()}, the "
+                f"run had {state['data']}; pass the original with `data`, or start a new run with `transfer`"
             )
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(
                 f"the state does not fit this program ({type(error).__name__}: {str(error)[:200]}); resume from "
-                "another one, or start anew with `transfer`"
+                "another one, or start a new run with `transfer`"
             ) from error
 
     def load_state_dict(self, state: dict) -> None:
-        """Undo of `state_dict`. With another number of processes the noise drawn from here on differs, nothing else."""
+        """Restore a `state_dict`. With a different number of processes, only the noise drawn from here on differs."""
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
-        # Format 1 had one optimizer, and steps were not counted.
+        # Format 1 had a single optimizer and did not count steps.
         optimizers = state["optimizers"] if "optimizers" in state else {"main": state["optimizer"]}
         for phase, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[phase])
@@ -206,7 +207,8 @@ class Run:
         else:
             now = distributed.world_size()
             distributed.print0(
-                f"warning: the state is of {len(processes)} processes, this run has {now}: new random numbers"
+                f"warning: the state was saved by {len(processes)} processes, this run has {now}: reseeding the random "
+                "number generators"
             )
             seed_everything(hash((self.loop.seed, self.nimg, distributed.rank())))
             for own in processes if distributed.is_main() else ():
@@ -222,12 +224,12 @@ class Run:
         return path
 
     def snapshot(self) -> Snapshot:
-        """The averaged denoisers and what sampling from them needs."""
+        """Return the EMA denoisers and everything needed to sample from them."""
         data = self.dataset
         parts = {"encoder": self.encoder, "sampler": self.sampler, "schedule": self.schedule}
         return Snapshot(
             emas=dict(self.ema.averages),
-            # By its class: a plug-in's path or short name need not mean the same on another machine.
+            # External components by their class: a plugin's path or short name may differ on another machine.
             **{kind: {**self.options[kind], "name": stored_name(kind, made)} for kind, made in parts.items()},
             dataset={
                 "name": data.name,
@@ -241,7 +243,7 @@ class Run:
         )
 
     def save_snapshot(self, folder: Path) -> Path:
-        """Write `network-snapshot-NNNNNN.pkl`, in the main process."""
+        """Write `network-snapshot-NNNNNN.pkl` (NNNNNN = kimg). All processes must call it together."""
         path = folder / f"network-snapshot-{self.kimg}.pkl"
         if distributed.is_main():
             save_snapshot(path, self.snapshot())
@@ -250,12 +252,12 @@ class Run:
 
 
 def stored_name(kind: str, made) -> str:
-    """How a snapshot calls a component: by its short name, or by `module:Name` if it is from outside."""
+    """Return the name of a component in a snapshot: its short name, or `module:Name` if it is external."""
     name = made.config["name"]
     return name if name in TABLES[kind] else made.config["class"]
 
 
 def write_options(folder: Path, options: dict) -> None:
-    """`training_options.json`: the resolved options of the run."""
+    """Write the resolved options of the run to `training_options.json`."""
     with write_output(folder / "training_options.json") as file:
         file.write(json.dumps(options, indent=2).encode() + b"\n")

@@ -1,8 +1,8 @@
-"""The values that pass between the parts, and the legend of their shapes.
+"""Data types shared by all components, and the notation for tensor shapes.
 
 B batch · C channels · H height · W width · D feature or label dimension. Images are float32 in [-1, 1].
 `sigma` is a noise level in the same units (the standard deviation of the added noise), `x` a noisy image,
-`x0` an estimate of the clean one, `nimg` a count of training images.
+`x0` an estimate of the clean image, `nimg` a number of training images.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ import numpy as np
 from torch import Tensor
 
 Cond = dict[str, Tensor]
-"""Whatever conditions the network, by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class),
-`augment` [B,D], and spatial maps such as `coords` [B,2,H,W]."""
+"""Network conditioning by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class), `augment` [B,D], and
+spatial maps such as `coords` [B,2,H,W]."""
 
 
 @dataclass
 class Batch:
-    """Clean images f32[B,C,H,W] in [-1, 1] and what conditions them."""
+    """Clean images f32[B,C,H,W] in [-1, 1] and their conditioning."""
 
     images: Tensor
     cond: Cond = field(default_factory=dict)
-    mirrored: Tensor | None = None  # [B] bool: which of them the stream took as mirror images
+    mirrored: Tensor | None = None  # [B] bool: images that the stream flipped horizontally
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -31,8 +31,8 @@ class Batch:
 
 @dataclass
 class Prediction:
-    """What a denoiser returns: x0 [B,C,H,W]; with a variance head `var` [B,C,H,W] (the network's raw output);
-    with a learned weighting `logvar` [B]."""
+    """Output of a denoiser: `x0` [B,C,H,W]; `var` [B,C,H,W] (raw network output) if it has a variance head; `logvar`
+    [B] if it has a learned loss weighting."""
 
     x0: Tensor
     var: Tensor | None = None
@@ -41,7 +41,7 @@ class Prediction:
 
 @dataclass
 class LossOutput:
-    """`loss` [B], summed over C, H and W, and the named `terms` that the logs show, each in the unit it is read in."""
+    """Output of a loss: `loss` [B], summed over C, H and W, and the `terms` to log by name, in the units to log."""
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -49,47 +49,47 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class NetSpec:
-    """What the network must take in and give out. Encoder, transforms and loss each may change it (`adapt`).
+    """Inputs and outputs required of the network. Encoder, transforms and loss may each change it (`adapt`).
 
-    `spatial` are maps that it sees beside the image, name -> channels; `vector` are conditions of the whole image,
-    name -> width. `out_channels` 0 means as many as the image has.
+    `spatial` maps names to channels of maps concatenated with the image; `vector` maps names to widths of per-image
+    conditions. `out_channels` 0 means as many as the image has.
     """
 
-    resolution: tuple[int, int]  # height, width of what the network sees
+    resolution: tuple[int, int]  # height, width of the network's input
     image_channels: int
     out_channels: int = 0
     spatial: dict[str, int] = field(default_factory=dict)
     vector: dict[str, int] = field(default_factory=dict)
-    latent: bool = False  # the network sees an encoder's latents, not pixels
+    latent: bool = False  # the network works on an encoder's latents, not pixels
 
     def __post_init__(self):
         object.__setattr__(self, "out_channels", self.out_channels or self.image_channels)
-        for kind in ("spatial", "vector"):  # a width of 0 is no condition
+        for kind in ("spatial", "vector"):  # width 0 means no condition
             widths = {name: width for name, width in getattr(self, kind).items() if width}
             object.__setattr__(self, kind, widths)
 
     def replace(self, **changes) -> "NetSpec":
-        """With other values; other image channels also mean as many outputs, where those are not given."""
+        """Return a copy with changes; changing `image_channels` also sets `out_channels` unless that is given."""
         if "image_channels" in changes:
             changes.setdefault("out_channels", 0)
         return dataclasses.replace(self, **changes)
 
     def with_vector(self, name: str, width: int) -> "NetSpec":
-        """With one more condition of the whole image."""
+        """Return a copy with another per-image condition."""
         return self.replace(vector={**self.vector, name: width})
 
     def with_spatial(self, name: str, channels: int) -> "NetSpec":
-        """With one more map beside the image."""
+        """Return a copy with another spatial map."""
         return self.replace(spatial={**self.spatial, name: channels})
 
     @property
     def in_channels(self) -> int:
-        """Channels of the image and of all maps beside it."""
+        """Channels of the image and all spatial maps."""
         return self.image_channels + sum(self.spatial.values())
 
     @property
     def label_dim(self) -> int:
-        """Classes, or the width of vector labels; 0 without."""
+        """Number of classes or width of vector labels; 0 without labels."""
         return self.vector.get("labels", 0)
 
     @property
@@ -100,9 +100,9 @@ class NetSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: optimizer steps and images so far, images in all, the run's seed, images of this step.
+    """Training progress: optimizer steps and images so far, total images, seed of the run, images of this step.
 
-    `phase` is the one of the loss's phases that is trained (`Loss.phases`).
+    `phase` is the phase of the loss being trained (`Loss.phases`).
     """
 
     index: int
@@ -113,17 +113,17 @@ class Step:
     phase: str = "main"
 
     def replace(self, **changes) -> "Step":
-        """With other values."""
+        """Return a copy with changes."""
         return dataclasses.replace(self, **changes)
 
     @property
     def progress(self) -> float:
-        """Share of the training done, 0 to 1."""
+        """Fraction of the training that is done, 0 to 1."""
         return min(self.nimg / max(self.total_nimg, 1), 1.0)
 
     def shared_rng(self, purpose: str = "") -> np.random.Generator:
-        """A generator that draws the same numbers on every rank in this step and phase, fresh in the next one."""
-        # The main phase moves nimg on, others do not: they need the index too.
+        """Return a random generator seeded by step, phase and `purpose`, identical on all ranks."""
+        # Only the main phase advances nimg, so the other phases need the index as well.
         key = f"{self.nimg}" if self.phase == "main" else f"{self.nimg}:{self.index}:{self.phase}"
         digest = hashlib.sha256(f"{self.seed}:{key}:{purpose}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "little"))

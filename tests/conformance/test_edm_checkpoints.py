@@ -124,10 +124,10 @@ def cycle(content):
         (lambda c: c["ema"].state["_modules"].clear(), "'model' is missing"),
         (drop_weights, "lacks the weights model.enc.16x16_conv.bias"),
         (unknown_option, "no option 'frobnicate'"),
-        (other_width, "larger network than it has weights for"),
+        (other_width, "larger network than its weights"),
         (cycle, "without end"),
         (lambda c: c["ema"].state["_init_kwargs"].update(channel_mult="abc"), "channel_mult='abc' must be a list"),
-        (lambda c: c["ema"].state["_init_kwargs"].update(model_channels=32), "have the shape"),
+        (lambda c: c["ema"].state["_init_kwargs"].update(model_channels=32), "have shape"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(change, message, content, tmp_path):

@@ -47,5 +47,5 @@ def test_its_cells_run(folder, capsys):
     options = json.loads((names["own"] / "training_options.json").read_text())
     assert options["loss"]["gamma"] == 12 and options["loss"]["noise"]["P_mean"] == -1.2
     out = capsys.readouterr().out
-    assert "1297 images of 16x16" in out and "every image and label is sound" in out and "resuming" in out
+    assert "1297 images of 16x16" in out and "all images and labels are valid" in out and "resuming" in out
     assert out.count("guidance ") == 3

@@ -75,7 +75,7 @@ def test_no_program_is_started(command, kind, places, decoy, tmp_path, monkeypat
 def test_readers_refuse_it(places, decoy):
     with pytest.raises(UserError, match="b.png"):
         open_dataset(places["folder"], check=False).image(1)
-    with pytest.raises(UserError, match="x.png is empty, corrupt or no picture"):
+    with pytest.raises(UserError, match="x.png is empty, corrupt or not an image"):
         load_picture(EPS, "x.png")
     assert read_note(places["folder"] / "b.png") is None
     assert not decoy.exists()

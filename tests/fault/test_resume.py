@@ -144,7 +144,7 @@ def test_killed_while_writing_a_state(straight, data, tmp_path):
         ("--augment=0", "augment is {'name': 'edm', 'p': 0.5} in the run to be resumed"),
         ("--fp16=1", "loop.precision is 'fp32' in the run to be resumed"),
         ("--set=dataset.max_size=7", "dataset.max_size is None in the run to be resumed"),
-        ("--data=OTHER", "is not the data set of the run to be resumed"),
+        ("--data=OTHER", "is not the dataset of the run to be resumed"),
     ],
 )
 def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path, monkeypatch, capsys):
@@ -161,7 +161,7 @@ def test_what_would_change_the_run_is_refused(flag, message, straight, tmp_path,
 
 def test_two_runs_cannot_train_in_one_folder(tmp_path):
     with claim(tmp_path):
-        with pytest.raises(UserError, match="another process trains in"), claim(tmp_path):
+        with pytest.raises(UserError, match="another process is training in"), claim(tmp_path):
             pass
     with claim(tmp_path):
         pass
@@ -202,7 +202,7 @@ def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
     damaged.write_bytes(damaged.read_bytes()[:700])
     path, state = newest_state(tmp_path)
     assert path.name == "training-state-000001.500.pt" and state["value"].sum() == 499500
-    assert "training-state-000002.500.pt is no whole training state" in capsys.readouterr().out
+    assert "training-state-000002.500.pt is not" in capsys.readouterr().out
     with pytest.raises(UserError, match="training-state-000002.500.pt"):
         load_state(damaged)
 
@@ -210,5 +210,5 @@ def test_newest_whole_state_skips_a_damaged_one(tmp_path, capsys):
 def test_a_state_cannot_run_code(tmp_path):
     path = tmp_path / "training-state-000001.pt"
     torch.save({"format": "elucid-state", "attack": time.sleep}, path)
-    with pytest.raises(UserError, match="no whole training state of this program"):
+    with pytest.raises(UserError, match="not an intact training state of this program"):
         load_state(path)

@@ -47,7 +47,7 @@ def test_the_augmentation_asks_for_its_labels():
     [
         ({"network": {"name": "ddpmp"}}, "unknown network 'ddpmp'"),
         ({"network": {"name": "ddpmpp", "model_chanels": 3}}, "did you mean 'model_channels'"),
-        ({"network": {"name": "ddpmpp", "in_channels": 7}}, "follows from the data set"),
+        ({"network": {"name": "ddpmpp", "in_channels": 7}}, "network.in_channels"),
         ({"network": {"name": "ddpmpp", "encoder_type": "x"}}, "choose from standard, skip, residual"),
         ({"network": {"name": "ddpmpp", "channel_mult": [1] * 6}}, "use fewer levels"),
         ({"precond": {"name": "edm", "sigma": 1}}, "preconditioner edm has no option 'sigma'"),

@@ -32,7 +32,7 @@ def test_values(capsys):
     ("args", "text"),
     [
         (["--seeds=1,x"], "not a list like"),
-        (["--seeds=5-1"], "runs backwards"),
+        (["--seeds=5-1"], "is reversed"),
         (["--seeds=0-9999999999"], "more than 100000000 numbers"),
         (["--size=0x4"], "not a size like 32x32"),
         (["--sede=1"], "No such option"),

@@ -206,15 +206,15 @@ def broken(tmp_path, kind: str):
         return tmp_path / "nothing.zip", "nothing.zip: no such file"
     if kind == "no zip":
         zipped.write_bytes(b"text")
-        return zipped, "s.zip is no zip"
+        return zipped, "s.zip is not a valid or complete zip"
     if kind == "half a zip":
         zipped.write_bytes(write(zipped, good).read_bytes()[:-40])
-        return zipped, "s.zip is no zip"
+        return zipped, "s.zip is not a valid or complete zip"
     if kind == "empty zip":
-        return write(zipped, {}), "s.zip holds no images"
+        return write(zipped, {}), "s.zip contains no images"
     if kind == "empty folder":
         (tmp_path / "s").mkdir()
-        return tmp_path / "s", "s holds no images"
+        return tmp_path / "s", "s contains no images"
     if kind == "mixed sizes":
         return write(zipped, good | {"c.png": noise(8, 8)}), r"a.png is 16x8, c.png is 8x8.*--resolution"
     if kind == "mixed modes":
@@ -226,7 +226,7 @@ def broken(tmp_path, kind: str):
     if kind == "alpha":
         return write(zipped, {"a.png": encode(np.zeros((8, 8, 4), dtype=np.uint8))}), r"a.png.*RGBA.*dataset_tool"
     if kind == "text as png":
-        return write(zipped, {"a.png": noise(), "b.png": b"text"}), r"b.png is empty, corrupt or no picture"
+        return write(zipped, {"a.png": noise(), "b.png": b"text"}), r"b.png is empty, corrupt or not an image"
     raise KeyError(kind)
 
 
@@ -273,7 +273,7 @@ def test_without_check_another_size_is_found_when_read(tmp_path):
             r"label 5 of a.png is out of range for 2 class names",
         ),
         ([["a.png", 10**12], ["b.png", 0]], {}, r"out of range"),
-        ([["a.png", 0], ["b.png", 0], ["gone.png", 1]], {}, r"1 absent images \(first: gone.png\)"),
+        ([["a.png", 0], ["b.png", 0], ["gone.png", 1]], {}, r"1 missing images \(first: gone.png\)"),
         ([["a.png", 0], ["b.png", True]], {}, r"label of b.png is true"),
         ([["a.png", 0], ["b.png", "cat"]], {}, r'label of b.png is "cat"'),
         ([["a.png", [1, 2]], ["b.png", [1]]], {}, r"label of b.png has 1 numbers"),
@@ -307,5 +307,5 @@ def test_images_without_a_label_are_counted_and_named(tmp_path, label):
 
 def test_a_description_that_is_no_json(tmp_path):
     path = write(tmp_path / "s.zip", {"a.png": noise(), "dataset.json": b"{"})
-    with pytest.raises(UserError, match="dataset.json is no JSON"):
+    with pytest.raises(UserError, match="dataset.json is not valid JSON"):
         open_dataset(path)

@@ -116,7 +116,7 @@ def test_a_broken_body_is_continued(server, tmp_path, tags, resets):
 
 def test_a_later_call_continues(server, tmp_path):
     server.faults = [HALF]
-    with pytest.raises(UserError, match=f"{HALF} of {len(CONTENT)} bytes; try again to go on"):
+    with pytest.raises(UserError, match=f"{HALF} of {len(CONTENT)} bytes; try again to resume"):
         get(server, tmp_path, tries=1)
     assert left(tmp_path) == [".x.pkl.part", ".x.pkl.tag"]
     assert get(server, tmp_path) == CONTENT

@@ -39,12 +39,12 @@ def test_a_failing_logger_is_left_out_and_the_others_go_on(error):
     for nimg in (1000, 2000):
         loggers.values(VALUES, nimg)
     warning, *values = lines.said if isinstance(lines.said[0], str) else (lines.said[1], lines.said[0], lines.said[2])
-    assert "Fails logs no more" in warning and str(error) in warning
+    assert "Fails failed and is disabled" in warning and str(error) in warning
     assert values == [(VALUES, 1000), (VALUES, 2000)]
 
 
 def test_the_last_one_to_fail_still_says_so():
-    with pytest.warns(UserWarning, match="Fails logs no more"):
+    with pytest.warns(UserWarning, match="Fails failed and is disabled"):
         Loggers([Fails(ValueError("gone"))]).values(VALUES, 1)
 
 

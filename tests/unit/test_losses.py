@@ -132,10 +132,10 @@ class Returns(Loss):
     ("make", "message"),
     [
         (lambda x0: x0.mean(), "returned Tensor; return elucid.training.types.LossOutput"),
-        (lambda x0: LossOutput(x0.mean()), r"returned shape \(\); one number per image"),
-        (lambda x0: LossOutput(x0), r"returned shape \(3, 1, 4, 4\); one number per image"),
+        (lambda x0: LossOutput(x0.mean()), r"returned shape \(\); expected one value per image"),
+        (lambda x0: LossOutput(x0), r"returned shape \(3, 1, 4, 4\); expected one value per image"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)).detach()), "has no gradient"),
-        (lambda x0: LossOutput(3.0), r"returned 'loss' as float; a tensor \[B\] is wanted"),
+        (lambda x0: LossOutput(3.0), r"returned 'loss' as float; expected a tensor \[B\]"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"far": 3.0}), r"returned 'far' as float"),
         (lambda x0: LossOutput(x0.sum((1, 2, 3)), {"loss": 3.0}), r"returned 'loss' as float"),
     ],
@@ -160,10 +160,10 @@ def test_a_loss_that_is_not_finite_is_named():
     with pytest.raises(UserError, match=r"loss Returns is not finite \(terms: bad\); all parameters"):
         require_finite_loss(out, objective)
     objective.loss.bad.grad = torch.tensor([0, float("inf")])
-    with pytest.raises(UserError, match="the first bad gradient is that of loss.bad"):
+    with pytest.raises(UserError, match="the first non-finite gradient is that of loss.bad"):
         require_finite_loss(out, objective)
     objective.loss.bad.data[0] = float("nan")
-    with pytest.raises(UserError, match="the first bad parameter is loss.bad"):
+    with pytest.raises(UserError, match="the first non-finite parameter is loss.bad"):
         require_finite_loss(out, objective)
 
 

@@ -180,7 +180,7 @@ def test_svc_refuses_what_does_not_fit():
         judge.agreement(images[:, :, :4], labels)
     with pytest.raises(UserError, match="labels"):
         judge.agreement(images, labels[:3])
-    with pytest.raises(UserError, match="one class"):
+    with pytest.raises(UserError, match="same class"):
         PixelClassifier(images[:5], np.zeros(5, dtype=int))
 
 

@@ -131,4 +131,4 @@ def test_verify_prints_flags_that_set_the_numbers(tmp_path):
 def test_pictures_without_any_difference_get_no_proposal(tmp_path):
     path = save(tmp_path / "set.zip", np.full((2, 8, 8), 7, dtype=np.uint8))
     lines = list(verify(path, progress=False).lines())
-    assert any("all pixels are alike" in line for line in lines) and not any("--set" in line for line in lines)
+    assert any("all pixels are equal" in line for line in lines) and not any("--set" in line for line in lines)

@@ -60,11 +60,13 @@ def test_names_that_packages_add(package):
     assert "things" not in sys.modules, "nothing is imported before it is asked for"
     with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: cdm, dsm, .*gone.*shift"):
         config.lookup(LOSSES, "shfit", "loss")
-    with pytest.raises(UserError, match="loss 'gone', which an installed package adds: things.nowhere: cannot import"):
+    with pytest.raises(UserError, match="loss 'gone', added by an installed package: things.nowhere: cannot import"):
         config.lookup(LOSSES, "gone", "loss")
     with pytest.raises(UserError, match="'twin' means rivals:Other or things:Shift"):
         config.lookup(LOSSES, "twin", "loss")
-    with pytest.raises(UserError, match="sampler loop: Shift is no elucid.training.samplers.base.Sampler"):
+    with pytest.raises(
+        UserError, match="sampler loop: Shift is not a subclass of elucid.training.samplers.base.Sampler"
+    ):
         config.lookup(SAMPLERS, "loop", "sampler", INTERFACES["sampler"])
 
 
@@ -139,18 +141,18 @@ def options(**changes) -> dict:
     ("part", "name", "message"),
     [
         ("loss", "value", "loss .*:value is a int, not a class"),
-        ("loss", "Plain", "loss .*:Plain: Plain is no elucid.training.losses.base.Loss; make it a subclass"),
+        ("loss", "Plain", "loss .*:Plain: Plain is not a subclass of elucid.training.losses.base.Loss"),
         ("loss", "NoForward", r"NoForward must define forward\(denoiser, batch, step\)"),
         ("loss", "TwoArguments", r"must define forward\(.*step\); its own is forward\(self, denoiser, batch\)"),
-        ("network", "Plain", "network .*:Plain: Plain is no torch.nn.modules.module.Module"),
+        ("network", "Plain", "network .*:Plain: Plain is not a subclass of torch.nn.modules.module.Module"),
         ("network", "BareNet", "its constructor must take img_resolution, .*; BareNet lacks 'img_resolution'"),
         ("network", "NetOfTwo", r"must define forward\(x, c_noise, cond\); its own is"),
-        ("network", "Renamed", "snapshots could not find Other in elucid_plugin_bad"),
-        ("precond", "Plain", "Plain is no elucid.training.preconds.base.Preconditioned"),
+        ("network", "Renamed", "snapshots cannot find Other in elucid_plugin_bad"),
+        ("precond", "Plain", "Plain is not a subclass of elucid.training.preconds.base.Preconditioned"),
         ("precond", "NoCoefficients", r"NoCoefficients must define coefficients\(sigma\)"),
         ("precond", "Unscaled", "its constructor must take model, spec, precision; Unscaled lacks 'precision'"),
-        ("encoder", "Plain", "encoder .*:Plain: Plain is no elucid.training.encoders.base.Encoder"),
-        ("augment", "Plain", "transform .*: Plain is no elucid.training.transforms.base.Transform"),
+        ("encoder", "Plain", "encoder .*:Plain: Plain is not a subclass of elucid.training.encoders.base.Encoder"),
+        ("augment", "Plain", "transform .*: Plain is not a subclass of elucid.training.transforms.base.Transform"),
         ("encoder", "subprocess", "is a module, not a class"),
     ],
 )
@@ -177,7 +179,10 @@ def test_detectors_too(name, message, tmp_path):
 
 def test_samplers_too(tmp_path):
     (tmp_path / "bad.py").write_text(CODE)
-    for name, what in (("Silent", "must define __call__"), ("Plain", "is no elucid.training.samplers.base.Sampler")):
+    for name, what in (
+        ("Silent", "must define __call__"),
+        ("Plain", "is not a subclass of elucid.training.samplers.base.Sampler"),
+    ):
         with pytest.raises(UserError, match=rf"sampler .*:{name}: {name} {what}"):
             config.lookup(SAMPLERS, f"{tmp_path}/bad.py:{name}", "sampler", INTERFACES["sampler"])
 
@@ -201,7 +206,7 @@ def test_what_a_loss_may_ask_of_the_network(tmp_path):
     assert built("a variance").denoiser.spec.out_channels == 2 * SPEC.image_channels
     with pytest.raises(UserError, match="loss Asks: adapt returned NoneType; return spec"):
         built("nothing")
-    with pytest.raises(UserError, match="loss Asks: adapt changed image_channels, which the data decide"):
+    with pytest.raises(UserError, match="loss Asks: adapt must not change image_channels"):
         built("colours")
 
 

@@ -193,7 +193,7 @@ def test_deep_and_shared_lists_are_read_without_recursion():
 
 def test_a_batch_that_is_no_dictionary(tmp_path):
     files = {"data_batch_1": [1, 2], "batches.meta": {b"label_names": []}}
-    with pytest.raises(UserError, match="does not hold CIFAR's arrays"):
+    with pytest.raises(UserError, match="does not contain CIFAR's arrays"):
         open_source(cifar_tar(tmp_path / "cifar-10-python.tar.gz", files))
 
 

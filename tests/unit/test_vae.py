@@ -161,7 +161,7 @@ def test_a_damaged_autoencoder_is_refused(folder, tmp_path, what, message):
         ({"model": 3}, "must be a hub name"),
         ({"scale": 0}, "encoder.scale=0"),
         ({"batch_size": 0}, "encoder.batch_size=0"),
-        ({"sha256": "f" * 64}, "other weights .* than the latents were made with .ffffffffffff.; give that VAE"),
+        ({"sha256": "f" * 64}, "other weights .* than those that encoded the latents .ffffffffffff.; give that VAE"),
     ],
 )
 def test_options_are_checked(folder, options, message):
@@ -172,8 +172,8 @@ def test_options_are_checked(folder, options, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (NetSpec((15, 16), 3), "2 times smaller, and 16x15 does not divide"),
-        (NetSpec((16, 16), 4), "takes 3 channels, the data set has 4"),
+        (NetSpec((15, 16), 3), "by 2, which does not divide 16x15"),
+        (NetSpec((16, 16), 4), "takes 3 channels, the dataset has 4"),
         (NetSpec((8, 8), 6, latent=True), "stores latents of 3 channels, but VAE .* has 4"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Flags and options to objects: presets, settings, build, run folders."""
+"""Configuration: presets, flags, options, building of components, run folders."""

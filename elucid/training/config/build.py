@@ -1,6 +1,6 @@
-"""Options to objects: the chain data set -> encoder -> transforms -> loss -> network -> denoiser.
+"""Builds the components from options, in the order dataset -> encoder -> transforms -> loss -> network -> denoiser.
 
-Each link may change what the network must take in and give out (`adapt`).
+Each component may change the network's spec (`adapt`).
 """
 
 import inspect
@@ -27,7 +27,7 @@ from elucid.training.types import NetSpec
 
 @dataclass
 class Components:
-    """What training is made of; `options` are the components with every default filled in."""
+    """The components of a training run; `options` describes them with all defaults filled in."""
 
     encoder: Encoder
     transforms: list[Transform]
@@ -37,20 +37,20 @@ class Components:
 
 
 def make_encoder(component: dict, device: torch.device | str | None = None) -> Encoder:
-    """The encoder of a snapshot or a run, e.g. {"name": "rgb"}, on the device; without one, no weights are loaded."""
+    """Create an encoder, e.g. {"name": "rgb"}, on the device; with device None its weights are not loaded."""
     encoder = make(component, "encoder")
     return encoder if device is None else encoder.to(device)
 
 
 def make_network(component: dict, spec: NetSpec):
-    """A network for the spec; options that a name stands for are defaults that `component` may override."""
+    """Create a network for the spec; `component` may override the options that its name implies."""
     name, options = split(component, "network")
     target = find("network", name)
     given = spec_arguments(target, spec, name)
     for option in SPEC_ARGUMENTS:
         if option in options and options[option] != given.get(option):
             value = given.get(option, "not an option of this network")
-            raise UserError(f"network.{option} follows from the data set ({value}); do not set it")
+            raise UserError(f"network.{option} is determined by the dataset ({value}); do not set it")
     options = merged(OPTIONS["network"].get(name, {}), options)
     network = construct(target, {**options, **given}, f"network {name}")
     network.config["name"] = name
@@ -58,7 +58,10 @@ def make_network(component: dict, spec: NetSpec):
 
 
 def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
-    """What a network's constructor is told of the spec. Raises UserError if it takes no condition of the spec's."""
+    """Return the constructor arguments that a network takes from the spec.
+
+    Raises UserError if the spec has a condition that the network does not take.
+    """
     height, width = spec.resolution
     given = {
         "img_resolution": height if height == width else [height, width],
@@ -73,8 +76,8 @@ def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
     for condition in spec.vector:
         if "vector" not in taken and known.get(condition) not in taken:
             raise UserError(
-                f"network {name} takes no condition {condition!r}; let its constructor take vector, a dict of names "
-                "and widths, or train without that condition"
+                f"network {name} does not take the condition {condition!r}; add the argument vector, a dict of "
+                "names and widths, to its constructor, or train without that condition"
             )
     return {argument: value for argument, value in given.items() if argument in taken}
 
@@ -82,11 +85,14 @@ def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
 def make_denoiser(
     network: dict, precond: dict, spec: NetSpec, precision: str = "fp32", weights: bool = True
 ) -> Preconditioned:
-    """A denoiser with new weights, or without any, to check options. The preconditioner may `adapt` the spec."""
+    """Create a denoiser with initial weights, or without any to only check the options.
+
+    The preconditioner may `adapt` the spec.
+    """
     name, options = split(precond, "precond")
     target = find("preconditioner", name)
     spec = target.adapt(spec)
-    # Before the network: a misspelt option of the preconditioner should not cost building 280 M parameters.
+    # Check the preconditioner's options before building a large network.
     bind(target, options, f"preconditioner {name}", PARTS)
     with nullcontext() if weights else torch.device("meta"):
         model = make_network(network, spec)
@@ -96,9 +102,9 @@ def make_denoiser(
 
 
 def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True) -> Components:
-    """Everything that trains, from the components in `options` and the data set's spec.
+    """Build all trained components from `options` and the dataset's spec.
 
-    Raises UserError for unknown names and options, and for a loss that refuses the denoiser.
+    Raises UserError for unknown names and options, and if the loss rejects the denoiser.
     """
     encoder = make_encoder(options["encoder"], "cpu" if weights else None)
     augment = make(options["augment"], "transform", "augment") if options.get("augment") else None
@@ -115,7 +121,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     first = [Mirror()] if data.get("xflip") else []
     dropout = [LabelDropout(data["label_dropout"])] if data.get("label_dropout") and dataset_spec.label_dim else []
     coordinates = [Coordinates()] if "coords" in spec.spatial else []
-    # Augmentation moves coordinates with the image, so they are there before it.
+    # Augmentation transforms coordinates together with the image, so they are added before it.
     transforms = [*first, transforms[0], *dropout, *coordinates, *transforms[1:]]
     network = {key: value for key, value in resolved(denoiser.model).items() if key not in SPEC_ARGUMENTS}
     components = {
@@ -130,7 +136,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
 
 
 def adapted(spec: NetSpec, loss: Loss) -> NetSpec:
-    """What the loss asks of the network. Raises UserError if it asks for images of another kind than there are."""
+    """Return the spec adapted by the loss. Raises UserError if it changes properties given by the dataset."""
     asked, name = loss.adapt(spec), type(loss).__name__
     if not isinstance(asked, NetSpec):
         raise UserError(f"loss {name}: adapt returned {type(asked).__name__}; return spec, or spec.replace(...)")
@@ -142,5 +148,5 @@ def adapted(spec: NetSpec, loss: Loss) -> NetSpec:
     for there, wanted in ((spec.vector, asked.vector), (spec.spatial, asked.spatial)):
         changed += [condition for condition, width in there.items() if wanted.get(condition) != width]
     if changed:
-        raise UserError(f"loss {name}: adapt changed {changed[0]}, which the data decide; leave it as it is")
+        raise UserError(f"loss {name}: adapt must not change {changed[0]}, which is determined by the dataset")
     return asked

@@ -1,4 +1,4 @@
-"""The data set of a run, as its options say."""
+"""Opens the training dataset from its options."""
 
 import inspect
 
@@ -14,7 +14,7 @@ from elucid.training.types import NetSpec
 
 
 def read_dataset(options: DataOptions) -> Dataset:
-    """The data set, by the reader that the options name, else by what lies at the path."""
+    """Open the dataset with the given reader, or else the one that fits the path."""
     known = {"use_labels": options.use_labels, "max_size": options.max_size, "seed": options.subset_seed}
     if options.reader is None:
         return open_dataset(options.path, latents=True, **known)
@@ -25,17 +25,17 @@ def read_dataset(options: DataOptions) -> Dataset:
 
 
 def open_training_data(options: DataOptions):
-    """The data set of a run, cached as its options say; one process per machine fills the cache, the others wait."""
+    """Open and cache the dataset of a run; one process per machine fills the cache while the others wait."""
     dataset = read_dataset(options)
     if dataset.encoder is not None and options.xflip:
         raise UserError(
-            f"`xflip`=1: {options.path} holds latents, and mirrored latents are not those of the mirrored image; "
-            "train without it, or on the images themselves"
+            f"`xflip`=1: {options.path} contains latents, and a flipped latent is not the latent of the flipped image; "
+            "train without it, or on images"
         )
     if dataset.has_labels and not options.use_labels:
-        distributed.print0("warning: the data set has labels but cond is off: they are not used")
+        distributed.print0("warning: the dataset has labels, which are not used; --cond=1 uses them")
     if options.label_dropout and not dataset.label_dim:
-        distributed.print0("warning: label_dropout drops nothing, as the model is not told labels; give cond=1, too")
+        distributed.print0("warning: label_dropout has no effect without --cond=1")
     if options.cache == "none" or not isinstance(dataset, ImageDataset):
         return dataset
     if distributed.local_rank() == 0:
@@ -45,15 +45,15 @@ def open_training_data(options: DataOptions):
 
 
 AUTO = "auto"
-"""Value of precond.sigma_data that stands for the data set's own deviation."""
+"""Value of precond.sigma_data that stands for the standard deviation of the dataset."""
 
 
 def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
-    """Standard deviation of the data as the network sees it, two digits. Raises UserError where it is not known."""
+    """Return the standard deviation of the network's data, to two digits. Raises UserError if it is unknown."""
     if encoder["name"] != "rgb" and dataset.encoder is None:
         raise UserError(
-            f"precond.sigma_data=auto: images are encoded by {encoder['name']} at every step, so their deviation is "
-            "not known; store the latents by dataset_tool.py encode, or give a number"
+            f"precond.sigma_data=auto: images are encoded with {encoder['name']} during training, so the standard "
+            "deviation of the latents is unknown; store latents with dataset_tool.py encode, or give a number"
         )
     std = statistics(dataset)[1] if distributed.is_main() else None
     value = float(f"{distributed.broadcast_object(std):.2g}")
@@ -62,7 +62,7 @@ def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
 
 
 def dataset_spec(dataset: Dataset) -> NetSpec:
-    """What the data set alone asks of a network; for stored latents, before the encoder has seen them."""
+    """Return the network spec for the dataset alone; for stored latents, before `Encoder.adapt`."""
     return NetSpec(
         resolution=tuple(dataset.resolution),
         image_channels=dataset.channels,

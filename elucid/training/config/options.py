@@ -1,4 +1,4 @@
-"""Flags of train.py to nested options: tables of names, and the few flags that stand for more than one option."""
+"""Converts the flags of train.py to nested options."""
 
 import re
 import secrets
@@ -42,7 +42,7 @@ FLAGS = {
     "dump": "loop.state_ticks",
     "seed": "loop.seed",
 }
-"""Which option each flag sets."""
+"""The option that each flag sets."""
 
 LOSS_FLAGS = {
     "martingale_lambda": "cdm",
@@ -50,32 +50,32 @@ LOSS_FLAGS = {
     "real_p": "patch",
     "progressive": "patch",
 }
-"""Flags that set the option of the same name of one loss in the chain."""
+"""Flags that set the option of the same name of a loss in the chain."""
 
 SAY_THE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
-"""Flags that decide which losses the chain consists of."""
+"""Flags that determine the chain of losses."""
 
 PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
-"""Values of --precond that stand for a preconditioner and another loss than its own."""
+"""Values of --precond that stand for a preconditioner and a loss other than its default."""
 
 LISTS = {"transforms", "hooks", "loggers"}
-"""Components that are lists of components."""
+"""Options that are lists of components."""
 
 CACHES = {"0": "none", "1": "disk"}
 
 ENCODER_OF = {False: "rgb", True: "vae"}
-"""What --train_on_latents says."""
+"""The encoder for each value of --train_on_latents."""
 
 
 def options_from(flags: dict) -> dict:
-    """Nested options from `TrainOptions.flags()`. Raises UserError for flags that contradict each other."""
+    """Convert `TrainOptions.flags()` to nested options. Raises UserError for contradicting flags."""
     precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["loss"]))
     flags = {**flags, "loss": flags["loss"] or loss}
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
     if flags["fp16"]:
         if precision not in ("fp32", "fp16"):
-            raise UserError(f"`fp16`=1 and `precision`={precision} contradict each other; give one of them")
+            raise UserError(f"`fp16`=1 and `precision`={precision} contradict each other; use one of them")
         precision = "fp16"
     values = {
         **flags,
@@ -114,20 +114,20 @@ def options_from(flags: dict) -> dict:
                 f'`set` {part}={value!r}: {part} is a list of components, e.g. [{{"name": "mine.py:Name"}}]'
             )
         if part not in LISTS and not isinstance(value, dict) and (part, value) != ("augment", None):
-            raise UserError(f"`set` {part}={value!r}: {part} consists of options; set one, {part}.option=value")
+            raise UserError(f"`set` {part}={value!r}: {part} is a group of options; set {part}.option=value")
     return options
 
 
 def own_loss(precond: str) -> str:
-    """The loss of a preconditioner that is given none. Raises UserError if it has none of its own."""
+    """Return the default loss of a preconditioner. Raises UserError if it has none."""
     loss = find("preconditioner", precond).default_loss
     if loss is None:
-        raise UserError(f"`precond`={precond} has no loss of its own; give `loss`")
+        raise UserError(f"`precond`={precond} has no default loss; choose a `loss`")
     return loss
 
 
 def precond_and_loss(options: dict) -> str:
-    """The value of --precond that says both, or the preconditioner's name and those of the chain of losses."""
+    """Return the --precond value that stands for both, or the names of the preconditioner and its losses."""
     precond, names, chain = options["precond"]["name"], [], options["loss"]
     while isinstance(chain, dict):
         names.append(str(chain.get("name")))
@@ -139,7 +139,7 @@ def precond_and_loss(options: dict) -> str:
 
 
 def describe(options: dict, world_size: int, desc: str | None) -> str:
-    """`{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
+    """Return `{dataset}-{cond|uncond}-{arch}-{precond}-gpus{G}-batch{B}-{precision}[-desc]`, safe as a folder name."""
     parts = [
         Path(options["dataset"]["path"]).stem,
         "cond" if options["dataset"]["use_labels"] else "uncond",
@@ -154,7 +154,7 @@ def describe(options: dict, world_size: int, desc: str | None) -> str:
 
 
 def loss_chain(text: str, flags: dict) -> dict:
-    """The component that a chain such as `patch(cdm(edm))` and the flags of its losses describe."""
+    """Convert a chain of losses such as `patch(cdm(edm))` and the flags of these losses to a component."""
     chain = parse_chain(text)
     wants_patch = flags["patch"] or flags["real_p"] is not None or flags["progressive"]
     if wants_patch and in_chain(chain, "patch") is None:
@@ -165,21 +165,22 @@ def loss_chain(text: str, flags: dict) -> dict:
         component = in_chain(chain, owner)
         if component is None:
             raise UserError(
-                f"`{flag}` belongs to the loss {owner!r}, which `loss`={text} lacks; give `loss`={owner}({text})"
+                f"`{flag}` is an option of the loss {owner!r}, which `loss`={text} does not contain; "
+                f"use `loss`={owner}({text})"
             )
         component[flag] = flags[flag]
     return chain
 
 
 def in_chain(chain: dict | None, name: str) -> dict | None:
-    """The component of that name in a chain of losses."""
+    """Return the component of that name in a chain of losses, or None."""
     while chain is not None and chain["name"] != name:
         chain = chain.get("base")
     return chain
 
 
 def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
-    """Options that the command line names itself (flags in `given`, and --set), by dotted path."""
+    """Return the options set explicitly on the command line (flags in `given` and --set), by dotted path."""
     result: dict[str, object] = {}
     given = given | ({"precision"} if "fp16" in given else set())
     for flag, path in FLAGS.items():

@@ -1,6 +1,6 @@
-"""Presets: values of train.py's flags under one name, data only. `--preset=NAME` sets them; flags given win.
+"""Presets of train.py's flags. `--preset=NAME` selects one; explicit flags override it.
 
-Published ones are of Karras et al. 2022, cdm-* of Daras et al. 2023, patch-* of Wang et al. 2023.
+The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023 and patch-* from Wang et al. 2023.
 """
 
 _AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}

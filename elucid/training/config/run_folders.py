@@ -1,4 +1,4 @@
-"""Run folders: naming a new one, finding one to resume."""
+"""Run folders: create a new one, or find one to resume."""
 
 import json
 import os
@@ -16,7 +16,7 @@ RESUMABLE = {
     "dataset.path",
     "dataset.cache",
     "dataset.workers",
-    "encoder.model",  # another path; the hash of the weights, which is in the state, stays
+    "encoder.model",  # the path may change; the hash of the weights, stored in the state, may not
     "encoder.batch_size",
     "loop.batch_gpu",
     "loop.duration_mimg",
@@ -26,29 +26,29 @@ RESUMABLE = {
     "loop.snapshot_ticks",
     "loop.state_ticks",
     "loop.grid_images",
-    "sampler",  # of the grids, and of what samples the snapshot
+    "sampler",  # used for sample grids, and the default for sampling from snapshots
     "schedule",
     "hooks",
     "loggers",
 }
-"""Options that a resumed run may change; any other would make it another run."""
+"""Options that may change when a run is resumed."""
 
 
 def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:
-    """Make `outdir/NNNNN-description` with the next free number (or take `outdir` itself).
+    """Create `outdir/NNNNN-description` with the next free number, or use `outdir` itself with `nosubdir`.
 
-    Raises UserError if that fails.
+    Raises UserError if the folder cannot be created.
     """
     outdir = Path(outdir)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         while not nosubdir:
             folder = outdir / f"{_next_number(outdir):05d}-{description}"
-            with suppress(FileExistsError):  # another run took the number just now
+            with suppress(FileExistsError):  # another run has just taken the number
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise UserError(f"`outdir`={outdir}: no run folder can be made there: {error.strerror}") from error
+        raise UserError(f"`outdir`={outdir}: cannot create a run folder there: {error.strerror}") from error
     return outdir
 
 
@@ -58,14 +58,14 @@ def _next_number(outdir: Path) -> int:
 
 
 def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path, dict] | None:
-    """Folder and state that `--resume` means: a state file, a run folder, or `auto`.
+    """Find the folder and state for `--resume`: a state file, a run folder, or `auto`.
 
-    `auto` gives the newest whole state of the newest run of that description, by whatever number of processes; where
-    there is none yet it says so and gives None. Raises UserError if a named file or folder holds no whole state.
+    `auto` returns the newest intact state of the newest run with that description, for any number of processes. If
+    there is none, it logs a note and returns None. Raises UserError if a given file or folder has no intact state.
     """
     if resume == "auto":
         if outdir is None:
-            raise UserError("`resume`=auto needs `outdir`, where it looks for runs")
+            raise UserError("`resume`=auto needs `outdir`, the folder to search for runs")
         runs = [path for path in Path(outdir).glob("*-*") if re.match(r"\d+-", path.name)]
         same = [path for path in runs if _identity(path.name) == _identity(f"0-{description}")]
         for folder in [*sorted(same, reverse=True), Path(outdir)]:
@@ -73,33 +73,33 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
             if found is not None:
                 return folder, found[1]
         others = ", ".join(path.name for path in sorted(runs, reverse=True)[:3])
-        there = f"; others are there: {others}" if others else ""
-        print0(f"note: --resume=auto found no state of a run {description} in {outdir}{there}; a new run starts")
+        there = f"; other runs there: {others}" if others else ""
+        print0(f"note: --resume=auto found no state of a run {description} in {outdir}{there}; starting a new run")
         return None
     path = Path(resume)
     if path.is_dir():
         found = newest_state(path)
         if found is None:
-            raise UserError(f"`resume`={resume}: no whole training-state-*.pt in the folder; give a run's own one")
+            raise UserError(f"`resume`={resume}: no intact training-state-*.pt in the folder; give the folder of a run")
         return path, found[1]
     return path.parent, load_state(path)
 
 
 def _identity(name: str) -> str:
-    """What a run folder's name says of the run itself: not its number, nor how many processes it has."""
+    """Return a run folder's name without its number and number of processes."""
     return re.sub(r"-gpus\d+-", "-", re.sub(r"^\d+-", "", name))
 
 
 def merge_options(state: dict, given: dict[str, object]) -> dict:
-    """Options of a state with the explicitly given ones (by dotted path) laid over.
+    """Return the options of a state, overridden by explicitly given ones (by dotted path).
 
-    Raises UserError for one that differs and may not change.
+    Raises UserError if a given option differs and may not change.
     """
     try:
         options = json.loads(state["options"])
         options = options if "sampler" in options else upgraded(options)  # format 1 had no sampler
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError("the state holds no options; resume from another one") from error
+        raise UserError("the state contains no options; resume from another one") from error
     for path, value in given.items():
         node = options
         *parts, last = path.split(".")
@@ -112,26 +112,26 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
             node[last] = value
             continue
         raise UserError(
-            f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or start anew with `transfer`"
+            f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or use `transfer` for a new run"
         )
     return options
 
 
 def agree(old: object, given: object) -> bool:
-    """Whether an option is what was given; of a component that is given in part the rest may be anything."""
+    """Return whether an option matches the given value; a component needs to match only the options given."""
     if isinstance(old, dict):
         given = {"name": given} if isinstance(given, str) else given
         return isinstance(given, dict) and all(agree(old.get(key), value) for key, value in given.items())
     if isinstance(old, (list, tuple)) and isinstance(given, (list, tuple)):
         return len(old) == len(given) and all(agree(*pair) for pair in zip(old, given, strict=True))
-    return old == given or given == "auto"  # which stands in the state as the number that it was
+    return old == given or given == "auto"  # the state stores the resulting number
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder; the system gives it free when this one ends, or is killed.
+    """Lock the folder against training by other processes; the lock is released when this process ends or is killed.
 
-    Raises UserError if another one trains there. Where a file system has no locks, nothing is checked.
+    Raises UserError if another process trains there. Does nothing on file systems without locks.
     """
     handle = None
     with suppress(ImportError, OSError):
@@ -142,7 +142,7 @@ def claim(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise UserError(f"another process trains in {folder}; wait for it, or choose another `outdir`") from error
+            raise UserError(f"another process is training in {folder}; wait, or choose another `outdir`") from error
     try:
         yield
     finally:
@@ -151,11 +151,11 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Whether there are states or snapshots of a run already."""
+    """Return whether the folder contains states or snapshots."""
     return any(any(folder.glob(pattern)) for pattern in ("training-state-*.pt", "network-snapshot-*.pkl"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a kill left behind while writing."""
+    """Remove temporary files left behind by a killed process."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

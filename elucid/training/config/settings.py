@@ -1,4 +1,4 @@
-"""What a run is told beyond its components: the data set, and how long and in what portions to train."""
+"""Options of the dataset and of the training loop."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclass
 class DataOptions:
-    """The data set of a run and how its batches are made; the flags of train.py say what each means."""
+    """Options of the dataset and its batches; `train.py --help` explains them."""
 
     path: str
     reader: dict | str | None = None
@@ -33,7 +33,7 @@ class DataOptions:
 
 @dataclass
 class LoopOptions:
-    """How long, in what portions and in what precision a run trains; the flags of train.py say what each means."""
+    """Options of the training loop, such as batch size, duration and precision; `train.py --help` explains them."""
 
     batch_size: int = 512
     batch_gpu: int | None = None
@@ -65,12 +65,15 @@ class LoopOptions:
         return round(self.duration_mimg * 1e6)
 
     def micro_batch(self, world_size: int) -> tuple[int, int]:
-        """Images per process and forward, and forwards per step. Raises UserError naming batches that do divide."""
+        """Return the micro-batch size and the number of gradient accumulation steps per process.
+
+        Raises UserError, naming the nearest valid sizes, if `batch_size` or `batch_gpu` does not divide evenly.
+        """
         batch, micro = self.batch_size, self.batch_gpu
         if batch % world_size:
             below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
             near = f"{above}" if below == 0 else f"{below} or {above}"
-            raise UserError(f"`batch`={batch} does not divide over {world_size} processes; the nearest that do: {near}")
+            raise UserError(f"`batch`={batch} is not divisible by {world_size} processes; the nearest that are: {near}")
         share = batch // world_size
         micro = share if micro is None or micro > share else micro
         if share % micro:
@@ -84,7 +87,7 @@ class LoopOptions:
 
 
 def require(option: str, value, allowed: tuple) -> None:
-    """Raise UserError unless the value is one of the texts, or in the range of the two numbers; None may stand."""
+    """Raise UserError unless the value is None, one of the allowed strings, or within the range of two numbers."""
     if value is None:
         return
     if isinstance(allowed[0], str):

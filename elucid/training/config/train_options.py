@@ -1,4 +1,4 @@
-"""What a run may be told: the flags of `elucid train` as a dataclass, their defaults, and presets under them."""
+"""The flags of `elucid train` as a dataclass, with defaults and presets."""
 
 import json
 import os
@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "loggers": (),
     "set": (),
 }
-"""Where neither flag nor preset says anything. What is not here is the component's own default."""
+"""Defaults of flags that neither the command line nor the preset sets; others default to the component's own."""
 
 PART_OF = {
     "arch": ("network", ("cbase", "cres", "dropout", "implicit_mlp")),
@@ -41,16 +41,16 @@ PART_OF = {
     "precond": ("precond", ()),
     "loss": ("loss", ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive")),
 }
-"""The part that a flag names, and the flags that are options of it."""
+"""The component that a flag selects, and the flags that are options of it."""
 
 
 @dataclass(kw_only=True)
 class TrainOptions:
-    """Options of a training run, by the names of the flags of `train.py`; None is the preset's, or the default.
+    """Options of a training run, named like the flags of `train.py`; None means the preset's value or the default.
 
-    Lengths: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
-    half-life in millions of images (several are kept side by side). `set` reaches every other option, by its path:
-    `set={"network.num_blocks": 2}`. See `train.py --help` for all of them.
+    Units: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
+    half-life, or several, in millions of images. `set` sets any other option by its path, e.g.
+    `set={"network.num_blocks": 2}`. See `train.py --help` for all options.
     """
 
     data: str | os.PathLike | None = None
@@ -104,18 +104,18 @@ class TrainOptions:
     set: Mapping[str, Any] | Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:
-        """What was said here, without preset and defaults."""
+        """Return the options that were set explicitly."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}
         return {name: value for name, value in values.items() if value is not None}
 
     def flags(self) -> dict[str, Any]:
-        """Every option: as given, else as the preset has it, else the default, else None.
+        """Return all options: the explicit value, else the preset's, else the default, else None.
 
         Raises UserError for an unknown preset.
         """
         if self.preset is not None and self.preset not in PRESETS:
-            raise UserError(f"`preset`={self.preset} is unknown; there are {', '.join(sorted(PRESETS))}")
+            raise UserError(f"`preset`={self.preset} is unknown; choose from {', '.join(sorted(PRESETS))}")
         given = self.given()
         preset = dict(PRESETS.get(self.preset or "", {}))
         assignments = [*without_replaced(preset, given), *as_assignments(given.get("set", ()))]
@@ -128,14 +128,17 @@ class TrainOptions:
 
 
 def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """`part.option=value` texts of a mapping from paths to values."""
+    """Convert a mapping from paths to values to `part.option=value` strings."""
     if isinstance(values, Mapping):
         return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in values.items()]
     return list(values)
 
 
 def without_replaced(preset: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """The preset's `part.option=value`s; a part from outside drops, here and in `preset`, what was said of another."""
+    """Return the preset's `part.option=value` strings that still apply.
+
+    If an external component replaces one of the preset's, the options of that are removed, from `preset` as well.
+    """
     assignments = list(preset.pop("set", ()))
     own = as_assignments(given.get("set", ()))
     for flag, (part, options) in PART_OF.items():

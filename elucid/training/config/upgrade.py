@@ -1,4 +1,4 @@
-"""Options that have moved: what older states, snapshots and command lines call them, and where they are now."""
+"""Upgrades option paths of older states, snapshots and command lines to the present ones."""
 
 import re
 from typing import Any
@@ -13,10 +13,10 @@ MOVED = {
     "sampler.schedule": "sampler.process",
     "sampler.discretization": "schedule.name",
 }
-"""Old paths and new ones."""
+"""Old paths and their new ones."""
 
 VALUES = {"sampler.discretization": {"edm": "karras", "ve": "geometric"}}
-"""Values that are called otherwise, too."""
+"""Old values and their new ones, by old path."""
 
 NEW_PARTS = {
     "transforms": [],
@@ -26,7 +26,7 @@ NEW_PARTS = {
     "hooks": [],
     "loggers": [],
 }
-"""What format 1 did not have, as it was then."""
+"""Options that format 1 lacked, with the values it implied."""
 
 _NOISE_OPTIONS = {
     "edm": ("P_mean", "P_std"),
@@ -37,7 +37,7 @@ _IN_LOSS = re.compile(r"(loss(?:\.base)*)\.(\w+)")
 
 
 def moved(path: str, options: dict) -> str:
-    """The present path of an option; `options` tell which loss it belongs to."""
+    """Return the present path of an option; `options` determine which loss it belongs to."""
     match = _IN_LOSS.fullmatch(path)
     if match:
         component = look_up(options, match[1])
@@ -48,20 +48,20 @@ def moved(path: str, options: dict) -> str:
 
 
 def moved_assignment(assignment: str, options: dict) -> str:
-    """A `part.option=value` with the present path."""
+    """Return a `part.option=value` with the present path and value."""
     path, separator, value = assignment.partition("=")
     return f"{moved(path, options)}{separator}{VALUES.get(path, {}).get(value, value)}"
 
 
 def look_up(options: Any, path: str) -> Any:
-    """The value at a dotted path in nested options, or None."""
+    """Return the value at a dotted path in nested options, or None."""
     for key in path.split("."):
         options = options.get(key) if isinstance(options, dict) else None
     return options
 
 
 def upgraded(options: dict) -> dict:
-    """The options of a state of format 1 with every option in its present place."""
+    """Convert the options of a format 1 state to the present format."""
     result = {**NEW_PARTS, **options}
     result["ema"] = {"name": "halflife", **result.get("ema", {})}
     for part in ("optimizer", "loss"):
@@ -70,7 +70,7 @@ def upgraded(options: dict) -> dict:
 
 
 def _without_moved(path: str, component: dict, options: dict, result: dict) -> dict:
-    """The component without what has moved out of it, which is laid where it belongs."""
+    """Return the component without its moved options, which are added to `result` at their new paths."""
     kept: dict[str, Any] = {}
     for key, value in component.items():
         place = moved(f"{path}.{key}", options)

@@ -1,1 +1,1 @@
-"""From the zip to a resumable stream of batches."""
+"""Datasets and the resumable stream of training batches."""

@@ -1,4 +1,4 @@
-"""Many small files in a folder or a zip, read alike: by position, from any thread, also after a fork."""
+"""Uniform access to the files of a folder or zip, by position; safe with threads and after a fork."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the 
 
 
 class FileSet(ABC):
-    """The files of one folder or zip: `names` sorted, relative, with forward slashes; hidden files are left out."""
+    """The files of a folder or zip. `names` are sorted, relative, with forward slashes, without hidden files."""
 
     path: str
     name: str
@@ -26,11 +26,11 @@ class FileSet(ABC):
         return len(self.names)
 
     def label_of(self, index: int) -> str:
-        """How messages call a file."""
+        """Return the name of a file for messages."""
         return f"{self.path}/{self.names[index]}"
 
     def find(self, name: str) -> int | None:
-        """Position of a file by its name, or None."""
+        """Return the position of the file with this name, or None."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -38,11 +38,11 @@ class FileSet(ABC):
 
     @abstractmethod
     def read(self, index: int, limit: int | None = None) -> bytes:
-        """A file's content, or its first `limit` bytes. Raises UserError when it is corrupt or has gone."""
+        """Return a file's content, or its first `limit` bytes. Raises UserError if it is corrupt or missing."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest that changes when the folder or zip does: by path, sizes and modification times, not content."""
+        """Return a hex digest of path, file sizes and modification times, to detect changes."""
 
 
 def open_files(path: str | os.PathLike) -> FileSet:
@@ -55,7 +55,7 @@ def open_files(path: str | os.PathLike) -> FileSet:
             if archive.is_file():
                 return ZipFiles(archive, path.relative_to(archive).as_posix().strip("."))
     except PermissionError as error:
-        raise UserError(f"{path} cannot be read: permission denied ({error.filename}); change its rights") from error
+        raise UserError(f"{path} cannot be read: no permission ({error.filename}); change its permissions") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     raise UserError(f"{path}: no such file or folder; check the path")
@@ -104,10 +104,10 @@ class ZipFiles(FileSet):
         prefix = f"{inside}/" if inside else ""
         members = {name[len(prefix) :]: info for name, info in members.items() if name.startswith(prefix)}
         if inside and not members:
-            raise UserError(f"{path} has no folder {inside!r}; it holds {_top_level(path)}")
+            raise UserError(f"{path} has no folder {inside!r}; it contains {_top_level(path)}")
         self.names = sorted(members)
         infos = [members[name] for name in self.names]
-        # Arrays, not objects: a million entries stay small, also when sent to another process.
+        # Arrays keep a million entries small, also when they are sent to another process.
         self._offsets = np.array([info.header_offset for info in infos], dtype=np.int64)
         self._sizes = np.array([info.compress_size for info in infos], dtype=np.int64)
         self._checksums = np.array([info.CRC for info in infos], dtype=np.uint32)
@@ -117,8 +117,8 @@ class ZipFiles(FileSet):
     def read(self, index: int, limit: int | None = None) -> bytes:
         name, method = self.label_of(index), self._methods[index]
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            why = "encrypted" if method == -1 else "compressed by an unusual method"
-            raise UserError(f"{name} is {why}; pack the zip again without that")
+            why = "encrypted" if method == -1 else "compressed with an unsupported method"
+            raise UserError(f"{name} is {why}; create the zip again without that")
         try:
             offset, size = int(self._offsets[index]), int(self._sizes[index])
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(os.pread(self._handle, 30, offset))
@@ -155,7 +155,7 @@ class ZipFiles(FileSet):
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:
-    """`os.pread` until all is there: one call gives at most 2 GiB, and less on some network file systems."""
+    """Read `size` bytes with repeated `os.pread`, which returns at most 2 GiB, less on some network file systems."""
     data = os.pread(handle, size, offset)
     while len(data) < size and (more := os.pread(handle, size - len(data), offset + len(data))):
         data += more
@@ -163,12 +163,12 @@ def _pread(handle: int, size: int, offset: int) -> bytes:
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Files of a zip by name; of two with the same name the later one, which is what unpacking would leave."""
+    """Return the files of a zip by name; for duplicate names the last one, as when unpacking."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise UserError(f"{path} is no zip, or not a whole one ({error}); copy or download it again") from error
+        raise UserError(f"{path} is not a valid or complete zip ({error}); copy or download it again") from error
     names = ((info.filename.replace("\\", "/").removeprefix("./"), info) for info in infos if not info.is_dir())
     return {name: info for name, info in names if not any(_hidden(part) for part in name.split("/"))}
 
@@ -179,12 +179,12 @@ def _top_level(path: Path) -> str:
 
 
 def _hidden(name: str) -> bool:
-    """Litter of file managers and everything hidden: `.DS_Store`, `._photo.jpg`, `__MACOSX`, `Thumbs.db`."""
+    """Return whether a file is hidden or from a file manager: `.DS_Store`, `._photo.jpg`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _leads_back(folder: str, name: str) -> bool:
-    """Whether a subfolder is a link to a folder that it lies in, which would be walked without end."""
+    """Return whether a subfolder links to one of its parents, which would cause endless recursion."""
     path, place = Path(folder, name), Path(folder).resolve()
     return path.is_symlink() and path.resolve() in (place, *place.parents)
 

@@ -1,4 +1,4 @@
-"""What every data set is: images by position, with labels."""
+"""Base class of datasets: images by position, with labels."""
 
 from abc import ABC, abstractmethod
 
@@ -6,28 +6,28 @@ import numpy as np
 
 
 class Dataset(ABC):
-    """What training reads: `len`, images [C,H,W] as an encoder takes them, labels, and facts about all of them.
+    """Base class of datasets: images [C,H,W] as an encoder takes them, labels, and properties of the whole dataset.
 
-    A reader of your own is a subclass whose constructor takes `path` and may take `use_labels`, `max_size` and `seed`;
-    it is read by several threads at once. `--set dataset.reader=mine.py:Reader` uses it.
+    To add a reader, write a subclass whose constructor takes `path` and optionally `use_labels`, `max_size` and `seed`.
+    Several threads read from it at once. Select it with `--set dataset.reader=mine.py:Reader`.
     """
 
     path: str
     name: str
     resolution: tuple[int, int]  # height, width
     channels: int
-    label_dim: int = 0  # classes, or width of vector labels; 0 when labels are not used
-    has_labels: bool = False  # whether the source has any, used or not
+    label_dim: int = 0  # classes, or width of vector labels; 0 if labels are not used
+    has_labels: bool = False  # whether the source has labels, used or not
     class_names: list[str] | None = None
-    encoder: dict | None = None  # with what stored latents were made
+    encoder: dict | None = None  # encoder of stored latents
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
-        """[C,H,W], of one type and shape for all."""
+        """Return an image [C,H,W]; all have the same dtype and shape."""
 
     def label(self, index: int) -> np.ndarray:
-        """float32 [label_dim], one-hot for classes; empty when labels are not used."""
+        """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
         return np.zeros(0, dtype=np.float32)

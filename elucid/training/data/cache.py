@@ -1,4 +1,4 @@
-"""Decoded images in one file that all processes of a machine map."""
+"""Disk cache of decoded images, memory-mapped by all processes of a machine."""
 
 import copy
 import os
@@ -16,9 +16,9 @@ from elucid.training.data.dataset import ImageDataset
 
 
 class CachedDataset(ImageDataset):
-    """A data set whose decoded images lie in one file; `array` maps it, read-only, [N, C, H, W].
+    """A dataset whose decoded images are in one file; `array` [N, C, H, W] maps it read-only.
 
-    All processes of a machine share the same memory. While one of them has it, the file is not removed.
+    All processes of a machine share the memory. The file is not removed while one of them uses it.
     """
 
     def __init__(self, dataset: ImageDataset, file: Path):
@@ -33,7 +33,7 @@ class CachedDataset(ImageDataset):
         self._use = cache_entries.Use(self.cache_file)
         self.array = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
 
-    def __getstate__(self) -> dict:  # the file, not its content
+    def __getstate__(self) -> dict:  # pickles the path, not the content
         return {key: value for key, value in self.__dict__.items() if key not in ("array", "_use")}
 
     def __setstate__(self, state: dict) -> None:
@@ -44,13 +44,13 @@ class CachedDataset(ImageDataset):
 def cached(
     dataset: ImageDataset, folder: str | os.PathLike | None = None, progress: bool = True, workers: int | None = None
 ) -> ImageDataset:
-    """Decode all images once into a file that all processes map; the first process builds it, others wait.
+    """Decode all images into a file that all processes map; the first process builds it while the others wait.
 
-    The file is named by the data set's fingerprint. All files together take at most `$ELUCID_CACHE_GB`, 50 if unset:
-    those unused for the longest time are removed first. Where there is no room even so, or less than twice as much free
-    disk, or nothing can be written, the data set is returned as it is, with a warning.
+    The file is named by the dataset's fingerprint. All files together take at most `$ELUCID_CACHE_GB`, by default 50;
+    the least recently used ones are removed first. If there is still no room, or less free disk space than twice the
+    size, or the file cannot be written, the dataset is returned uncached with a warning.
     """
-    cache_entries.limit()  # a mistake in it is named now, and not when there is something to build
+    cache_entries.limit()  # report an invalid value even if nothing needs to be built
     folder = cache_entries.datasets_folder() if folder is None else Path(folder)
     file = folder / f"{dataset.name}-{dataset.fingerprint}.npy"
     shape = (len(dataset), dataset.channels, *dataset.resolution)
@@ -60,7 +60,7 @@ def cached(
             if not _whole(file, dataset, shape):
                 _build(dataset, file, shape, progress, workers)
             cache_entries.note_use(file)
-            found = CachedDataset(dataset, file)  # still in the lock, so that nobody removes the file before it is used
+            found = CachedDataset(dataset, file)  # while locked, so that the file cannot be removed before it is in use
         if progress:
             print(f"images cached in {file} ({file.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
         return found
@@ -81,10 +81,10 @@ def _whole(file: Path, dataset: ImageDataset, shape: tuple[int, ...]) -> bool:
 def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: bool, workers: int | None) -> None:
     temporary = cache_entries.unfinished(file)
     try:
-        with locked(file.parent / "room.lock"):  # until the room is taken, so that others do not count on it
+        with locked(file.parent / "room.lock"):  # held until the space is allocated, so that others do not count on it
             cache_entries.make_room(file.parent, file, int(np.prod(shape)) * dataset.dtype.itemsize)
             array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dataset.dtype, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error while writing
+            if hasattr(os, "posix_fallocate"):  # fail here if the disk is full, not with a bus error while writing
                 with open(temporary, "rb+") as handle:
                     os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
 

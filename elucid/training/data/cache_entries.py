@@ -1,8 +1,9 @@
-"""The folder of decoded data sets: what is in it, who uses it, and what goes when it is full.
+"""Entries of the dataset cache: listing, locking, eviction.
 
-An entry is `NAME-FINGERPRINT.npy` and a `.lock` beside it. Who checks, builds or removes an entry holds the lock of its
-`.lock` alone; who uses it shares the lock of the `.npy` itself, which ends with the process, however that ends. The
-modification time of `.lock` is the last use. `room.lock` lets one process at a time make room and take it.
+An entry is `NAME-FINGERPRINT.npy` with a `.lock` file. A process that checks, builds or removes an entry holds an
+exclusive lock on the `.lock` file; a process that uses it holds a shared lock on the `.npy` file, which is released
+when the process ends in any way. The modification time of `.lock` is the time of the last use. `room.lock` lets only
+one process at a time free and allocate space.
 """
 
 import math
@@ -22,22 +23,22 @@ from elucid.dnnlib.locks import locked
 
 try:
     import fcntl
-except ImportError:  # Windows, which by itself refuses to remove what is in use
+except ImportError:  # Windows, which does not remove files in use
     fcntl = None
 
 GB = 1e9  # bytes
 _DEFAULT_LIMIT = 50.0  # GB
 _UNFINISHED = ".tmp.npy"
-_OURS = re.compile(r".+-[0-9a-f]{32}(\.npy|\.tmp\.npy|\.lock)")  # nothing else is ever removed
+_OURS = re.compile(r".+-[0-9a-f]{32}(\.npy|\.tmp\.npy|\.lock)")  # no other files are ever removed
 
 
 class NoRoom(OSError):
-    """An entry does not fit; the message says what would make it fit."""
+    """Raised if an entry does not fit; the message says what would help."""
 
 
 @dataclass
 class Entry:
-    """A decoded data set: `size` in bytes, `last_use` in seconds since 1970."""
+    """A cached dataset: `size` in bytes, `last_use` in seconds since 1970."""
 
     file: Path
     size: int
@@ -50,34 +51,34 @@ class Entry:
 
 
 def datasets_folder() -> Path:
-    """Where decoded data sets are kept unless a caller says otherwise."""
+    """Return the default folder of cached datasets."""
     return files.cache_folder() / "datasets"
 
 
 def limit() -> float:
-    """Bytes that all entries together may take: `$ELUCID_CACHE_GB` * 1e9, else 50 GB. Raises UserError."""
+    """Return the maximum total size in bytes: `$ELUCID_CACHE_GB` * 1e9, by default 50 GB. Raises UserError."""
     text = os.environ.get("ELUCID_CACHE_GB", "").strip()
     try:
         gigabytes = float(text) if text else _DEFAULT_LIMIT
     except ValueError:
         gigabytes = math.nan
     if not gigabytes >= 0:
-        raise UserError(f"ELUCID_CACHE_GB={text} is no number of gigabytes; set it to {_DEFAULT_LIMIT:g}, for example")
+        raise UserError(f"ELUCID_CACHE_GB={text} is not a number of gigabytes; set it to e.g. {_DEFAULT_LIMIT:g}")
     return gigabytes * GB
 
 
 def lock_of(file: Path) -> Path:
-    """The file whose lock guards an entry, finished or not."""
+    """Return the lock file of a finished or unfinished entry."""
     return file.with_name(file.name.removesuffix(".npy").removesuffix(".tmp") + ".lock")
 
 
 def unfinished(file: Path) -> Path:
-    """Where an entry is built. One process at a time holds its lock: no other name is needed."""
+    """Return the path at which an entry is built; its lock allows only one builder at a time."""
     return file.with_suffix(_UNFINISHED)
 
 
 class Use:
-    """The claim of a process on an entry, until this object, and its copies in forked processes, are gone."""
+    """Protects an entry from removal while this object, or a copy in a forked process, exists."""
 
     def __init__(self, file: Path):
         if fcntl is None:
@@ -89,20 +90,20 @@ class Use:
 
 def _end_use(handle: int, lock: Path) -> None:
     os.close(handle)
-    with suppress(OSError):  # it may be gone
+    with suppress(OSError):  # it may have been removed
         os.utime(lock)
 
 
 def note_use(file: Path) -> None:
-    """Remember that an entry was used now."""
+    """Set the time of an entry's last use to now."""
     os.utime(lock_of(file))
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The entries, those first that have not been used for the longest time."""
+    """Return the entries, least recently used first."""
     found = []
     for file in _ours(folder, ".npy"):
-        with suppress(FileNotFoundError):  # another process may have removed it just now
+        with suppress(FileNotFoundError):  # another process may have removed it
             lock = lock_of(file)
             last_use = (lock if lock.exists() else file).stat().st_mtime
             found.append(Entry(file, file.stat().st_size, last_use, _in_use(file)))
@@ -110,7 +111,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def clear(folder: Path) -> list[Entry]:
-    """Remove the entries that no process uses, and leftovers; the entries removed."""
+    """Remove leftovers and all entries not in use; returns the removed entries."""
     if not folder.is_dir():
         return []
     with locked(folder / "room.lock"):
@@ -119,10 +120,10 @@ def clear(folder: Path) -> list[Entry]:
 
 
 def make_room(folder: Path, file: Path, size: int) -> None:
-    """Remove leftovers, and entries while all would be larger than the limit with one more of `size` bytes.
+    """Remove leftovers and, until a new entry of `size` bytes fits within the limit, the least recently used entries.
 
-    The caller holds `room.lock`, and the lock of `file`, the new entry. Raises NoRoom, before any entry is removed, if
-    it would not fit even so, or would take more than half of the free disk.
+    The caller holds `room.lock` and the lock of the new entry, `file`. Raises NoRoom before removing any entry if the
+    new one would not fit anyway, or would take more than half of the free disk space.
     """
     remove_leftovers(folder)
     present = [entry for entry in entries(folder) if entry.file != file]
@@ -134,21 +135,21 @@ def make_room(folder: Path, file: Path, size: int) -> None:
             chosen.append(entry)
             freed += entry.size
     if freed < excess:
-        why = "allows" if size > limit() else "leaves beside what other processes use"
+        why = "allows" if size > limit() else "leaves besides entries in use"
         raise NoRoom(
             f"it needs {size / GB:.2f} GB, more than ELUCID_CACHE_GB={limit() / GB:g} {why}; raise that number"
         )
     free = shutil.disk_usage(folder).free + freed
     if size > free / 2:
         needs = f"it needs {size / GB:.1f} GB and {free / GB:.1f} GB are free"
-        raise NoRoom(f"{needs}; set ELUCID_CACHE to a roomier folder")
+        raise NoRoom(f"{needs}; set ELUCID_CACHE to a folder with more space")
     for entry in chosen:
         if not _remove(entry.file):
-            raise NoRoom(f"another process has just begun to use {entry.name}; start again")
+            raise NoRoom(f"another process has just started using {entry.name}; try again")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left: entries that nobody builds any more, and locks of nothing."""
+    """Remove leftovers of killed processes: abandoned unfinished entries, and locks without an entry."""
     for file in _ours(folder, _UNFINISHED):
         _remove(file)
     for lock in _ours(folder, ".lock"):
@@ -157,7 +158,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _remove(file: Path) -> bool:
-    """Remove a finished or unfinished entry and its lock, unless a process builds or uses it."""
+    """Remove a finished or unfinished entry and its lock, unless a process is building or using it."""
     lock = lock_of(file)
     try:
         with locked(lock, wait=False) as alone:
@@ -167,7 +168,7 @@ def _remove(file: Path) -> bool:
             if not file.name.endswith(_UNFINISHED):
                 lock.unlink(missing_ok=True)
         return True
-    except OSError:  # another user's, or in use on a system without locks
+    except OSError:  # owned by another user, or in use on a system without locks
         return False
 
 
@@ -175,7 +176,7 @@ def _in_use(file: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        with open(file, "rb+") as handle:  # NFS locks alone only what may be written
+        with open(file, "rb+") as handle:  # on NFS an exclusive lock needs write access
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -187,13 +188,13 @@ def _in_use(file: Path) -> bool:
 def _size_of_unfinished(folder: Path, besides: Path | None = None) -> int:
     total = 0
     for file in _ours(folder, _UNFINISHED):
-        with suppress(FileNotFoundError):  # it may be finished by now
+        with suppress(FileNotFoundError):  # it may have been finished
             total += file.stat().st_size if file != besides else 0
     return total
 
 
 def _ours(folder: Path, suffix: str) -> list[Path]:
-    """Files that this module's callers made, of one kind."""
+    """Return the cache's own files with this suffix."""
     if not folder.is_dir():
         return []
     matches = ((path, _OURS.fullmatch(path.name)) for path in sorted(folder.iterdir()))
@@ -201,13 +202,13 @@ def _ours(folder: Path, suffix: str) -> list[Path]:
 
 
 def listing(folder: Path) -> Iterator[str]:
-    """The entries in words, the latest use first."""
+    """Yield lines that list the entries, most recently used first."""
     present = entries(folder)
     total = sum(entry.size for entry in present)
-    yield f"{folder}: {len(present)} data sets, {total / GB:.2f} of at most {limit() / GB:g} GB (ELUCID_CACHE_GB)"
+    yield f"{folder}: {len(present)} datasets, {total / GB:.2f} of at most {limit() / GB:g} GB (ELUCID_CACHE_GB)"
     width = max((len(entry.name) for entry in present), default=0)
     for entry in reversed(present):
         used = "in use" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_use))
         yield f"  {entry.name:{width}}  {entry.size / 1e6:10.1f} MB  {used}"
     if size := _size_of_unfinished(folder):
-        yield f"  unfinished, {size / 1e6:.1f} MB: being built, or left by killed processes (--clear removes those)"
+        yield f"  unfinished, {size / 1e6:.1f} MB: being built, or left by killed processes (removed by --clear)"

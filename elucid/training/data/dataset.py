@@ -1,4 +1,4 @@
-"""Data sets on disk: a StyleGAN-format zip or folder gives (uint8 image, label), or (stored latents, label)."""
+"""Datasets on disk: a zip or folder in StyleGAN format with images or stored latents, and labels."""
 
 import hashlib
 import json
@@ -30,15 +30,14 @@ def open_dataset(
 ) -> "ImageDataset":
     """Open a zip or folder of images; a folder inside a zip is `images.zip/train`.
 
-    Labels come from its `dataset.json`, else from its top-level folders, one per class.
-    `max_size` keeps a random subset fixed by `seed`. `check` reads the header of every image, so that one of another
-    size or mode is found now and not in the middle of training. With `latents` they may be
-    stored latents. Raises UserError.
+    Labels come from its `dataset.json`, or else from its top-level folders, one per class. `max_size` selects a random
+    subset determined by `seed`. `check` reads the headers of all images to find one of another size or mode before
+    training. `latents` allows stored latents. Raises UserError.
     """
     source = open_files(path)
     encoder = stored_by(source)
     if encoder is not None and not latents:
-        raise UserError(f"{source.path} holds latents, not images; give the images that they were made of")
+        raise UserError(f"{source.path} holds latents, not images; give the original images")
     kind = ImageDataset if encoder is None else LatentDataset
     dataset = kind(source, use_labels, max_size, seed)
     dataset.encoder = encoder
@@ -48,18 +47,18 @@ def open_dataset(
 
 
 def stored_by(source: FileSet) -> dict | None:
-    """The encoder that a data set's latents were made with, as its `dataset.json` says; None where it holds images.
+    """Return the encoder of stored latents from the dataset's `dataset.json`; None if the dataset holds images.
 
-    {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
+    The encoder is {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
     """
     where = source.find("dataset.json")
     text = b"" if where is None else source.read(where)
-    if b'"encoder"' not in text:  # spares reading a large one twice
+    if b'"encoder"' not in text:  # avoids parsing a large file twice
         return None
     try:
         encoder = json.loads(text)["encoder"]
     except (ValueError, KeyError, TypeError):
-        return None  # the labels' reader says what is wrong
+        return None  # reading the labels reports the error
     kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
     if not isinstance(encoder, dict) or not all(isinstance(encoder.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f'{source.path}/dataset.json: "encoder" is damaged; encode the images again')
@@ -67,19 +66,19 @@ def stored_by(source: FileSet) -> dict | None:
 
 
 def encoder_line(encoder: dict) -> str:
-    """With what latents were made, in words."""
+    """Return a line that describes the encoder of stored latents."""
     return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
 
 
 class ImageDataset(Dataset):
-    """Images in the order of their sorted names. Safe to read from threads, to pickle, and to use after a fork."""
+    """Images in the order of their sorted names. Can be read from threads, pickled, and used after a fork."""
 
     def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
         self._files = source
         self.path, self.name, self.use_labels = source.path, source.name, use_labels
         where = np.array([i for i, name in enumerate(source.names) if self._is_item(name)], dtype=np.int64)
         if not len(where):
-            raise UserError(f"{self.path} holds no images; give a zip or folder made by dataset_tool.py")
+            raise UserError(f"{self.path} contains no images; give a zip or folder made with dataset_tool.py")
         names = [source.names[i] for i in where]
         labels = find_labels(source, names).labels
         self.num_images = len(where)  # in the file; len() counts the subset
@@ -101,7 +100,7 @@ class ImageDataset(Dataset):
 
     @property
     def label_dim(self) -> int:
-        """Classes, or width of vector labels; 0 when labels are not used."""
+        """Number of classes, or width of vector labels; 0 if labels are not used."""
         return self._labels.dim if self.use_labels else 0
 
     @property
@@ -111,7 +110,7 @@ class ImageDataset(Dataset):
 
     @property
     def raw_labels(self) -> np.ndarray | None:
-        """int64 [N], -1 where missing, or float32 [N, D], NaN where missing."""
+        """Labels as int64 [N], -1 if missing, or float32 [N, D], NaN if missing."""
         return None if self._labels is None else self._labels.values
 
     @property
@@ -120,19 +119,19 @@ class ImageDataset(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of path, size, modification time and subset: a key for what is derived from the images."""
+        """Return a hex digest of path, size, modification time and subset, e.g. as a cache key."""
         return hashlib.sha256(f"v1:{self._files.fingerprint()}:{self._subset}".encode()).hexdigest()[:32]
 
     def image_name(self, index: int) -> str:
-        """Name inside the zip or folder."""
+        """Return the name of an image in the zip or folder."""
         return self._files.names[self._where[index]]
 
     def encoded(self, index: int) -> bytes:
-        """The image file as it is stored."""
+        """Return the stored image file."""
         return self._files.read(self._where[index])
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 [C, H, W]. Raises UserError naming the image when it is corrupt or of another size or mode."""
+        """Return an image, uint8 [C, H, W]. Raises UserError if it is corrupt or of another size or mode."""
         name = self._files.label_of(self._where[index])
         picture = load_picture(self.encoded(index), name)
         self._require_same(index, picture.size, picture.mode)
@@ -140,11 +139,11 @@ class ImageDataset(Dataset):
         return pixels[np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def label(self, index: int) -> np.ndarray:
-        """float32 [label_dim], one-hot for classes; empty when labels are not used."""
+        """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
         return self._labels.vector(index) if self.use_labels else np.zeros(0, dtype=np.float32)
 
     def check_headers(self) -> None:
-        """Read every header; raises UserError naming the first image of another size or mode."""
+        """Read all headers. Raises UserError naming the first image of another size or mode."""
         for index in progress_bar(range(len(self)), desc="checking images", delay=2, leave=False):
             self._require_same(index, *self._header(index))
 
@@ -153,7 +152,7 @@ class ImageDataset(Dataset):
         return is_picture(name)
 
     def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
-        """(height, width), channels and type of the first image, which all must have."""
+        """Return (height, width), channels and dtype of the first image, which all images must match."""
         (width, height), mode = self._header(0)
         if mode not in _CHANNELS:
             self._refuse_mode(0, mode)
@@ -168,7 +167,7 @@ class ImageDataset(Dataset):
         except UserError:
             if limit is None:
                 raise
-        # Not the PNG it is called: perhaps another format, which needs more than the first bytes.
+        # The file is not a PNG despite its name; other formats need more than the first bytes.
         return header(self._files.read(position), self._files.label_of(position))
 
     def _require_same(self, index: int, size: tuple[int, int], mode: str) -> None:
@@ -177,7 +176,7 @@ class ImageDataset(Dataset):
             raise UserError(
                 f"{self.path} has images of several sizes: {self.image_name(0)} is {width}x{height}, "
                 f"{self.image_name(index)} is {size[0]}x{size[1]}; "
-                f"bring them to one size with dataset_tool.py --resolution={width}x{height}"
+                f"resize them with dataset_tool.py --resolution={width}x{height}"
             )
         if mode not in _CHANNELS:
             self._refuse_mode(index, mode)
@@ -191,36 +190,36 @@ class ImageDataset(Dataset):
     def _refuse_mode(self, index: int, mode: str) -> None:
         raise UserError(
             f"{self._files.label_of(self._where[index])} is neither 8-bit gray nor RGB but {mode}; "
-            f"convert the data set with dataset_tool.py"
+            f"convert the dataset with dataset_tool.py"
         )
 
     def _require_labels(self) -> None:
         if self._labels is None:
             raise UserError(
                 f"{self.path} has no labels, which `cond`=1 needs; train with `cond`=0, "
-                f"or give every class a folder in it"
+                f"or put the images of each class into a folder"
             )
         missing = self._labels.missing
         if len(missing):
             first = ", ".join(self.image_name(index) for index in missing[:3])
             raise UserError(
                 f"{len(missing)} of {len(self)} images in {self.path} have no label, which `cond`=1 needs "
-                f"(first: {first}); leave them out with dataset_tool.py --unlabelled=drop, or train with `cond`=0"
+                f"(first: {first}); drop them with dataset_tool.py --unlabelled=drop, or train with `cond`=0"
             )
 
 
 class LatentDataset(ImageDataset):
-    """Stored latents: float16 or float32 [2C, h, w] per image, its posterior's mean, then its standard deviation."""
+    """Stored latents: float16 or float32 [2C, h, w] per image, the posterior's mean and standard deviation."""
 
     def image(self, index: int) -> np.ndarray:
-        """The moments [2C, h, w]. Raises UserError naming the file when it is damaged or of another size."""
+        """Return the moments [2C, h, w]. Raises UserError if the file is damaged or of another size."""
         moments = npy.from_npy(self.encoded(index), self._files.label_of(self._where[index]))
         if moments.shape != (self.channels, *self.resolution) or moments.dtype != self.dtype:
             self._refuse(index)
         return moments
 
     def check_headers(self) -> None:
-        """Compare every header, which is the same for the same shape and type, with the first one."""
+        """Compare all headers with the first one; they are equal if shape and dtype are."""
         first = self._files.read(self._where[0], _NPY_HEADER)
         for index in progress_bar(range(len(self)), desc="checking latents", delay=2, leave=False):
             if self._files.read(self._where[index], _NPY_HEADER) != first:
@@ -242,7 +241,7 @@ class LatentDataset(ImageDataset):
 
 
 def subset(total: int, max_size: int | None, seed: int) -> np.ndarray:
-    """Sorted positions of a random subset of at most `max_size` out of `total`, fixed by `seed`."""
+    """Return sorted positions of a random subset of at most `max_size` out of `total`, determined by `seed`."""
     if max_size is None or max_size >= total:
         return np.arange(total)
     if max_size < 1:

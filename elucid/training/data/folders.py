@@ -1,4 +1,4 @@
-"""Labels of a folder or zip: those of its `dataset.json`, else its top-level folders are the classes."""
+"""Finds the labels of a folder or zip: from `dataset.json`, or else from its top-level folders."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from elucid.training.data.labels import Labels, from_json
 
 @dataclass
 class Found:
-    """`labels` of the images in order, or None; `inside` is where the data set begins (`pets/`, or nothing).
+    """Result of `find_labels`: `labels` of the images in order, or None, and the dataset's root folder `inside`.
 
-    `described` says whether there is a dataset.json, whatever it says.
+    `inside` is e.g. `pets/`, or empty. `described` is True if there is a dataset.json, even one without labels.
     """
 
     labels: Labels | None
@@ -21,7 +21,7 @@ class Found:
 
 
 def find_labels(files: FileSet, names: list[str]) -> Found:
-    """The labels of the images of these names. Raises UserError for a dataset.json that is damaged or does not fit."""
+    """Find the labels of the images with these names. Raises UserError for an invalid dataset.json."""
     inside = folder_of_all(names, files)
     shorter = [name.removeprefix(inside) for name in names]
     description = files.find(f"{inside}dataset.json")
@@ -32,9 +32,9 @@ def find_labels(files: FileSet, names: list[str]) -> Found:
 
 
 def folder_of_all(names: list[str], files: FileSet) -> str:
-    """Where a data set begins, `pets/` for a zip of the folder `pets`: it holds all pictures, and is no class itself.
+    """Return the root folder of the dataset, e.g. `pets/` for a zip of the folder `pets`, which is not a class.
 
-    That is so where every picture lies in a subfolder of it, or where it has a dataset.json.
+    It contains all images, and either all are in subfolders of it or it has a dataset.json.
     """
     inside = ""
     while files.find(f"{inside}dataset.json") is None:
@@ -49,9 +49,9 @@ def folder_of_all(names: list[str], files: FileSet) -> str:
 
 
 def labels_from_folders(names: list[str]) -> Labels | None:
-    """Classes from top-level folder names, sorted; None when there are no folders, or only numbered ones.
+    """Use the sorted top-level folders as classes; returns None if there are no folders or only numbered ones.
 
-    Pictures outside any folder get no label.
+    Images outside of folders get no label.
     """
     folders = [name.split("/")[0] if "/" in name else None for name in names]
     class_names = sorted({folder for folder in folders if folder is not None})
@@ -63,8 +63,10 @@ def labels_from_folders(names: list[str]) -> Labels | None:
 
 
 def _is_numbered(name: str) -> bool:
-    """Whether the folder only keeps folders small: `00012/img00012345.png`, as dataset_tool.py writes them, or
-    `012000/012345.png`, as generate.py --subdirs and FFHQ have it, a thousand to a folder.
+    """Return whether the folder only splits up a large number of files.
+
+    That is `00012/img00012345.png`, as written by dataset_tool.py, or `012000/012345.png`, a thousand files per folder,
+    as in generate.py --subdirs and FFHQ.
     """
     folder, _, file = name.partition("/")
     if len(folder) == 5 and folder.isdecimal() and file.startswith(f"img{folder}"):

@@ -1,4 +1,4 @@
-"""Labels of a data set: `dataset.json`, read and checked: class numbers or vectors, some may be missing."""
+"""Labels of a dataset, read from `dataset.json`: class numbers or vectors, some of which may be missing."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 
 MAX_CLASSES = 1_000_000
-"""A larger class number is taken for a mistake: one-hot labels would need megabytes each."""
+"""Larger class numbers are rejected as a mistake: one-hot labels would take megabytes each."""
 
 
 @dataclass
@@ -35,12 +35,12 @@ class Labels:
 
     @property
     def missing(self) -> np.ndarray:
-        """Positions of images without a label."""
+        """Return the positions of images without a label."""
         absent = self.values < 0 if self.are_classes else np.isnan(self.values[:, 0])
         return np.flatnonzero(absent)
 
     def vector(self, index: int) -> np.ndarray:
-        """float32 [dim]: one-hot for a class, all zeros where the label is missing."""
+        """Return a label as float32 [dim]: one-hot for a class, all zeros if it is missing."""
         if not self.are_classes:
             return np.nan_to_num(self.values[index])
         vector = np.zeros(self.dim, dtype=np.float32)
@@ -49,20 +49,20 @@ class Labels:
         return vector
 
     def select(self, positions: Iterable[int]) -> "Labels":
-        """The labels of some of the images, with all classes kept."""
+        """Return the labels of some of the images; the number of classes does not change."""
         return Labels(self.values[np.asarray(positions, dtype=np.int64)], self.class_names, self.dim)
 
 
 def from_json(text: bytes, images: list[str], where: str) -> Labels | None:
-    """Labels out of a `dataset.json`: {"labels": [[name, class or vector], ...] or null, "class_names": [...]}.
+    """Read labels from a `dataset.json`: {"labels": [[name, class or vector], ...] or null, "class_names": [...]}.
 
-    `images` are the image names in order; `where` names the file in messages. None when there are no labels.
-    Raises UserError for labels out of range, of mixed kinds, or of images that are not there.
+    `images` are the image names in order; `where` names the file in messages. Returns None if there are no labels.
+    Raises UserError for labels out of range, of mixed kinds, or of missing images.
     """
     try:
         content = json.loads(text)
     except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{where} is no JSON ({error}); mend or remove it") from error
+        raise UserError(f"{where} is not valid JSON ({error}); fix or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f'{where} must be an object {{"labels": [[name, label], ...]}}')
     if not content.get("labels"):
@@ -73,8 +73,8 @@ def from_json(text: bytes, images: list[str], where: str) -> Labels | None:
     absent = [name for name in pairs if name not in position]
     if absent:
         raise UserError(
-            f"{where} has labels for {len(absent)} absent images (first: {absent[0]}); "
-            f"remove those entries or prepare the data set again"
+            f"{where} has labels for {len(absent)} missing images (first: {absent[0]}); "
+            f"remove those entries or prepare the dataset again"
         )
     values = _vectors(pairs, where) if _is_vector(next(iter(pairs.values()))) else _classes(pairs, names, where)
     full = np.full((len(images), *values.shape[1:]), -1 if values.ndim == 1 else np.nan, dtype=values.dtype)
@@ -106,7 +106,7 @@ def _class_names(names: object, where: str) -> list[str] | None:
 
 
 def _is_vector(label: object) -> bool:
-    # A single float is a vector of width 1: never silently truncated to a class.
+    # A single float is a vector of width 1, and never truncated to a class number.
     return isinstance(label, (list, float))
 
 

@@ -1,4 +1,4 @@
-"""Picture files: which names are pictures, what their headers say, and their pixels, upright."""
+"""Reads image files: names, headers, and pixels in their EXIF orientation."""
 
 import io
 import os
@@ -15,10 +15,10 @@ SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
 )
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
-"""What Pillow may open, whatever a file is called: nothing that starts a program (EPS starts Ghostscript)."""
+"""Formats that Pillow may open, excluding those that start a program (EPS starts Ghostscript)."""
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
-"""What Pillow raises on broken files, besides `Image.DecompressionBombError`."""
+"""Exceptions that Pillow raises for broken files, besides `Image.DecompressionBombError`."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {(1, 0): "1", (2, 0): "L", (4, 0): "L", (8, 0): "L", (8, 2): "RGB", (8, 4): "LA", (8, 6): "RGBA"}
@@ -26,28 +26,28 @@ _PNG_MODES |= {(depth, 3): "P" for depth in (1, 2, 4, 8)}
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name ends like a picture's."""
+    """Return whether a file name has the extension of an image."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def opened(file: str | os.PathLike | IO[bytes]) -> Image.Image:
-    """`PIL.Image.open` of the known formats alone; raises what that raises. Every picture is opened here."""
+    """Call `PIL.Image.open` for the known formats only. All images are opened here."""
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def open_picture(data: bytes, name: str) -> Image.Image:
-    """Read the header only; pixels follow at first use. Raises UserError naming the picture."""
+    """Open an image and read its header only. Raises UserError naming the image."""
     try:
         return opened(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise UserError(f"{name} is empty, corrupt or no picture; replace or remove it") from error
+        raise UserError(f"{name} is empty, corrupt or not an image; replace or remove it") from error
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(f"{name} cannot be read: {error}; replace or remove it") from error
 
 
 def load_picture(data: bytes, name: str) -> Image.Image:
-    """Decode a picture and turn it upright as its EXIF orientation says. Raises UserError naming the picture."""
+    """Decode an image and apply its EXIF orientation. Raises UserError naming the image."""
     picture = open_picture(data, name)
     try:
         picture.load()
@@ -57,9 +57,9 @@ def load_picture(data: bytes, name: str) -> Image.Image:
 
 
 def header(data: bytes, name: str) -> tuple[tuple[int, int], str]:
-    """((width, height), mode) of a picture once upright, without decoding it; the first 33 bytes of a PNG are enough.
+    """Return ((width, height), mode) of an image in its EXIF orientation, without decoding it.
 
-    Raises UserError naming the picture.
+    For a PNG the first 33 bytes are enough. Raises UserError naming the image.
     """
     if data[:8] == _PNG_SIGNATURE and data[12:16] == b"IHDR" and len(data) >= 33:
         width, height, depth, colour = struct.unpack(">IIBB", data[16:26])

@@ -1,7 +1,7 @@
-"""The stream of training batches: images of the data set in an order that can be resumed, through the transforms.
+"""The resumable stream of training batches, with transforms applied.
 
-Which image stands at which position is a pure function of (seed, position): the same for any number of workers
-and processes, and resumable from the position alone.
+The image at each position is a pure function of (seed, position). It is the same for any number of workers and
+processes, and the stream can be resumed from the position alone.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from elucid.training.types import Batch
 
 
 class Order:
-    """Endless order of `count` items: epoch e is a permutation drawn from (seed, e)."""
+    """Infinite shuffled order of `count` items: epoch e is a permutation drawn from (seed, e)."""
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
@@ -29,7 +29,7 @@ class Order:
         return self._epochs[epoch]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Items at the positions, int64 of the same shape."""
+        """Return the items at the positions, int64 of the same shape."""
         epochs, offsets = np.divmod(positions, self.count)
         items = np.empty(len(positions), dtype=np.int64)
         for epoch in np.unique(epochs):
@@ -39,12 +39,11 @@ class Order:
 
 
 class BatchStream:
-    """Batches on the device for one of `world_size` processes; `position` counts images of all processes.
+    """Yields batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
-    `dataset` gives `image(i)` [C,H,W] as the encoder takes it and `label(i)` f32 [D], and may hold all images as
-    `array` [N,C,H,W]. `transforms` are applied on the device, in order. `xflip` doubles the data set: batches say which
-    images are to be mirrored. `keep_on_device` copies the array to the device once. The next batch is loaded while this
-    one is trained on.
+    `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D] and optionally all images as `array`
+    [N,C,H,W]. `transforms` are applied on the device, in order. `xflip` doubles the dataset with flipped images, which
+    `Batch.mirrored` marks. `keep_on_device` copies the array to the device once. The next batch is prefetched.
     """
 
     def __init__(
@@ -71,14 +70,14 @@ class BatchStream:
         self._ahead: tuple[tuple[int, int], Future] | None = None
 
     def _all_images(self) -> Tensor:
-        """All images [N,C,H,W], also where the disk had no room for them."""
+        """Return all images [N,C,H,W], from memory if they are not in the disk cache."""
         array = self._array
         if array is None:
             array = np.stack([self.dataset.image(index) for index in range(len(self.dataset))])
         return torch.from_numpy(np.array(array))
 
     def next(self, count: int) -> Batch:
-        """The next `count` images of this process, [count,C,H,W], with their conditions."""
+        """Return the next `count` images of this process, [count,C,H,W], with their conditions."""
         key = (self.position, count)
         if self._ahead is not None and self._ahead[0] == key:
             raw, labels, flips = self._ahead[1].result()

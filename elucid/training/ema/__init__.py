@@ -1,1 +1,1 @@
-"""Averages of the weights while training."""
+"""Moving averages of the weights."""

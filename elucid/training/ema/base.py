@@ -1,4 +1,4 @@
-"""What every average of the weights is."""
+"""Base class of weight averages."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from elucid.training.types import Step
 
 
 class EMA(ABC):
-    """Averages of a denoiser's weights, by name, each a denoiser for evaluation; snapshots hold them in this order."""
+    """Averaged copies of a denoiser by name, in eval mode; snapshots store them in this order."""
 
     def __init__(self, denoiser: Preconditioned, names: Iterable[str]):
         self.averages: dict[str, Preconditioned] = {
@@ -18,7 +18,7 @@ class EMA(ABC):
 
     @abstractmethod
     def update(self, denoiser: Preconditioned, step: Step) -> None:
-        """Move every average after a step, which trained on `step.batch_size` images after the first `step.nimg`."""
+        """Update all averages after a step on `step.batch_size` images; `step.nimg` were seen before it."""
 
     def state_dict(self) -> dict:
         return {name: average.state_dict() for name, average in self.averages.items()}

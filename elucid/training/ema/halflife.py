@@ -1,4 +1,4 @@
-"""Exponential moving averages with half-lives, several at once."""
+"""Exponential moving averages (EMA) with one or more half-lives."""
 
 import torch
 
@@ -11,25 +11,25 @@ from elucid.training.types import Step
 class HalflifeEMA(EMA):
     """theta_ema <- beta theta_ema + (1 - beta) theta, beta = 0.5^(images / min(halflife, rampup_ratio * nimg)).
 
-    `halflife_mimg`: half-lives in millions of images, one average each, named as written. `rampup_ratio` None: no
-    ramp-up (Karras et al. 2022, appendix F.2). Raises UserError for values that give no average.
+    `halflife_mimg`: half-lives in millions of images, with one average each, named by the value. `rampup_ratio` None
+    disables the ramp-up (Karras et al. 2022, appendix F.2). Raises UserError for invalid values.
     """
 
     def __init__(
         self, denoiser: Preconditioned, halflife_mimg: list[float] = (0.5,), rampup_ratio: float | None = 0.05
     ):
         if not halflife_mimg or min(halflife_mimg) < 0:
-            raise UserError(f"halflife_mimg={list(halflife_mimg)}: give half-lives from 0 on, e.g. `ema`=0.5")
+            raise UserError(f"halflife_mimg={list(halflife_mimg)}: half-lives must be 0 or more, e.g. `ema`=0.5")
         if rampup_ratio is not None and rampup_ratio <= 0:
             raise UserError(f"rampup_ratio={rampup_ratio} must be positive, or null for no ramp-up")
         self.halflives = {f"{value:g}": value * 1e6 for value in halflife_mimg}
         if len(self.halflives) < len(halflife_mimg):
-            raise UserError(f"halflife_mimg={list(halflife_mimg)}: two are the same; give each half-life once")
+            raise UserError(f"halflife_mimg={list(halflife_mimg)}: half-lives must differ")
         self.rampup_ratio = rampup_ratio
         super().__init__(denoiser, self.halflives)
 
     def beta(self, name: str, step: Step) -> float:
-        """Weight of the old average at this step, which trained on `step.batch_size` images."""
+        """Return the weight beta of the previous average after a step on `step.batch_size` images."""
         halflife = self.halflives[name]
         if self.rampup_ratio is not None:
             halflife = min(halflife, step.nimg * self.rampup_ratio)
@@ -37,7 +37,7 @@ class HalflifeEMA(EMA):
 
     @torch.no_grad()
     def update(self, denoiser: Preconditioned, step: Step) -> None:
-        """Move every average towards the weights; buffers are copied."""
+        """Update all averages; buffers are copied."""
         parameters = [parameter.detach() for parameter in denoiser.parameters()]
         for name, average in self.averages.items():
             torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.beta(name, step))

@@ -1,1 +1,1 @@
-"""What is stored to what the network sees, and back."""
+"""Encoders between stored data and the network's images or latents."""

@@ -1,6 +1,6 @@
-"""Autoencoders of latent diffusion: diffusers' `AutoencoderKL` by hub name, folder or file.
+"""Loads autoencoders of latent diffusion, diffusers' `AutoencoderKL`, by hub name, folder or file.
 
-diffusers is an extra, imported only here and only when latents are wanted.
+diffusers is an optional dependency, imported only here and only for latents.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from elucid.dnnlib.errors import UserError
 
 
 def read_config(model: str) -> dict[str, Any]:
-    """The options an autoencoder was made with, its class's defaults filled in; weights are not loaded.
+    """Read the config of an autoencoder with defaults filled in, without loading weights.
 
-    `model` is a hub name, a folder as `save_pretrained` writes it, or a file of weights, beside which config.json lies
-    or whose shape diffusers knows. Raises UserError if there is none or it is of another kind.
+    `model` is a hub name, a folder written by `save_pretrained`, or a file of weights, either next to its config.json
+    or with a layout that diffusers knows. Raises UserError if it is missing or of another class.
     """
     kind, source = _diffusers(), locate(model)
     with _failures(model):
@@ -40,9 +40,9 @@ def read_config(model: str) -> dict[str, Any]:
 
 
 def read_model(model: str) -> nn.Module:
-    """The autoencoder with its weights, float32, on the CPU, for evaluation only.
+    """Load the autoencoder with its weights, float32, on the CPU in eval mode.
 
-    Raises UserError when weights are missing, damaged or do not fit. The random generators are left as they were.
+    Raises UserError if weights are missing, damaged or do not fit. Random generators are not affected.
     """
     kind, source = _diffusers(), locate(model)
     with _failures(model), torch.random.fork_rng(devices=[]):
@@ -53,11 +53,11 @@ def read_model(model: str) -> nn.Module:
             found, report = _cached_first(load, str(source), low_cpu_mem_usage=False, output_loading_info=True)
             if report["missing_keys"]:
                 raise ValueError(f"it lacks the weights {report['missing_keys'][0]}")
-    return nn.Module.float(found).eval().requires_grad_(False)  # not its own `float`, which warns
+    return nn.Module.float(found).eval().requires_grad_(False)  # the class's own `float` warns
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all weights with their names and shapes: the same for the same autoencoder in any kind of file."""
+    """Return the SHA-256 of all weights with names and shapes, which does not depend on the file format."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         value = value.detach().cpu().contiguous()
@@ -70,7 +70,7 @@ FLAGS = "--set encoder.model=PATH (dataset_tool.py encode: --model=PATH)"
 
 
 def locate(model: str) -> Path | str:
-    """The folder or file of that path, else the hub name. Raises UserError for what is neither."""
+    """Return the folder or file with that path, or else the hub name. Raises UserError if it is neither."""
     path = Path(model).expanduser()
     if path.exists():
         return path
@@ -82,13 +82,13 @@ def locate(model: str) -> Path | str:
 def _diffusers() -> type:
     try:
         from diffusers import AutoencoderKL
-    except (ImportError, RuntimeError) as error:  # RuntimeError: diffusers is there, and something it needs is not
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a dependency of diffusers is missing
         raise UserError(f"latents need the package diffusers ({error}); install it: pip install .[latents]") from error
     return AutoencoderKL
 
 
 def _cached_first(load, source: str, **options):
-    """What has been downloaded once is used as it is: no network is asked, and nothing changes behind a run's back."""
+    """Use downloaded files without network access if they exist, so that they do not change during a run."""
     try:
         return load(source, local_files_only=True, **options)
     except OSError:
@@ -96,13 +96,13 @@ def _cached_first(load, source: str, **options):
 
 
 def _config_of(file: Path) -> Path | None:
-    """The config.json beside a file of weights, if there is one."""
+    """Return the config.json next to a file of weights, if any."""
     config = file.with_name("config.json")
     return config if config.is_file() else None
 
 
 def _from_file(kind: type, file: Path) -> nn.Module:
-    """By diffusers' own names with config.json beside it, as out of a folder; else in Stable Diffusion's names."""
+    """Load a file with diffusers' parameter names and its config.json, or with Stable Diffusion's names."""
     config = _config_of(file)
     if config is None:
         return kind.from_single_file(str(file))
@@ -124,7 +124,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _failures(model: str):
-    """What diffusers and its readers raise on damaged or absent files, as one line."""
+    """Convert errors of diffusers for damaged or missing files to UserError."""
     import pickle
 
     from safetensors import SafetensorError

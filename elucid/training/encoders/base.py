@@ -1,4 +1,4 @@
-"""What every encoder is: between what a data set stores and what the network sees."""
+"""Base class of encoders, between the stored data and the network's images or latents."""
 
 from abc import ABC, abstractmethod
 
@@ -9,25 +9,25 @@ from elucid.training.types import NetSpec
 
 
 class Encoder(ABC):
-    """Stored data [B,C,H,W] to float images or latents, and back to pictures."""
+    """Base class: encodes stored data [B,C,H,W] to float images or latents, and decodes them to images."""
 
     factor: int = 1
-    """How many times larger the sides of decoded pictures are than what the network sees."""
+    """Ratio of the sides of decoded images to those of the network's input."""
 
     @property
     def metadata(self) -> dict:
-        """Options that the encoder itself found out, e.g. the hash of weights that it has loaded."""
+        """Options determined by the encoder itself, e.g. the hash of its weights."""
         return {}
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """What the network sees of the data set that `spec` describes."""
+        """Convert the spec of the dataset to that of the network's input."""
         return spec
 
-    def check(self, spec: NetSpec) -> None:  # noqa: B027 - most fit any network
-        """Raise UserError if a network of this spec does not make what this encoder decodes."""
+    def check(self, spec: NetSpec) -> None:  # noqa: B027 - most work with any network
+        """Raise UserError if this encoder cannot decode the output of a network with this spec."""
 
     def to(self, device: torch.device | str) -> "Encoder":
-        """Move to a device, with weights if there are any."""
+        """Move to a device, including weights, if any."""
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Encoders: stored uint8 images to what the network sees, and back. RGB is the trivial one."""
+"""The encoder of images: scales uint8 pixels to [-1, 1] and back."""
 
 import torch
 from torch import Tensor

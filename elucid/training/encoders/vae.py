@@ -1,4 +1,4 @@
-"""Latents: the encoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752)."""
+"""The VAE encoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752)."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from elucid.training.types import NetSpec
 
 
 class VAE(Encoder):
-    """x = (mean + std * noise - shift) * scale, of the posterior a diffusers AutoencoderKL gives an image; and back.
+    """x = (mean + std * noise - shift) * scale, with the posterior of a diffusers AutoencoderKL; and the inverse.
 
-    `scale` is the autoencoder's own factor where it is None (0.18215 for Stable Diffusion's). With `sha256`, other
-    weights are refused. Images pass `batch_size` at a time. The weights are loaded by `to`, or at first use.
-    Raises UserError if diffusers or the autoencoder cannot be had.
+    `scale` None means the autoencoder's own factor (0.18215 for Stable Diffusion). If `sha256` is given, other weights
+    are rejected. `batch_size` images are processed at a time. The weights are loaded by `to`, or at first use.
+    Raises UserError if diffusers or the autoencoder is not available.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class VAE(Encoder):
         if not isinstance(model, str) or not model:
             raise UserError(f"encoder.model={model!r} must be a hub name, a folder or a file")
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"encoder.batch_size={batch_size!r} must be a whole number of images, at least 1")
+            raise UserError(f"encoder.batch_size={batch_size!r} must be an integer of at least 1")
         config = read_config(model)
         self.model, self.sha256, self.batch_size = model, sha256, batch_size
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
@@ -42,17 +42,17 @@ class VAE(Encoder):
 
     @property
     def metadata(self) -> dict:
-        """Options that the autoencoder itself answers; `sha256` once its weights are loaded."""
+        """Options determined by the autoencoder; with `sha256` once its weights are loaded."""
         return {"scale": self.scale, "sha256": self.sha256}
 
     def to(self, device: torch.device | str) -> "VAE":
-        """Move to a device, after loading the weights. Raises UserError if their hash is not the one wanted."""
+        """Load the weights if necessary and move to a device. Raises UserError if their hash differs from `sha256`."""
         if self._autoencoder is None:
             autoencoder = read_model(self.model)
             sha256 = weights_hash(autoencoder)
             if self.sha256 not in (None, sha256):
                 raise UserError(
-                    f"VAE {self.model} has other weights (sha256 {sha256[:12]}) than the latents were made with "
+                    f"VAE {self.model} has other weights (sha256 {sha256[:12]}) than those that encoded the latents "
                     f"({self.sha256[:12]}); give that VAE by `set` encoder.model=PATH"
                 )
             self._autoencoder, self.sha256 = autoencoder, sha256
@@ -60,37 +60,37 @@ class VAE(Encoder):
         return self
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """Images [C,H,W] become latents [latent channels, H/factor, W/factor]; stored moments keep their size.
+        """Convert the spec of images to that of latents [latent channels, H/factor, W/factor].
 
-        Raises UserError if images or stored moments do not fit this autoencoder.
+        Stored moments keep their size. Raises UserError if the data does not fit this autoencoder.
         """
         if spec.latent:
             if spec.image_channels != 2 * self.latent_channels:
                 raise UserError(
-                    f"the data set stores latents of {spec.image_channels / 2:g} channels, but VAE {self.model} has "
-                    f"{self.latent_channels}; give the VAE it was encoded with by `set` encoder.model=PATH"
+                    f"the dataset stores latents of {spec.image_channels / 2:g} channels, but VAE {self.model} has "
+                    f"{self.latent_channels}; give the VAE that encoded it with `set` encoder.model=PATH"
                 )
             return spec.replace(image_channels=self.latent_channels)
         channels, *resolution = self.latent_shape(spec.image_channels, spec.resolution)
         return spec.replace(resolution=tuple(resolution), image_channels=channels, latent=True)
 
     def latent_shape(self, channels: int, resolution: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of images with these channels and (height, width). Raises UserError if none fit."""
+        """Return (C, h, w) of the latents for images with these channels and (height, width). Raises UserError."""
         height, width = resolution
         if height % self.factor or width % self.factor:
             raise UserError(
-                f"VAE {self.model} makes images {self.factor} times smaller, and {width}x{height} does not divide; "
-                "prepare the data set with another `resolution`"
+                f"VAE {self.model} downsamples images by {self.factor}, which does not divide {width}x{height}; "
+                "prepare the dataset with another `resolution`"
             )
         if channels not in (1, self.in_channels):
             raise UserError(
-                f"VAE {self.model} takes {self.in_channels} channels, the data set has {channels}; "
+                f"VAE {self.model} takes {self.in_channels} channels, the dataset has {channels}; "
                 "convert it with dataset_tool.py --channels"
             )
         return self.latent_channels, height // self.factor, width // self.factor
 
     def check(self, spec: NetSpec) -> None:
-        """Raise UserError if a network of this spec does not make latents of this autoencoder."""
+        """Raise UserError if the output of a network with this spec is not a latent of this autoencoder."""
         if not spec.latent or spec.image_channels != self.latent_channels:
             raise UserError(
                 f"VAE {self.model} has latents of {self.latent_channels} channels, and the snapshot's network makes "
@@ -98,14 +98,14 @@ class VAE(Encoder):
             )
 
     def encode(self, raw: Tensor) -> Tensor:
-        """Images u8 [B,C,H,W], or stored moments [B,2C,h,w] -> a sample f32 [B,C,h,w] of each posterior, drawn anew."""
+        """Sample posteriors f32 [B,C,h,w] of images u8 [B,C,H,W] or stored moments [B,2C,h,w]."""
         moments = raw.to(torch.float32) if raw.is_floating_point() else self.moments(raw)
         mean, std = moments.chunk(2, dim=1)
         return (mean + std * torch.randn_like(mean) - self.shift) * self.scale
 
     @torch.no_grad()
     def moments(self, raw: Tensor) -> Tensor:
-        """u8 [B,C,H,W] -> f32 [B,2C,h,w]: the posteriors' means, then their standard deviations, before the factor."""
+        """Encode u8 [B,C,H,W] to posterior means and standard deviations f32 [B,2C,h,w], before scaling."""
         self.to(raw.device)
         images = RGB().encode(raw)
         if images.shape[1] == 1:
@@ -114,13 +114,13 @@ class VAE(Encoder):
         return torch.cat([torch.cat([one.mean, one.std], dim=1) for one in posteriors])
 
     def numpy_moments(self, images: np.ndarray) -> np.ndarray:
-        """`moments` of arrays, on the device of the weights."""
+        """Call `moments` for arrays, on the device of the weights."""
         device = next(self._autoencoder.parameters()).device
         return self.moments(torch.from_numpy(images).to(device)).cpu().numpy()
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Float [B,C,h,w] -> u8 [B,3,H,W], rounded as RGB's."""
+        """Float [B,C,h,w] -> u8 [B,3,H,W], rounded as in `RGB`."""
         self.to(x.device)
         latents = x.to(torch.float32) / self.scale + self.shift
         images = [self._autoencoder.decode(part).sample for part in latents.split(self.batch_size)]
@@ -128,9 +128,9 @@ class VAE(Encoder):
 
 
 def stored_encoder(component: dict, dataset) -> dict:
-    """The encoder to use with a data set: the component, completed by what the data set's latents were made with.
+    """Return the encoder component for a dataset, completed with the encoder of its stored latents.
 
-    Raises UserError, naming the data set, if they were made with another encoder, factor or weights.
+    Raises UserError if the latents were made with another encoder, scale factor or weights.
     """
     stored = dataset.encoder
     if stored is None:

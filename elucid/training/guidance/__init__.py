@@ -1,1 +1,1 @@
-"""Denoisers that wrap denoisers."""
+"""Guidance and coordinate windows: denoisers that wrap another denoiser."""

@@ -1,4 +1,4 @@
-"""Autoguidance: away from a weaker model."""
+"""Autoguidance: guidance by a weaker model."""
 
 from torch import Tensor
 
@@ -8,9 +8,9 @@ from elucid.training.types import Cond, Prediction
 
 
 class AutoGuidance(Guidance):
-    """The weaker prediction is another model's, e.g. a smaller or less trained one (Karras et al. 2024, 2406.02507).
+    """Guides with another model, e.g. a smaller or less trained one (Karras et al. 2024, arXiv 2406.02507).
 
-    A guide without classes is not told them. Raises UserError if the two do not fit together.
+    A guide without classes is not given labels. Raises UserError if size, channels or classes of the two differ.
     """
 
     def __init__(self, denoiser, guide, scale: float = 1.0, interval: list[float] | None = None):

@@ -1,4 +1,4 @@
-"""What guidance shares: a denoiser that pushes another's prediction away from a weaker one. They nest."""
+"""Base class of guidance, which pushes a prediction away from a weaker one. Guidances can be nested."""
 
 import math
 
@@ -11,17 +11,17 @@ from elucid.training.types import Cond, Prediction
 
 
 class Guidance(DenoiserWrapper):
-    """Base: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], elsewhere D_main at no further cost.
+    """Base class: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], else D_main at no extra cost.
 
-    A subclass says what the weaker prediction is (`pair`). `interval` is (lo, hi) (Kynkäänniemi et al. 2024,
-    arXiv 2404.07724). Raises UserError for an interval that runs backwards or a scale that is no number.
+    Subclasses define the weaker prediction (`pair`). `interval` is (lo, hi) (Kynkäänniemi et al. 2024,
+    arXiv 2404.07724). Raises UserError unless lo < hi and the scale is finite.
     """
 
     def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None):
         super().__init__(denoiser)
         self.scale = float(scale)
         if not math.isfinite(self.scale):
-            raise UserError(f"`guidance`={scale:g} must be a finite number; 1 is no guidance")
+            raise UserError(f"`guidance`={scale:g} must be a finite number; 1 means no guidance")
         self.interval = (0.0, math.inf) if interval is None else tuple(interval)
         if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1]:
             raise UserError(
@@ -29,7 +29,7 @@ class Guidance(DenoiserWrapper):
             )
 
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
-        """The main prediction, and x0 of the weaker one."""
+        """Return the main prediction and x0 of the weaker one."""
         raise NotImplementedError(f"{type(self).__name__} must define pair(x, sigma, cond)")
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:

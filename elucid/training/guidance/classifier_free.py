@@ -9,7 +9,9 @@ from elucid.training.types import Cond, Prediction
 
 
 class ClassifierFreeGuidance(Guidance):
-    """The weaker prediction is the same network's with an all-zero label (Ho & Salimans 2022): one doubled pass.
+    """Guides with the same network's unconditional prediction, label all zeros (Ho & Salimans 2022).
+
+    Both predictions are computed in one forward pass of twice the batch.
 
     Raises UserError if the denoiser has no labels.
     """
@@ -32,5 +34,5 @@ class ClassifierFreeGuidance(Guidance):
 
 
 def twice(value: Tensor, count: int) -> Tensor:
-    """The first axis, of length `count` or 1, as `count` rows and once more."""
+    """Expand the first axis, of length `count` or 1, to `count` and repeat it to 2 `count`."""
     return value.expand(count, *value.shape[1:]).repeat(2, *[1] * (value.ndim - 1))

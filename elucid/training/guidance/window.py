@@ -1,4 +1,4 @@
-"""Windows of the coordinate field of a model trained on patches: parts of its pictures, or larger ones."""
+"""Coordinate windows: sample a part of an image, or a larger one, from a model trained on patches."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ from elucid.training.types import Cond, NetSpec, Prediction
 
 
 class CoordinateWindow(DenoiserWrapper):
-    """A denoiser of pictures [height, width] that it is told lie at (x_start, y_start) of those it was trained on.
+    """Denoises images of `size` (height, width) at position (x_start, y_start) in the training images' coordinates.
 
-    Pixel i of a side of n has the coordinate 2 i / (n - 1) - 1, n being the trained side, also where i is negative or
-    beyond n (Wang et al. 2023, arXiv 2304.12526). Called like the denoiser it wraps, whose `spec` it has but for the
-    size. Raises UserError if the denoiser is not told coordinates, or its network cannot halve the size.
+    Pixel i has the coordinate 2 i / (n - 1) - 1, where n is the side of the training images; i may be negative or
+    beyond n (Wang et al. 2023, arXiv 2304.12526). `spec` differs from the wrapped denoiser's in `resolution` only.
+    Raises UserError if the denoiser does not take coordinates or its network cannot process the size.
     """
 
     def __init__(self, denoiser, x_start: int, y_start: int, size: tuple[int, int]):
@@ -26,7 +26,7 @@ class CoordinateWindow(DenoiserWrapper):
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
         if any(side < 1 or side % divisor for side in size):
             raise UserError(
-                f"`image_size`={size[0]} must be a multiple of {divisor}, as often as the network halves it"
+                f"`image_size`={size[0]} must be a multiple of {divisor}, the network's downsampling factor"
             )
         self.start, self.size = (x_start, y_start), tuple(size)
         height, width = denoiser.spec.resolution
@@ -43,12 +43,12 @@ class CoordinateWindow(DenoiserWrapper):
 
 
 def positions(start: int, count: int, side: int) -> Tensor:
-    """Coordinates f32[count] of the pixels from `start` on, in a picture with this many pixels a side."""
+    """Return coordinates f32[count] of the pixels from `start` on, relative to an image with `side` pixels."""
     return torch.arange(start, start + count, dtype=torch.float64).mul(2 / max(side - 1, 1)).sub(1).to(torch.float32)
 
 
 def windowed(denoiser, x_start: int | None, y_start: int | None, image_size: int | None):
-    """The denoiser, on a window if one is asked for; the window of the whole picture is the denoiser itself."""
+    """Wrap the denoiser in a CoordinateWindow, unless the window is the whole image."""
     if x_start is None and y_start is None and image_size is None:
         return denoiser
     size = denoiser.spec.resolution if image_size is None else (image_size, image_size)

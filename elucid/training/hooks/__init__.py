@@ -1,1 +1,1 @@
-"""What runs beside training: at every tick and snapshot."""
+"""Hooks that run during training, at every step, tick and snapshot."""

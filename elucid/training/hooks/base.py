@@ -1,32 +1,32 @@
-"""What every hook is: called by the loop at its turns. One of your own is a subclass, e.g. `--hook=mine.py:Probe`."""
+"""Base class of hooks, which the training loop calls. To add one, subclass `Hook`, e.g. `--hook=mine.py:Probe`."""
 
 from pathlib import Path
 
 Values = dict[str, dict[str, float]]
-"""What a tick measured, by name: {num, mean, std} over all processes."""
+"""Statistics of a tick by name: {num, mean, std} over all processes."""
 
 
 class Hook:
-    """Something that happens beside training. Hooks are called in all processes, so that they may work together."""
+    """Base class of hooks. Hooks are called on all processes, so they may use collective operations."""
 
     def on_start(self, run, folder: Path) -> None:
-        """Training begins, or goes on."""
+        """Called when training starts or resumes."""
 
     def on_step(self, run, images: int) -> None:
-        """A step on so many images is done."""
+        """Called after each step with its number of images."""
 
     def on_tick(self, run, values: Values) -> None:
-        """A tick is done; these are its statistics."""
+        """Called after each tick with its statistics."""
 
     def on_snapshot(self, run, path: Path) -> None:
-        """A snapshot was written to `path`, after the state if there was one."""
+        """Called after a snapshot was written to `path`; a state, if due, has been saved before."""
 
     def close(self) -> None:
-        """Training ends, in whatever way."""
+        """Called when training ends, also after an error."""
 
 
 class Hooks(Hook):
-    """Several hooks, called in order."""
+    """Calls several hooks in order."""
 
     def __init__(self, hooks=()):
         self.hooks: list[Hook] = list(hooks)

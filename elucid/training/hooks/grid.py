@@ -1,4 +1,4 @@
-"""A picture of samples beside every snapshot."""
+"""Saves a grid of samples next to every snapshot."""
 
 import threading
 import time
@@ -16,21 +16,21 @@ from elucid.training.sampling.generate import generate
 from elucid.training.sampling.grid import save_grid, to_look_at
 
 STEPS = 8
-"""Sampling steps of a picture, where the run's schedule says no number."""
+"""Number of sampling steps if the run's schedule sets none."""
 
 SHARE, LEAST = 0.1, 3.0
-"""A picture may take this share of the time since the last one, and these seconds in any case."""
+"""A grid may take this fraction of the time since the last one, and at least this many seconds."""
 
 FIRST = 4
-"""Images that are drawn to see how long one takes."""
+"""Number of images sampled first to measure the time per image."""
 
 
 class SampleGrid(Hook):
-    """`samples-NNNNNN.png`: images of seeds 0, 1, 2, ... from the first average, by the run's own sampler.
+    """Writes `samples-NNNNNN.png`: samples of seeds 0, 1, 2, ... from the first EMA with the run's sampler.
 
-    As many as a tenth of the time since the last picture allows, `loop.grid_images` at most; what is not drawn stays
-    black. The main process draws while the others wait; a request to stop ends it at once. What predicts no images is
-    not sampled. `loggers` get the picture.
+    Sampling takes at most a tenth of the time since the last grid and gives at most `loop.grid_images` images; cells
+    left over stay black. The main process samples while the others wait; a stop request ends it at once. Models that
+    are not denoisers are skipped. The image is passed to `loggers`.
     """
 
     def __init__(self, loggers=None):
@@ -53,7 +53,7 @@ class SampleGrid(Hook):
         self.since = time.monotonic()
 
     def draw(self, run, denoiser: Denoiser, count: int) -> Tensor | None:
-        """Images of the first seeds, or None when there was no time for any."""
+        """Return samples of the first seeds, or None if there was no time for any."""
         seconds = max(LEAST, SHARE * (time.monotonic() - self.since))
         started, over = time.monotonic(), threading.Event()
 
@@ -66,7 +66,7 @@ class SampleGrid(Hook):
         try:
             with progress_bar(total=count, desc="samples", leave=False) as bar:
                 for seeds in (range(min(FIRST, count)), range(FIRST, count)):
-                    if parts:  # many images side by side take less than one after the other
+                    if parts:  # batches take less time per image
                         left = seconds - (time.monotonic() - started)
                         affordable = int(left / (time.monotonic() - started) * FIRST)
                         seeds = seeds[: affordable // FIRST * FIRST if affordable < len(seeds) else len(seeds)]
@@ -77,11 +77,11 @@ class SampleGrid(Hook):
         except _OutOfTime:
             pass
         finally:
-            over.set()  # threads that still draw end with their step
+            over.set()  # threads still sampling stop after their step
         if not parts and not run.stop.requested:
-            run.log(f"note: no picture, as {FIRST} samples take more than {seconds:.0f} s; see loop.grid_images")
+            run.log(f"note: no sample grid: {FIRST} samples take more than {seconds:.0f} s (see loop.grid_images)")
         return torch.cat(parts) if parts and not run.stop.requested else None
 
 
 class _OutOfTime(Exception):
-    """Raised inside the sampler to leave it."""
+    """Raised in the sampler's callback to stop sampling."""

@@ -1,4 +1,4 @@
-"""What made a run: `run.json` in its folder has an entry for each time that it was started."""
+"""Records the provenance of a run in `run.json`, with an entry for each start of the run."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NAME = "run.json"
 
 
 class Provenance(Hook):
-    """Writes command line, versions, commit, host, device, start and end; in the main process."""
+    """Writes command line, versions, commit, host, device, start and end time, on the main process."""
 
     def __init__(self):
         self.path: Path | None = None
@@ -53,7 +53,7 @@ class Provenance(Hook):
 
 
 def describe_process(device: torch.device) -> dict[str, Any]:
-    """Command line, versions, commit, host and device of this process."""
+    """Return command line, versions, commit, host and device of this process."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "command": shlex.join(sys.argv),
@@ -71,7 +71,7 @@ def describe_process(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of a clone that this program runs from, with `+` where files differ; None where it is no clone."""
+    """Return the git commit of the source tree, with `+` if files have changed; None if it is not a clone."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

@@ -1,1 +1,1 @@
-"""Where a run's values, lines and pictures go."""
+"""Loggers for the statistics, text lines and images of a run."""

@@ -1,4 +1,4 @@
-"""What every logger is. A logger of your own is a subclass, e.g. `--log=mine.py:Logger`."""
+"""Base class of loggers. To add one, subclass `Logger`, e.g. `--log=mine.py:Logger`."""
 
 import warnings
 from pathlib import Path
@@ -8,35 +8,35 @@ from elucid.dnnlib.errors import UserError
 
 
 class Logger:
-    """Takes what a run says, in the main process; constructed with the run's folder, or None without one.
+    """Base class of loggers, called on the main process; constructed with the run's folder, or None.
 
-    A logger that fails is left out from then on, with a warning: it never stops a run.
+    A logger that raises an exception is disabled with a warning; it never stops a run.
     """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
-        """The run starts with these options, or goes on at `nimg` images."""
+        """Called when the run starts with these options, or resumes at `nimg` images."""
 
     def line(self, text: str) -> None:
-        """A line for people."""
+        """Log a line of text."""
 
     def step(self, nimg: int, loss: float | None = None) -> None:
-        """A step is done; `nimg` images have been seen. Every few seconds with the mean `loss` of the tick so far."""
+        """Called after each step, at `nimg` images; every few seconds with the mean `loss` of the tick so far."""
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
-        """Statistics of a tick, by name: {num, mean, std}."""
+        """Log the statistics of a tick by name: {num, mean, std}."""
 
     def image(self, name: str, path: Path, nimg: int) -> None:
-        """A picture was written."""
+        """Log an image that was written to `path`."""
 
     def close(self) -> None:
-        """The run ends."""
+        """Called when the run ends."""
 
 
 class Loggers(Logger):
-    """Several loggers as one, of which a failing one is left out."""
+    """Passes everything on to several loggers, and drops a logger that fails."""
 
     def __init__(self, loggers=()):
         self.loggers: list[Logger] = list(loggers)
@@ -51,7 +51,7 @@ class Loggers(Logger):
             except Exception as error:  # noqa: BLE001  loggers are code from outside, and training must go on
                 self.loggers.remove(logger)
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                text = f"warning: {type(logger).__name__} logs no more ({reason}); training goes on"
+                text = f"warning: {type(logger).__name__} failed and is disabled ({reason}); training goes on"
                 if self.loggers:
                     self.line(text)
                 else:

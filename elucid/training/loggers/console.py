@@ -1,4 +1,4 @@
-"""The terminal and `log.txt`: lines, a status line per tick, and a bar with images/s and time left."""
+"""Logs to the terminal and `log.txt`: text, a status line per tick, and a progress bar."""
 
 import math
 import sys
@@ -13,11 +13,11 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.training.loggers.base import Logger
 
 WIDTH = 100
-"""Columns that the status line may take."""
+"""Maximum width of the status line in characters."""
 
 
 class Console(Logger):
-    """Lines to the terminal and to the folder's `log.txt`; progress to a bar."""
+    """Writes lines to the terminal and the folder's `log.txt`, and shows a progress bar."""
 
     def __init__(self, folder: Path | None):
         super().__init__(folder)
@@ -61,7 +61,7 @@ class Console(Logger):
 
     @staticmethod
     def further(mean: dict[str, float]) -> Iterator[str]:
-        """What is shown as far as there is room; `stats.jsonl` has all."""
+        """Yield further columns, shown as far as they fit; `stats.jsonl` has all values."""
         gpu = mean["Resources/peak_gpu_mem_gb"]
         if gpu:
             yield f"gpu {gpu:.1f}G"
@@ -76,7 +76,7 @@ class Console(Logger):
 
 
 def format_time(seconds: float) -> str:
-    """`42s`, `3m 07s`, `2h 05m 09s`, `1d 04h 12m`."""
+    """Format a duration as `42s`, `3m 07s`, `2h 05m 09s` or `1d 04h 12m`."""
     seconds = round(seconds)
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:

@@ -1,4 +1,4 @@
-"""`stats.jsonl`: one line of JSON per tick."""
+"""Logs to `stats.jsonl`, one line of JSON per tick."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from elucid.training.loggers.base import Logger
 
 
 class JSONLines(Logger):
-    """{"Loss/loss": {"num", "mean", "std"}, "Progress/kimg": ..., "timestamp": seconds} per tick, in `stats.jsonl`."""
+    """Writes {"Loss/loss": {"num", "mean", "std"}, "Progress/kimg": ..., "timestamp": seconds} for each tick."""
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
         if self.folder is not None:
@@ -22,7 +22,7 @@ class JSONLines(Logger):
 
 
 def _cut_stats(path: Path, nimg: int) -> None:
-    """Drop lines of `stats.jsonl` that the run will write again, and a line that a kill left half-written."""
+    """Drop lines that the resumed run will write again, and a line left incomplete by a killed process."""
     if not path.is_file():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""What every loss is. A loss of your own is one new file with a subclass of `Loss`."""
+"""Base classes of losses. To add a loss, write a subclass of `Loss` in a file of your own."""
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
@@ -10,71 +10,71 @@ from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 Load = Callable[[str], Callable]
-"""Opens a snapshot, by path or URL, as a frozen denoiser: a teacher, which is in no state and no average."""
+"""Opens a snapshot by path or URL as a frozen denoiser, e.g. a teacher; it is not saved in states or averaged."""
 
 
 class Loss(nn.Module):
     """Maps a denoiser and a batch of clean images to one loss per image.
 
-    The denoiser may be called any number of times; a loss may own parameters, which are trained with the network's.
-    Options are the keyword arguments of the constructor, with their defaults. One annotated with a kind of component,
-    e.g. `base: Loss`, `noise: NoiseDistribution` or `discriminator: nn.Module`, takes a component of that kind.
+    A loss may call the denoiser any number of times. Its own parameters are trained together with the network.
+    The keyword arguments of the constructor are the options of the loss. An argument annotated with a component type,
+    e.g. `base: Loss`, `noise: NoiseDistribution` or `discriminator: nn.Module`, takes a component of that type.
     """
 
     all_phases: tuple[str, ...] = ("main",)
-    """Every phase that `phases` may name; each has an optimizer of its own."""
+    """All phases that `phases` may return; each has its own optimizer."""
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """What this loss needs of the network beyond `spec`: coordinates, a variance head, a second noise level, ..."""
+        """Add what this loss needs from the network: coordinates, a variance head, a second noise level, ..."""
         return spec
 
     def check(self, denoiser: Preconditioned) -> None:
-        """Raise UserError when this denoiser cannot be trained with this loss; called once, when building."""
+        """Raise UserError if this loss cannot train this denoiser; called once when the run is built."""
 
     def setup(self, denoiser: Preconditioned, load: Load) -> None:
-        """Make what depends on the network's first weights, e.g. a target network; called once, on the device.
+        """Create what depends on the initial weights, e.g. a target network; called once, on the training device.
 
-        `load(path)` opens a teacher. What is assigned as a module is kept in states; parameters that require gradients
-        are trained.
+        `load(path)` opens a teacher. Modules assigned to the loss are saved in training states; their parameters are
+        trained if they require gradients.
         """
 
     def phases(self, step: Step) -> tuple[str, ...]:
-        """Which phases this step consists of, in order; a pure function of the step."""
+        """Return the phases of this step in order; must be a pure function of the step."""
         return ("main",)
 
     def parameters_of(self, denoiser: Preconditioned, phase: str) -> Iterable[tuple[str, nn.Parameter]]:
-        """The named parameters that a phase trains; by default all that require gradients."""
+        """Return the named parameters that a phase trains; by default all that require gradients."""
         named = [*denoiser.named_parameters("denoiser"), *self.named_parameters("loss")]
         return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
     def optimizer_options(self, phase: str) -> dict:
-        """What the optimizer of a phase has other than the run's, e.g. {"lr": 2e-4}."""
+        """Return options that override the run's optimizer options in a phase, e.g. {"lr": 2e-4}."""
         return {}
 
     def image_multiplier(self, step: Step) -> int:
-        """How many times the usual number of images this step wants; a pure function of the step."""
+        """Return the factor on the batch size in this step, an integer >= 1; must be a pure function of the step."""
         return 1
 
     def forward(self, denoiser: Preconditioned, batch: Batch, step: Step) -> LossOutput:
-        """`loss` [B], each image's loss summed over C, H and W, and the `terms` that the logs show, as they are.
+        """Return the `loss` [B] of each image, summed over C, H and W, and the `terms` to log unchanged.
 
-        A term "loss" stands for the whole in the logs, in a unit that is good to read (`per_element`).
+        A term named "loss" replaces the total in the logs, e.g. to log it per element (`per_element`).
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, batch, step)")
 
     def after_step(self, denoiser: Preconditioned, step: Step, stepped: AbstractSet[str]) -> None:
-        """Called after each step with the phases whose optimizers moved; fp16 leaves a step out where it overflows."""
+        """Called after each step with the phases whose optimizers stepped; fp16 skips a phase if it overflows."""
 
 
 class LossWrapper(Loss):
-    """A loss around another one, `base`, to which everything is delegated that a subclass does not change."""
+    """Base of losses that wrap another loss, `base`; everything that a subclass does not override is delegated."""
 
     def __init__(self, base: Loss):
         super().__init__()
         self.base = base
 
     @property
-    def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated: nobody assigns it
+    def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated and read-only
         return self.base.all_phases
 
     def adapt(self, spec: NetSpec) -> NetSpec:
@@ -90,7 +90,7 @@ class LossWrapper(Loss):
         return self.base.phases(step)
 
     def parameters_of(self, denoiser: Preconditioned, phase: str) -> Iterable[tuple[str, nn.Parameter]]:
-        """What the base trains in this phase, and in the main one the wrapper's own parameters, too."""
+        """Return the parameters that the base trains, plus the wrapper's own parameters in the main phase."""
         of_base = [
             (name.replace("loss.", "loss.base.", 1), one) for name, one in self.base.parameters_of(denoiser, phase)
         ]
@@ -114,12 +114,12 @@ class LossWrapper(Loss):
 
 
 def per_element(loss: Tensor, images: Tensor) -> Tensor:
-    """A loss [B], summed over each of the images [B,C,H,W], as the mean over elements: comparable across sizes."""
+    """Convert a loss [B], summed over each image of `images` [B,C,H,W], to the mean per element."""
     return loss / images[0].numel()
 
 
 def require_denoiser(loss: Loss, denoiser: Preconditioned) -> None:
-    """Raise UserError if what is to be trained predicts no images."""
+    """Raise UserError if the preconditioner is not a denoiser."""
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
-        raise UserError(f"loss {type(loss).__name__} trains denoisers, and {kind} is none; choose another `precond`")
+        raise UserError(f"loss {type(loss).__name__} trains denoisers, {kind} is not one; choose another `precond`")

@@ -19,12 +19,12 @@ from elucid.training.types import Batch, LossOutput, Prediction, Step
 class ConsistencyLoss(LossWrapper):
     """base + weight * (D1 - D)(D2 - D), D = D(x; sigma), D_i = D(x_i; sigma') at the ends of two reverse-SDE paths.
 
-    Both paths start at the base loss's (x, sigma), go down to sigma' = max(sigma - U(epsilon_min, epsilon_max),
-    sigma_floor) in `martingale_steps` levels of the rho grid, and carry no gradient; D and the D_i do. A perfect
-    denoiser is a martingale along the path: the term's expectation is 0 (ibid., theorem 3.2). It is computed for a
-    random `consistency_fraction` of each batch and weighted up, which leaves the expected gradient as it is; where that
-    is less than one image, for one image in as many of the steps, on all processes the same ones.
-    `path_mode` "eval" switches dropout off on the path; `reuse_start` takes the path's first prediction from D.
+    Both paths start at the base loss's (x, sigma) and end at sigma' = max(sigma - U(epsilon_min, epsilon_max),
+    sigma_floor), over `martingale_steps` levels of the rho schedule. They carry no gradient; D and D_i do. A perfect
+    denoiser is a martingale along the path, so the term's expectation is 0 (ibid., theorem 3.2). The term is computed
+    for a random `consistency_fraction` of each batch and rescaled, which keeps the expected gradient. If that is less
+    than one image, it is computed for one image in that fraction of the steps, the same steps on all processes.
+    `path_mode` "eval" disables dropout on the paths; `reuse_start` uses D as the first prediction of the paths.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ConsistencyLoss(LossWrapper):
         if not isinstance(base, DSM):
             raise UserError(f"cdm wraps edm, vp, ve or iddpm, not {type(base).__name__}; write e.g. patch(cdm(edm))")
         if martingale_steps < 2:
-            raise UserError(f"martingale_steps={martingale_steps}: a path has at least 2 levels; published: 6")
+            raise UserError(f"martingale_steps={martingale_steps}: a path needs at least 2 levels; published: 6")
         if not 0 <= epsilon_min <= epsilon_max:
             raise UserError(f"epsilon_min={epsilon_min}, epsilon_max={epsilon_max}: need 0 <= min <= max")
         for name, value in (("sigma_floor", sigma_floor), ("rho", rho)):
@@ -77,7 +77,7 @@ class ConsistencyLoss(LossWrapper):
         return LossOutput(loss, {name: per_element(term, batch.images) for name, term in terms.items()})
 
     def share(self, batch_size: int, step: Step) -> tuple[int, float]:
-        """How many images of a batch get the term in this step, and its weight there."""
+        """Return how many images of the batch get the term in this step, and the weight that makes up for the rest."""
         wanted = self.consistency_fraction * batch_size
         if wanted >= 1:
             count = math.ceil(wanted)
@@ -85,13 +85,13 @@ class ConsistencyLoss(LossWrapper):
         return int(step.shared_rng("consistency").random() < wanted), batch_size / wanted
 
     def sigma_end(self, sigma: Tensor) -> Tensor:
-        """Where the paths from `sigma` [B,1,1,1] end, drawn at random; never above where they start."""
+        """Draw the end levels of paths from `sigma` [B,1,1,1]; never above their start."""
         epsilon = self.epsilon_min + torch.rand_like(sigma) * (self.epsilon_max - self.epsilon_min)
         return torch.minimum((sigma - epsilon).clamp(min=self.sigma_floor), sigma)
 
     @torch.no_grad()
     def path_ends(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, x0: Tensor, cond: dict) -> tuple[Tensor, Tensor]:
-        """Ends of two paths per image [2B,C,H,W] (first all first ones) and their levels [2B,1,1,1]."""
+        """Sample two paths per image; return their ends [2B,C,H,W] (first paths, then second) and levels [2B,1,1,1]."""
         doubled = {key: twice(value) for key, value in cond.items()}
         end = self.sigma_end(sigma)
         sigmas = rho_levels(self.martingale_steps, twice(end).flatten(), twice(sigma).flatten(), self.rho)
@@ -110,13 +110,13 @@ class ConsistencyLoss(LossWrapper):
 
 
 def twice(values: Tensor) -> Tensor:
-    """The batch followed by itself."""
+    """Concatenate the batch with itself."""
     return torch.cat([values, values])
 
 
 @contextmanager
 def mode(denoiser: Denoiser, name: str):
-    """Training or evaluation mode for a while."""
+    """Switch the denoiser to "train" or "eval" mode temporarily; one in eval mode stays there."""
     before = denoiser.training
     denoiser.train(before and name == "train")
     try:

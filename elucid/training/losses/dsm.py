@@ -1,4 +1,4 @@
-"""Denoising score matching, the loss of VP, VE, iDDPM and EDM: they differ only in how sigma is drawn."""
+"""Denoising score matching: the loss of VP, VE, iDDPM and EDM, which differ only in the distribution of sigma."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from elucid.training.types import Batch, LossOutput, Prediction, Step
 
 @dataclass
 class DSMEvaluation:
-    """One denoising of a batch, for losses that build on it: x [B,C,H,W], sigma and weight [B,1,1,1]."""
+    """Intermediate results of DSM, for losses that build on it: x [B,C,H,W], sigma and weight [B,1,1,1]."""
 
     x: Tensor
     sigma: Tensor
@@ -25,7 +25,7 @@ class DSMEvaluation:
 class DSM(Loss):
     """lambda(sigma) |D(y + n; sigma) - y|^2, n ~ N(0, sigma^2), lambda = 1 / c_out^2 (Karras et al. 2022, eq. 8).
 
-    The weight makes the network's effective target weigh the same at all sigma (ibid., section 5). `noise` draws sigma.
+    The weight equalises the network's effective loss weight at all sigma (ibid., section 5). `noise` draws sigma.
     """
 
     def __init__(self, noise: NoiseDistribution):
@@ -39,7 +39,7 @@ class DSM(Loss):
     def evaluate(
         self, denoiser: Denoiser, batch: Batch, sigma: Tensor | None = None, noise: Tensor | None = None
     ) -> DSMEvaluation:
-        """Denoise at `sigma` [B,1,1,1] with unit `noise` [B,C,H,W]; what is not given is drawn, sigma first."""
+        """Denoise at `sigma` [B,1,1,1] with unit `noise` [B,C,H,W]; draws those not given, sigma first."""
         if sigma is None:
             sigma = self.noise.sample(len(batch), denoiser, batch.images.device)
         if noise is None:

@@ -11,17 +11,17 @@ from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 
 class PatchLoss(LossWrapper):
-    """`base` on crops of one size per step: R/4, R/2, R with probability (1-p) 2/5, (1-p) 3/5, p, for p = `real_p`.
+    """Computes `base` on random crops of size R/4, R/2 or R, with probability (1-p) 2/5, (1-p) 3/5, p, p = `real_p`.
 
-    Latents have R/2, R with 1-p, p. Smaller crops come with R/size times the images. `progressive` walks through the
-    sizes in this order as training proceeds instead of drawing them. `cond["coords"]` [B,2,H,W] tells the network where
-    a crop lies (x, then y, each in [-1,1]). All processes use the same size in a step.
+    Latents are cropped to R/2 or R with probability 1-p, p. A step has one crop size on all processes and R/size times
+    the usual number of images. `progressive` goes through the sizes in this order during training instead of drawing
+    them. `cond["coords"]` [B,2,H,W] gives the network the position of the crop (x, then y, each in [-1,1]).
     """
 
     def __init__(self, base: Loss, real_p: float = 0.5, progressive: bool = False):
         super().__init__(base)
         if not 0 <= real_p <= 1:
-            raise UserError(f"real_p={real_p} is a probability; give a value from 0 to 1")
+            raise UserError(f"real_p={real_p} is a probability; it must be between 0 and 1")
         self.real_p, self.progressive = real_p, progressive
         self.divisors: tuple[int, ...] = (4, 2, 1)
 
@@ -32,27 +32,27 @@ class PatchLoss(LossWrapper):
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
         if isinstance(self.base, PatchLoss):
-            raise UserError("patch(patch(...)): crops of crops are not defined; write patch once")
+            raise UserError("patch(patch(...)): crops of crops are not supported; use patch once")
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
         for height, width in self.sizes(denoiser.spec.resolution):
             if height % divisor or width % divisor:
                 raise UserError(
-                    f"patches of {height}x{width} do not divide by {divisor}, as often as the network halves them; "
+                    f"patches of {height}x{width} are not divisible by {divisor}, the network's downsampling factor; "
                     "use fewer levels (`cres`) or larger images"
                 )
 
     def probabilities(self) -> list[float]:
-        """Probability of each size, smallest first."""
+        """Return the probability of each crop size, smallest first."""
         small = 1 - self.real_p
         return [small, self.real_p] if len(self.divisors) == 2 else [small * 2 / 5, small * 3 / 5, self.real_p]
 
     def sizes(self, resolution: tuple[int, int]) -> list[tuple[int, int]]:
-        """Height and width of each size that has a chance, smallest first."""
+        """Return height and width of each crop size with nonzero probability, smallest first."""
         chances = zip(self.divisors, self.probabilities(), strict=True)
         return [(resolution[0] // divisor, resolution[1] // divisor) for divisor, chance in chances if chance > 0]
 
     def divisor(self, step: Step) -> int:
-        """R/size of this step, the same on all processes."""
+        """Return R/size for this step, the same on all processes."""
         draw = step.progress if self.progressive else step.shared_rng("patch size").random()
         total = 0.0
         for divisor, probability in zip(self.divisors, self.probabilities(), strict=True):
@@ -71,7 +71,7 @@ class PatchLoss(LossWrapper):
 
 
 def with_coordinates(batch: Batch) -> Batch:
-    """The batch with cond["coords"]; those of an augmented batch, which moved with the image, are kept."""
+    """Add cond["coords"] to the batch, unless augmentation has already added and transformed them."""
     if "coords" in batch.cond:
         return batch
     grid = coordinate_grid(*batch.images.shape[2:], device=batch.images.device)
@@ -79,7 +79,7 @@ def with_coordinates(batch: Batch) -> Batch:
 
 
 def random_crops(batch: Batch, height: int, width: int) -> Batch:
-    """Crop each image, and every spatial condition with it, at a place of its own (rows are drawn first)."""
+    """Crop each image and its spatial conditions at a random position (rows are drawn first)."""
     count, (full_height, full_width) = len(batch), batch.images.shape[2:]
     if (height, width) == (full_height, full_width):
         return batch
@@ -90,7 +90,7 @@ def random_crops(batch: Batch, height: int, width: int) -> Batch:
 
 
 def crop(batch: Batch, rows: Tensor, columns: Tensor, height: int, width: int) -> Batch:
-    """Crops of one size with upper left corners at (rows[B], columns[B])."""
+    """Crop a batch to one size, with upper left corners at (rows[B], columns[B])."""
     device = batch.images.device
     i = (rows[:, None] + torch.arange(height, device=device))[:, None, :, None]
     j = (columns[:, None] + torch.arange(width, device=device))[:, None, None, :]

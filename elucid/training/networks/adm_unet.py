@@ -1,4 +1,4 @@
-"""ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): wide U-Net with adaptive group normalisation and many heads."""
+"""ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): wide U-Net with adaptive group norm and multi-head attention."""
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,7 @@ from elucid.training.types import Cond
 class DhariwalUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Attention wherever the resolution is listed, 64 channels per head; `implicit_mlp` and `vector` as in
-    `SongUNet`.
+    Self-attention at `attn_resolutions`, 64 channels per head. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class DhariwalUNet(Conditioned):
         return ResidualBlock(n_in, n_out, n_emb, heads=heads, resample=resample, **self.block_options)
 
     def _build_encoder(self, plan, in_channels, n_emb, num_blocks, implicit_mlp, inits) -> list[int]:
-        """Fill `enc`; returns the channels of its outputs in order, which the decoder takes from the end."""
+        """Build `enc`; returns the channels of the skip connections, which the decoder takes in reverse order."""
         channels, skips = plan.levels[0].channels, []
         for level in plan.levels:
             if level.index == 0:
@@ -83,7 +82,7 @@ class DhariwalUNet(Conditioned):
 
     def _build_decoder(self, plan, n_emb, num_blocks, skips) -> None:
         channels, skips = skips[-1], list(skips)
-        self.joins = []  # which blocks of the way up take an output of the way down
+        self.joins = []  # which decoder blocks take a skip connection
         for level in reversed(plan.levels):
             if level.index == len(plan.levels) - 1:
                 self.dec[f"{level.name}_in0"] = self._block(channels, channels, n_emb, attention=True)
@@ -99,7 +98,7 @@ class DhariwalUNet(Conditioned):
                 channels = level.channels
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Embedding of the noise level and of all that conditions globally, [B, n_emb]."""
+        """Embed the noise level and the vector conditions, [B, n_emb]."""
         emb = self.map_noise(c_noise)
         for name in ("augment", *self.further):
             emb = self.add_mapped(emb, name, cond)

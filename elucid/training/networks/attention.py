@@ -1,4 +1,4 @@
-"""Attention, and the mode in which networks can be differentiated forwards."""
+"""Attention, and forward-mode differentiation of networks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _explicit = 0
-"""How many `forward_derivatives` are open. A plain number: compiled code may read it."""
+"""Number of active `forward_derivatives` contexts; a plain int, which compiled code can read."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @contextmanager
 def forward_derivatives() -> Iterator[None]:
-    """Inside, attention is computed step by step: torch's fused kernels have no forward derivative."""
+    """Compute attention explicitly inside this context: torch's fused kernels have no forward derivative."""
     global _explicit
     _explicit += 1
     try:
@@ -32,6 +32,6 @@ def forward_derivatives() -> Iterator[None]:
 
 
 def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """function(*primals) and its derivative along the tangents, which may be differentiated backwards in turn."""
+    """Return function(*primals) and its derivative along the tangents; both support backpropagation."""
     with forward_derivatives():
         return torch.func.jvp(function, primals, tangents)

@@ -1,4 +1,4 @@
-"""Conditions of the whole image, as a network takes them: one linear map for each, by name."""
+"""Vector conditioning of networks: one linear map per condition."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,14 @@ from elucid.training.networks.layers import Linear
 from elucid.training.types import Cond
 
 PUBLISHED = {"labels": "map_label", "augment": "map_augment"}
-"""Maps whose parameters have other names than `map_NAME` in published weights."""
+"""Conditions whose map is not called `map_NAME` in published weights."""
 
 
 class Conditioned(nn.Module):
-    """Base of networks that are told `vector` conditions, name -> width; each has a map, a child of the network.
+    """Base class of networks with vector conditions; `vector` maps their names to widths.
 
-    A subclass makes the maps with `add_map`, in the order of its weights, and adds what they give with `add_mapped`.
+    Each condition has a linear map, a submodule of the network. A subclass creates the maps with `add_map`, in the
+    order of its weights, and adds their output to the embedding with `add_mapped`.
     """
 
     def __init__(self, vector: dict[str, int] | None, label_dropout: float = 0.0):
@@ -22,16 +23,16 @@ class Conditioned(nn.Module):
 
     @property
     def further(self) -> list[str]:
-        """Conditions that the published networks do not have, e.g. a second noise level."""
+        """Names of conditions that the published networks do not have, e.g. a second noise level."""
         return [name for name in self.vector if name not in PUBLISHED]
 
     def add_map(self, name: str, n_out: int, **options) -> None:
-        """Make the map of a condition, if the network has it."""
+        """Create the map of a condition, if the network has that condition."""
         if name in self.vector:
             self.add_module(PUBLISHED.get(name, f"map_{name}"), Linear(self.vector[name], n_out, **options))
 
     def add_mapped(self, emb: Tensor, name: str, cond: Cond, scale: float = 1.0) -> Tensor:
-        """The embedding [B,n_out] plus the mapped condition times `scale`; as it is without that condition."""
+        """Add map(condition * scale) to the embedding [B,n_out], if the network has that condition."""
         if name not in self.vector or (name == "augment" and name not in cond):
             return emb
         value = cond[name].to(emb.dtype)

@@ -1,4 +1,4 @@
-"""Layers shared by the U-Nets; weights are float32 and follow the type of the activations they meet."""
+"""Layers shared by the U-Nets. Weights are float32 and are cast to the dtype of the input in `forward`."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def xavier_uniform(gain: float = 1.0) -> Init:
 
 
 def lecun_uniform(gain: float = 1.0) -> Init:
-    """U(-b, b) with b = gain / sqrt(fan_in), torch's own default for convolutions."""
+    """U(-b, b) with b = gain / sqrt(fan_in), torch's default for convolutions."""
     return partial(_lecun, gain)
 
 
@@ -29,11 +29,11 @@ def zeros() -> Init:
 
 
 def unit_normal() -> Init:
-    """N(0, 1), e.g. for one-hot labels: they pick one row, so their fan-in is 1 whatever the number of classes."""
+    """N(0, 1), e.g. for one-hot labels, which select one row: their fan-in is 1 for any number of classes."""
     return _unit_normal
 
 
-# Functions of the module, not closures: a network keeps its initialisations, and is copied and pickled with them.
+# Module-level functions instead of closures, since networks are copied and pickled with their initialisers.
 
 
 def _xavier(gain: float, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tensor:
@@ -57,7 +57,7 @@ def _uniform(shape: tuple[int, ...], bound: float) -> Tensor:
 
 
 class Weighted(nn.Module):
-    """Base of layers with a weight and perhaps a bias, which `reset_parameters` draws anew."""
+    """Base class of layers with a weight and an optional bias, initialised by `reset_parameters`."""
 
     def __init__(self, shape: tuple[int, ...], fans: tuple[int, int], bias: bool, init: Init, bias_init: Init):
         super().__init__()
@@ -86,7 +86,7 @@ class Linear(Weighted):
 
 
 def low_pass(taps: list[int]) -> Tensor:
-    """The separable filter [k,k] of these taps, of sum 1."""
+    """Return the separable filter [k,k] with these taps, normalised to sum 1."""
     line = torch.tensor(taps, dtype=torch.float32)
     return line.outer(line) / line.sum().square()
 
@@ -105,7 +105,7 @@ class Resample(nn.Module):
         self.kernel.copy_(low_pass(self.taps) * (4 if self.mode == "up" else 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.box:  # the same numbers without a convolution
+        if self.box:  # same result without a convolution
             return F.avg_pool2d(x, 2) if self.mode == "down" else F.interpolate(x, scale_factor=2, mode="nearest")
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
@@ -114,7 +114,7 @@ class Resample(nn.Module):
 
 
 class Conv2d(Weighted):
-    """Convolution of odd kernel size with zero padding, on the input as it is or resampled before."""
+    """Convolution with odd kernel size and zero padding; `resample` ("up" or "down") resamples the input first."""
 
     def __init__(
         self,
@@ -140,8 +140,8 @@ class Conv2d(Weighted):
 class StridedConv2d(Conv2d):
     """3x3 convolution with stride 2 on the low-passed input (Zhang 2019), [B,n_in,H,W] -> [B,n_out,H/2,W/2].
 
-    Filter and stride are applied apart, unlike `Conv2d(resample="down")`: the filter's result is not cut to every
-    second sample before the 3x3 convolution, only after.
+    Unlike `Conv2d(resample="down")`, it does not downsample between the low-pass filter and the 3x3 convolution; the
+    convolution itself has stride 2.
     """
 
     def __init__(self, n_in: int, n_out: int, taps: list[int]):
@@ -152,7 +152,7 @@ class StridedConv2d(Conv2d):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if hasattr(self, "low_pass"):  # not yet while the base is made
+        if hasattr(self, "low_pass"):  # not yet set when the base class calls this
             self.low_pass.copy_(low_pass(self.taps))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class StridedConv2d(Conv2d):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) with 32 groups, fewer where a group would have under 4 channels."""
+    """Group normalisation (Wu & He 2018) with 32 groups, or fewer so that each has at least 4 channels."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -183,7 +183,7 @@ class GroupNorm(nn.Module):
 class PositionalEmbedding(nn.Module):
     """Sines and cosines of geometrically spaced frequencies 1..1/10000 (Vaswani et al. 2017), [B] -> [B, channels].
 
-    `endpoint` puts the last frequency exactly at 1/10000, as DDPM++ does; `sin_first` is DDPM++'s order.
+    `endpoint` makes the last frequency exactly 1/10000 and `sin_first` puts the sines first, both as in DDPM++.
     """
 
     def __init__(self, channels: int, endpoint: bool = False, sin_first: bool = False):
@@ -221,10 +221,10 @@ class FourierEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions with a skip path, conditioned on an embedding, then optional self-attention.
+    """Residual block of two 3x3 convolutions, conditioned on an embedding, with optional self-attention.
 
-    [B,n_in,H,W], [B,n_emb] -> [B,n_out,H',W']. The embedding shifts (DDPM++) or, with `adaptive_scale`, scales and
-    shifts (ADM) the second normalisation. Sums are multiplied by `skip_scale`.
+    [B,n_in,H,W], [B,n_emb] -> [B,n_out,H',W']. The embedding shifts the second normalisation (DDPM++) or, with
+    `adaptive_scale`, scales and shifts it (ADM). The residual sums are multiplied by `skip_scale`.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class ResidualBlock(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Self-attention over the H*W positions."""
         batch, channels, height, width = x.shape
-        # The last axis of a head's output channels runs over q, k, v: the order of the published weights.
+        # q, k, v are interleaved along the last axis of a head's channels, as in the published weights.
         qkv = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
         q, k, v = (part.transpose(2, 3).contiguous() for part in qkv.unbind(3))
         mixed = attention(q, k, v)
@@ -295,7 +295,7 @@ class ResidualBlock(nn.Module):
 
 
 def implicit_mlp_stem(n_in: int, n_out: int, **inits) -> nn.Sequential:
-    """Pixel-wise perceptron before the first 3x3 convolution (Wang et al. 2023)."""
+    """Return a stem of three 1x1 convolutions and the first 3x3 convolution (Wang et al. 2023)."""
     layers: list[nn.Module] = []
     for n_before in (n_in, n_out, n_out):
         layers += [Conv2d(n_before, n_out, 1, **inits), nn.SiLU()]

@@ -1,4 +1,4 @@
-"""The levels of a U-Net: their sizes, names and widths."""
+"""Resolution levels of a U-Net."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,10 @@ class Level:
 
 
 class LevelPlan:
-    """Levels from the full size down, halved each time; attention where the shorter side is in `attn_resolutions`.
+    """Levels from full resolution down, each half the previous; with attention if the shorter side is listed.
 
-    `img_resolution` is the side of a square or [height, width]. Raises UserError if it cannot be halved so often.
+    `img_resolution` is the side of a square or [height, width]; `attn_resolutions` lists the sides with attention.
+    Raises UserError if a side is not divisible by 2^halvings.
     """
 
     def __init__(self, img_resolution, channel_mult, model_channels: int, attn_resolutions):
@@ -33,14 +34,14 @@ class LevelPlan:
             raise UserError("channel_mult is empty; give one multiplier per level, e.g. `cres`=1,2,2,2")
         if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
             raise UserError(
-                f"model_channels={model_channels} times channel_mult={list(channel_mult)} makes no widths; give an "
+                f"model_channels={model_channels} times channel_mult={list(channel_mult)} gives invalid widths; use an "
                 "even `cbase` and `cres` of 1 or more"
             )
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
                 f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
-                f"which does not divide by {divisor}; use fewer levels (`cres`) or images of other sides"
+                f"which is not divisible by {divisor}; use fewer levels (`cres`) or images of another size"
             )
         self.levels = []
         for index, multiplier in enumerate(channel_mult):
@@ -53,7 +54,7 @@ class LevelPlan:
         if num_blocks < 1:
             raise UserError(f"num_blocks={num_blocks} must be 1 or more")
         if not 0 <= dropout <= 1:
-            raise UserError(f"dropout={dropout} must be from 0 to 1")
+            raise UserError(f"dropout={dropout} must be between 0 and 1")
 
     @staticmethod
     def require(option: str, value: str, choices: tuple[str, ...]) -> None:

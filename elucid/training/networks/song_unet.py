@@ -25,26 +25,26 @@ from elucid.training.types import Cond
 
 
 class Role(Enum):
-    """What a layer does on the way down or up."""
+    """What a layer does in the encoder or decoder."""
 
     STEM = auto()  # the first convolution
     BLOCK = auto()  # x -> block(x, emb)
-    SHRINK = auto()  # the shrunken copy of the input that joins each level
+    SHRINK = auto()  # downsamples the copy of the input
     ADD = auto()  # adds that copy to x
-    MERGE = auto()  # the same, and what it gives is the copy from then on
-    JOIN = auto()  # a block that first takes an output of the way down
-    ENLARGE = auto()  # the picture so far, at the next level
-    NORM = auto()  # normalises x for the picture
-    PICTURE = auto()  # adds this level's picture
+    MERGE = auto()  # adds that copy to x; the sum becomes the new copy
+    JOIN = auto()  # a block that first concatenates a skip connection
+    ENLARGE = auto()  # upsamples the output image to the next level
+    NORM = auto()  # normalises x for the output image
+    PICTURE = auto()  # adds this level's contribution to the output image
 
 
 class SongUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    DDPM++ is positional embedding, standard encoder, filter [1,1]; NCSN++ is fourier, residual, [1,3,3,1]. The encoder
-    (standard, skip, residual) says whether a shrunken copy of the input joins each level, the decoder (standard, skip)
-    whether each level adds its own picture to the output. `implicit_mlp` puts three 1x1 convolutions before the first
-    3x3 (Wang et al. 2023). `vector` are the conditions that it is told, by name.
+    DDPM++ has a positional embedding, standard encoder and filter [1,1]; NCSN++ has fourier, residual and [1,3,3,1].
+    With a skip or residual encoder, each level also takes a downsampled copy of the input; with a skip decoder, each
+    level adds its own contribution to the output image. `implicit_mlp` puts three 1x1 convolutions before the first
+    3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SongUNet(Conditioned):
         self._build_decoder(plan, out_channels, n_emb, num_blocks, skips)
 
     def _build_encoder(self, plan, in_channels, n_emb, num_blocks, encoder_type, implicit_mlp) -> list[int]:
-        """Fill `enc`; returns the channels of its outputs in order, which the decoder takes from the end."""
+        """Build `enc`; returns the channels of the skip connections, which the decoder takes in reverse order."""
         self.enc, self.enc_roles = nn.ModuleDict(), []
         channels, aux_channels = plan.model_channels, in_channels
         taps = self.block_options["taps"]
@@ -164,7 +164,7 @@ class SongUNet(Conditioned):
         self.dec_roles.append(role)
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Embedding of the noise level and of all that conditions globally, [B, n_emb]."""
+        """Embed the noise level and the vector conditions, [B, n_emb]."""
         emb = self.map_noise(c_noise)
         emb = self.add_mapped(emb, "labels", cond, math.sqrt(self.vector.get("labels", 1)))
         for name in ("augment", *self.further):

@@ -1,1 +1,1 @@
-"""Noise processes, the levels drawn in training, and those visited in sampling."""
+"""Noise processes, noise level distributions for training, and schedules for sampling."""

@@ -11,14 +11,14 @@ from elucid.training.noise.processes import VEProcess, VPProcess
 
 
 class NoiseDistribution(ABC):
-    """Draws noise levels for training; what it needs to know of the process, it reads from the denoiser."""
+    """Draws noise levels for training; parameters of the noise process are read from the denoiser."""
 
-    def check(self, denoiser) -> None:  # noqa: B027 - most can draw for any
-        """Raise UserError when there is nothing to draw for this denoiser; called once, when building."""
+    def check(self, denoiser) -> None:  # noqa: B027 - most work with any denoiser
+        """Raise UserError if this distribution does not work with the denoiser; called once when the run is built."""
 
     @abstractmethod
     def sample(self, count: int, denoiser, device) -> Tensor:
-        """Draws [count,1,1,1] on the device."""
+        """Draw noise levels [count,1,1,1] on the device."""
 
 
 class LogNormal(NoiseDistribution):
@@ -36,7 +36,7 @@ class LogNormal(NoiseDistribution):
 class VPUniform(NoiseDistribution):
     """sigma(t) of the variance-preserving process at t ~ U(epsilon_t, 1) (Karras et al. 2022, table 1).
 
-    The process is the denoiser's, or the published one where the denoiser has another kind; what is given here wins.
+    The defaults are those of the denoiser's process if it is a VPProcess, else the published ones.
     """
 
     def __init__(self, beta_d: float | None = None, beta_min: float | None = None, epsilon_t: float | None = None):
@@ -45,7 +45,7 @@ class VPUniform(NoiseDistribution):
         VPProcess(**self.given)
 
     def process(self, denoiser) -> VPProcess:
-        """The process whose levels are drawn."""
+        """Return the process whose noise levels are drawn."""
         own = denoiser.process if isinstance(denoiser.process, VPProcess) else VPProcess()
         return VPProcess(**{name: getattr(own, name) for name in ("beta_d", "beta_min", "epsilon_t")} | self.given)
 
@@ -58,8 +58,7 @@ class VPUniform(NoiseDistribution):
 class LogUniform(NoiseDistribution):
     """ln sigma ~ U(ln sigma_min, ln sigma_max), VE's distribution (Karras et al. 2022, table 1).
 
-    The ends are those of the denoiser's process, or the published 0.02 and 100 where that has none; what is given here
-    wins.
+    The defaults are those of the denoiser's process if it is a VEProcess, else the published 0.02 and 100.
     """
 
     def __init__(self, sigma_min: float | None = None, sigma_max: float | None = None):
@@ -75,7 +74,7 @@ class LogUniform(NoiseDistribution):
 
 
 class DiscreteLevels(NoiseDistribution):
-    """sigma = u_j, j uniform over the discrete levels of the denoiser, iDDPM's distribution (ibid., table 1)."""
+    """sigma = u_j, j uniform over the denoiser's discrete levels, as in iDDPM (Karras et al. 2022, table 1)."""
 
     def check(self, denoiser) -> None:
         if denoiser.levels is None:

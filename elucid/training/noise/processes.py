@@ -1,6 +1,6 @@
-"""How noise grows with time: the curves sigma(t) of the literature and their constants (Karras et al. 2022, table 1).
+"""Noise processes sigma(t) of the literature and their constants (Karras et al. 2022, table 1).
 
-A denoiser owns the process that it was made for; training draws, schedules and samplers read it there.
+A denoiser has the process it was designed for; noise distributions, schedules and samplers read it from there.
 """
 
 import math
@@ -12,21 +12,21 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 
 BETA_D, BETA_MIN, EPSILON_T = 19.9, 0.1, 1e-5
-"""The variance-preserving process of Song et al. 2021, as Karras et al. 2022 write it."""
+"""The variance-preserving process of Song et al. 2021 in the notation of Karras et al. 2022."""
 
 VE_SIGMA_MIN, VE_SIGMA_MAX = 0.02, 100.0
-"""The levels of the variance-exploding process of Song et al. 2021."""
+"""Range of sigma of the variance-exploding process of Song et al. 2021."""
 
-EPSILON_S = 1e-3  # where the variance-preserving time steps of samplers end
+EPSILON_S = 1e-3  # smallest t of variance-preserving sampling
 
 
 class Process(ABC):
-    """A rising curve sigma(t), its derivative and its inverse, elementwise on tensors."""
+    """An increasing function sigma(t) with its derivative and inverse, elementwise on tensors."""
 
     @classmethod
     @abstractmethod
     def through(cls, sigma_min: float, sigma_max: float) -> "Process":
-        """The curve of this kind that runs through both ends."""
+        """Return the process of this type that passes through both ends."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor: ...
@@ -36,7 +36,7 @@ class Process(ABC):
 
     @abstractmethod
     def time(self, sigma: Tensor) -> Tensor:
-        """The t at which the curve has this level."""
+        """Return the t with sigma(t) = sigma."""
 
 
 class VPProcess(Process):
@@ -55,7 +55,7 @@ class VPProcess(Process):
 
     @classmethod
     def through(cls, sigma_min: float, sigma_max: float) -> "VPProcess":
-        """The curve with sigma(epsilon_s) = sigma_min and sigma(1) = sigma_max; it may dip below 0 just after 0."""
+        """Return the process with sigma(epsilon_s) = sigma_min and sigma(1) = sigma_max; beta_min may be negative."""
         low, high = math.log1p(sigma_min**2) / EPSILON_S, math.log1p(sigma_max**2)
         beta_d = 2 * (high - low) / (1 - EPSILON_S)
         process = cls()
@@ -64,7 +64,7 @@ class VPProcess(Process):
 
     def sigma(self, t: Tensor) -> Tensor:
         exponent = 0.5 * self.beta_d * t**2 + self.beta_min * t
-        # float32 as published: there the smallest levels of training differ from the exact ones by up to 1 %.
+        # In float32 as published: the smallest noise levels differ from the exact ones by up to 1 %.
         return (torch.expm1(exponent) if exponent.dtype == torch.float64 else exponent.exp().sub(1)).sqrt()
 
     def derivative(self, t: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class VPProcess(Process):
         return 0.5 * (self.beta_d * t + self.beta_min) * (sigma + 1 / sigma)
 
     def time(self, sigma: Tensor) -> Tensor:
-        """The t at which the curve has this level; 0 at 0, also for a curve that dips below 0 just after it."""
+        """Return the t with sigma(t) = sigma; 0 for sigma = 0, even if beta_min is negative."""
         log = torch.log1p(sigma**2) if sigma.dtype == torch.float64 else (1 + sigma**2).log()
         t = ((self.beta_min**2 + 2 * self.beta_d * log).sqrt() - self.beta_min) / self.beta_d
         return torch.where(sigma > 0, t, 0.0)

@@ -1,7 +1,7 @@
-"""The noise levels that a sampler visits (Karras et al. 2022, table 1).
+"""Noise level schedules for sampling (Karras et al. 2022, table 1).
 
-A schedule is a component: `schedule(denoise, num_steps)` gives levels from sigma_max to sigma_min and the final 0, each
-one that the denoiser knows.
+`schedule(denoise, num_steps)` returns noise levels from sigma_max to sigma_min and a final 0, rounded to the levels of
+the denoiser.
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ from elucid.training.noise.processes import EPSILON_S, VE_SIGMA_MAX, VE_SIGMA_MI
 
 
 class Schedule(ABC):
-    """Base: `num_steps` levels between sigma_max and sigma_min, which default to `default_range`.
+    """Base class: `num_steps` noise levels between sigma_max and sigma_min, by default `default_range`.
 
-    `num_steps` None leaves the number to the sampler. The denoiser's own range limits both ends. Raises UserError for
-    values that leave no range.
+    `num_steps` None leaves the number to the sampler. Both ends are clipped to the denoiser's range. Raises UserError
+    if the range is empty.
     """
 
     default_range: tuple[float, float] = (0.002, 80.0)
@@ -31,7 +31,7 @@ class Schedule(ABC):
         self.num_steps, self.sigma_min, self.sigma_max = num_steps, sigma_min, sigma_max
 
     def sigma_range(self, denoise) -> tuple[float, float]:
-        """Last and first level above 0, as (sigma_min, sigma_max)."""
+        """Return (sigma_min, sigma_max) clipped to the denoiser's range."""
         low, high = self.default_range
         low = max(low if self.sigma_min is None else self.sigma_min, denoise.sigma_min)
         high = min(high if self.sigma_max is None else self.sigma_max, denoise.sigma_max)
@@ -43,24 +43,24 @@ class Schedule(ABC):
 
     @abstractmethod
     def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-        """Levels above 0 in falling order, float64 [num_steps]."""
+        """Return the noise levels above 0 in decreasing order, float64 [num_steps]."""
 
     def __call__(self, denoise, num_steps: int = 18) -> Tensor:
-        """The levels to visit [num_steps + 1], the last of them 0; `num_steps` counts where the schedule has none."""
+        """Return noise levels [N + 1], the last of them 0; N is the schedule's own `num_steps`, else the argument."""
         levels = self.levels(self.num_steps or num_steps, *self.sigma_range(denoise))
         levels = denoise.round_sigma(levels)
         return torch.cat([levels, levels.new_zeros(1)])
 
 
 def ramp(num_steps: int, device=None) -> Tensor:
-    """0 to 1 in num_steps even steps, float64 [N]; a single step stands at 0."""
+    """Return num_steps evenly spaced values from 0 to 1, float64 [N]; [0] for a single step."""
     return torch.arange(num_steps, dtype=torch.float64, device=device) / max(num_steps - 1, 1)
 
 
 def rho_levels(num_steps: int, sigma_min, sigma_max, rho: float = 7.0, device=None) -> Tensor:
     """EDM's levels (eq. 5): sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
 
-    The two ends are numbers -> [N], or tensors [B] -> [N,B], one path for each sample.
+    The result is [N] for scalar ends, or [N,B] for tensors [B], one schedule per sample.
     """
     first = torch.as_tensor(sigma_max, dtype=torch.float64, device=device) ** (1 / rho)
     last = torch.as_tensor(sigma_min, dtype=torch.float64, device=device) ** (1 / rho)
@@ -80,7 +80,7 @@ class Karras(Schedule):
     ):
         super().__init__(num_steps, sigma_min, sigma_max)
         if rho <= 0:
-            raise UserError(f"rho={rho} must be positive; 7 is usual (`rho`)")
+            raise UserError(f"rho={rho} must be positive; EDM uses 7 (`rho`)")
         self.rho = rho
 
     def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -88,14 +88,14 @@ class Karras(Schedule):
 
 
 class Linear(Schedule):
-    """Even steps of sigma."""
+    """Noise levels evenly spaced in sigma."""
 
     def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
         return sigma_max + ramp(num_steps) * (sigma_min - sigma_max)
 
 
 class Geometric(Schedule):
-    """A geometric sequence from sigma_max to sigma_min, the variance-exploding steps (Song et al. 2021)."""
+    """Geometric sequence from sigma_max to sigma_min, the variance-exploding schedule (Song et al. 2021)."""
 
     default_range = (VE_SIGMA_MIN, VE_SIGMA_MAX)
 
@@ -107,7 +107,7 @@ _VP = VPProcess()
 
 
 class VPSteps(Schedule):
-    """Even steps of t from 1 to epsilon_s on the variance-preserving curve through sigma_max and sigma_min."""
+    """Variance-preserving schedule: t evenly spaced from 1 to epsilon_s, process through sigma_max and sigma_min."""
 
     default_range = tuple(float(_VP.sigma(torch.tensor(t, dtype=torch.float64))) for t in (EPSILON_S, 1.0))
 
@@ -116,7 +116,7 @@ class VPSteps(Schedule):
 
 
 class IDDPMSteps(Schedule):
-    """Evenly chosen among iDDPM's 1000 levels u_j that lie between the two ends (Nichol & Dhariwal 2021)."""
+    """Evenly spaced choice of iDDPM's 1000 noise levels u_j within the range (Nichol & Dhariwal 2021)."""
 
     default_range = (0.002, 81.0)
 

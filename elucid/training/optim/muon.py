@@ -1,4 +1,4 @@
-"""Muon for convolutional networks: matrices and kernels by Muon, everything else by AdamW."""
+"""Muon for convolutional networks: Muon for matrices and kernels, AdamW for everything else."""
 
 import torch
 
@@ -6,9 +6,9 @@ import torch
 class Muon(torch.optim.Optimizer):
     """W <- W - lr * 0.2 sqrt(max(m, n)) * orthogonalized(momentum) for weights viewed as matrices [m, n].
 
-    Jordan et al. 2024, scaled so that Adam's rates and decays fit (Liu et al. 2025, "Muon is scalable for LLM
-    training"). A kernel is a matrix [out, in*k*k]. AdamW, with `betas` and `eps`, takes what is not a matrix, and
-    layers with fewer than `min_channels` inputs or outputs: the first and last ones, for which Muon is not meant.
+    Jordan et al. 2024, scaled so that Adam's learning rate and weight decay can be reused (Liu et al. 2025, "Muon is
+    scalable for LLM training"). A kernel is viewed as a matrix [out, in*k*k]. AdamW, with `betas` and `eps`, updates
+    all other parameters and layers with fewer than `min_channels` inputs or outputs, such as the first and last one.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         min_channels: int = 16,
     ):
-        # These two check the options and do the arithmetic; they own nothing, `step` lends them parameters and state.
+        # These two validate the options and compute the updates; `step` passes them the parameters and state.
         self._muon = torch.optim.Muon(
             [torch.zeros(1, 1)],
             lr,
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step, of the parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -64,13 +64,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def _as_groups(params) -> list[dict]:
-    """What torch's optimizers take, parameters or groups of them, as groups."""
+    """Convert parameters or parameter groups, as torch's optimizers accept them, to parameter groups."""
     params = list(params)
     return params if params and isinstance(params[0], dict) else [{"params": params}]
 
 
 def _matrix(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter's own memory as a matrix [out, ...], with its gradient."""
+    """Return a view of the parameter and its gradient as a matrix [out, ...]."""
     matrix = parameter.detach().view(len(parameter), -1)
     matrix.grad = parameter.grad.flatten(1)
     return matrix

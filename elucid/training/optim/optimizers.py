@@ -1,4 +1,4 @@
-"""Optimizers by name, on the parameters of a network: all of torch's, and others of their interface."""
+"""Creates optimizers by name: all of torch's, and others with the same interface."""
 
 from collections.abc import Iterable
 
@@ -9,22 +9,22 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.registry.components import find, make, split
 
 HOW_NOT_WHAT = ("foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
-"""Options of torch's classes that choose kernels or that other versions of torch lack: recorded only where given."""
+"""Options that select kernels or are missing in some versions of torch; recorded only if given."""
 
 Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
 def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Optimizer:
-    """The optimizer that {"name": ..., option: value} describes; its `config` has every default filled in.
+    """Create the optimizer described by {"name": ..., option: value}; its `config` has all defaults filled in.
 
-    Raises UserError for an unknown name, and for options that the optimizer lacks or refuses.
+    Raises UserError for an unknown name or option, and for values that the optimizer rejects.
     """
     name, options = split(component, "optimizer")
     betas = options.get("betas")
     if betas is not None:
         if not isinstance(betas, (list, tuple)) or len(betas) < 2:
-            raise UserError(f"optimizer {name}: betas={betas!r}; betas are two numbers, e.g. [0.9, 0.999]")
-        options["betas"] = [float(beta) for beta in betas]  # torch refuses [0, 0.99], where 0 is no float
+            raise UserError(f"optimizer {name}: betas={betas!r} must be two numbers, e.g. [0.9, 0.999]")
+        options["betas"] = [float(beta) for beta in betas]  # torch rejects [0, 0.99], where 0 is an int
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
     optimizer = make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))
     for option in set(HOW_NOT_WHAT) - options.keys():
@@ -33,9 +33,9 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
 
 
 def parameter_groups(named_parameters: Named, weight_decay: float | None) -> list[dict]:
-    """Weights that decay, and without decay what scales or shifts: biases and all of fewer than two dimensions.
+    """Split parameters into those with weight decay and those without: biases and all with fewer than two dimensions.
 
-    Without `weight_decay` they are one group, in the given order.
+    Without `weight_decay`, all are in one group in the given order.
     """
     named = list(named_parameters)
     if not weight_decay:

@@ -1,4 +1,4 @@
-"""The optimizer of one phase of a loss, with its learning-rate schedule, clipping and the check of the gradients."""
+"""The optimizer of one phase of a loss, with learning-rate schedule, gradient clipping and gradient checks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
 
 SMALLEST_SCALE = 2**-16
-"""Gradients that overflow at a loss scale as small as this one are not fp16's fault."""
+"""Gradients that are not finite at this loss scale or below are treated as an error, not as fp16 overflow."""
 
 
 class PhaseOptimizer:
-    """What the loop steps in one phase: an optimizer at the schedule's rate, on gradients known to be finite.
+    """The optimizer of one phase, which sets the scheduled learning rate and steps only on finite gradients.
 
-    `named_parameters` are the phase's, as (name, parameter); `max_grad_norm` bounds the norm of all their gradients
-    together, None does not; `loss` is what messages call the loss, by default the phase. `lr` and `grad_norm` (before
-    clipping, not synchronised) are those of the last step. Raises UserError for an optimizer without a rate.
+    `named_parameters` are the (name, parameter) pairs of the phase. `max_grad_norm` clips their total gradient norm;
+    None disables clipping. `loss` names the loss in error messages, by default the phase. `lr` and `grad_norm` (before
+    clipping, still on the device) are those of the last step. Raises UserError for an optimizer without `lr`.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class PhaseOptimizer:
             raise UserError(f"max_grad_norm={max_grad_norm} must be above 0, or null for no clipping")
         if any(not isinstance(group.get("lr"), float | int) for group in optimizer.param_groups):
             name = type(optimizer).__name__
-            raise UserError(f"optimizer {name} has no learning rate `lr` as a number in its parameter groups; set one")
+            raise UserError(f"optimizer {name} has no number `lr` in its parameter groups; set a learning rate")
         self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
         self.named_parameters = list(named_parameters)
         self.max_grad_norm, self.phase, self.loss = max_grad_norm, phase, loss or phase
-        # Not from a state: a run that is resumed with another rate trains with that.
+        # Not restored from a state, so that a resumed run can use another learning rate.
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.lr = float(self.base_lrs[0])
         self.grad_norm: Tensor | None = None
@@ -55,9 +55,9 @@ class PhaseOptimizer:
         self.lr = self.optimizer.param_groups[0]["lr"]
 
     def step_if_finite(self, step: Step) -> bool:
-        """Step and return True; False if fp16 overflowed: the step is left out, and `scaler.update` lowers the scale.
+        """Clip and step; return False if fp16 overflowed, which skips the step (`scaler.update` lowers the scale).
 
-        Raises UserError if a gradient is not finite for another reason, or if the network gets none at all.
+        Raises UserError if a gradient is not finite for another reason, or if the network gets no gradient.
         """
         self.scaler.unscale_(self.optimizer)
         named = [(name, p.grad) for name, p in self.named_parameters if p.grad is not None]
@@ -66,7 +66,7 @@ class PhaseOptimizer:
         norms = torch.stack(torch._foreach_norm(grads))
         self.grad_norm = torch.linalg.vector_norm(norms)
         above = self.grad_norm > self.max_grad_norm if self.max_grad_norm else torch.zeros_like(norms[0]).bool()
-        finite, clip = torch.stack([norms.isfinite().all(), above]).tolist()  # the one synchronisation
+        finite, clip = torch.stack([norms.isfinite().all(), above]).tolist()  # the only synchronisation with the device
         if not finite:
             if self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE:
                 return False
@@ -81,7 +81,7 @@ class PhaseOptimizer:
         return True
 
     def _require_gradient(self) -> None:
-        """Parameters of the loss itself are no network, unless the phase trains nothing else."""
+        """Raise UserError if the network, or a phase that trains only the loss's parameters, has no gradient."""
         network = [p for name, p in self.named_parameters if name.startswith("denoiser.")]
         if all(p.grad is None for p in network or [p for _, p in self.named_parameters]):
             raise UserError(
@@ -90,7 +90,7 @@ class PhaseOptimizer:
 
     @contextmanager
     def only_trainable(self, objective: nn.Module) -> Iterator[None]:
-        """Inside, no other parameter requires a gradient: another phase's are used, and left alone."""
+        """Freeze all parameters of the objective that this phase does not train."""
         own = {id(parameter) for _, parameter in self.named_parameters}
         others = [one for one in objective.parameters() if one.requires_grad and id(one) not in own]
         for parameter in others:

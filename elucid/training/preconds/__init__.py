@@ -1,1 +1,1 @@
-"""A network as a denoiser: one preconditioner a file."""
+"""Preconditioners, which turn a network into a denoiser; one per file."""

@@ -1,7 +1,7 @@
-"""Networks that know the noise level, D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, eq. 7).
+"""Preconditioned networks, D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, eq. 7).
 
-A preconditioner is the four coefficients and the range of sigma; all else is shared. What can be trained derives from
-`Preconditioned`: denoisers, and classifiers of noisy images.
+A preconditioner defines the four coefficients and the range of sigma; everything else is shared. All trainable models
+derive from `Preconditioned`: denoisers and classifiers of noisy images.
 """
 
 import math
@@ -18,7 +18,7 @@ from elucid.training.types import Cond, NetSpec, Prediction, Step
 
 
 class Coefficients(NamedTuple):
-    """c_skip, c_out, c_in, c_noise of a noise level, each [B,1,1,1] (Karras et al. 2022, table 1)."""
+    """c_skip, c_out, c_in, c_noise at a noise level, each [B,1,1,1] (Karras et al. 2022, table 1)."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -27,11 +27,10 @@ class Coefficients(NamedTuple):
 
 
 class Preconditioned(nn.Module):
-    """Base of all that is trained: a network with the scaling of its input at each noise level, [B] or scalar sigma.
+    """Base class of trainable models: a network whose input is scaled by the noise level sigma, [B] or scalar.
 
-    `model` is the network; it runs in `precision` (fp32, tf32, fp16, bf16), all else in float32. fp16 is used on CUDA
-    only. `levels` are the noise levels it knows, largest first, where they are discrete; `process` is the sigma(t) that
-    it was made for.
+    The network `model` runs in `precision` (fp32, tf32, fp16, bf16; fp16 on CUDA only), everything else in float32.
+    `process` is the sigma(t) it was designed for. `default_loss` names the loss used if none is chosen.
     """
 
     sigma_min: float = 0.0
@@ -45,24 +44,24 @@ class Preconditioned(nn.Module):
 
     @classmethod
     def adapt(cls, spec: NetSpec) -> NetSpec:
-        """What this preconditioner asks of the network beyond `spec`."""
+        """Add what this preconditioner needs from the network to `spec`."""
         return spec
 
     @property
     def levels(self) -> Tensor | None:
-        """The noise levels [M] that the network knows, largest first; None where it knows all."""
+        """The discrete noise levels [M] of the network, largest first; None if they are continuous."""
         return None
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """c_skip, c_out, c_in, c_noise for sigma [B,1,1,1] (Karras et al. 2022, table 1), of the same shape."""
+        """Return c_skip, c_out, c_in, c_noise (Karras et al. 2022, table 1) for sigma [B,1,1,1], in its shape."""
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(sigma)")
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """The nearest noise level that the network knows; the identity unless its levels are discrete."""
+        """Round sigma to the nearest noise level of the network; the identity if its levels are continuous."""
         return torch.as_tensor(sigma)
 
     def after_step(self, step: Step) -> None:
-        """Called after each optimizer step: hands on to a network that wants it, e.g. to normalise its weights."""
+        """Called after each optimizer step; calls the network's `after_step` if any, e.g. to normalise weights."""
         of_network: Callable[[Step], None] | None = getattr(self.model, "after_step", None)
         if of_network is not None:
             of_network(step)
@@ -76,46 +75,45 @@ class Preconditioned(nn.Module):
         return torch.float32
 
     def condition(self, x: Tensor, cond: Cond | None) -> Cond:
-        """`cond` with what is missing filled in: zeros (no class, no augmentation), coordinates of the whole picture.
+        """Return `cond` with missing entries filled in: zeros for vectors, full-image coordinates for `coords`.
 
-        Raises UserError while training, but for coordinates, and for another map that is missing.
+        Raises UserError if a vector is missing in training mode, or any spatial map other than `coords`.
         """
         cond = dict(cond or {})
         for name, width in self.spec.vector.items():
             if name not in cond:
                 if self.training:
-                    raise UserError(f"the network is conditioned on {name!r}, which the batch lacks: pass cond on")
+                    raise UserError(f"the network is conditioned on {name!r}, missing from cond; pass on the batch's")
                 cond[name] = x.new_zeros(x.shape[0], width)
             cond[name] = cond[name].to(torch.float32).reshape(-1, width).expand(x.shape[0], -1)
         for name in self.spec.spatial:
             if name not in cond:
                 if name != "coords":
-                    raise UserError(f"the network sees the map {name!r} beside the image, which cond lacks: pass it on")
+                    raise UserError(f"the network takes the spatial map {name!r}, missing from cond; pass it on")
                 cond[name] = coordinate_grid(x.shape[2], x.shape[3], x.device).expand(x.shape[0], -1, -1, -1)
         return cond
 
     def network_input(self, x: Tensor, c_in: Tensor, cond: Cond) -> Tensor:
-        """The scaled image and the maps beside it [B,in_channels,H,W]."""
+        """Concatenate the scaled image and the spatial maps to [B,in_channels,H,W]."""
         scaled = c_in * x
         maps = [cond[name].to(scaled.dtype) for name in self.spec.spatial]
         return torch.cat([scaled, *maps], dim=1) if maps else scaled
 
     def call_network(self, x: Tensor, coefficients: Coefficients, cond: Cond) -> Any:
-        """What the network makes of x [B,C,H,W] at these coefficients, run in `precision`."""
+        """Run the network on x [B,C,H,W] with these coefficients, in `precision`."""
         seen = self.network_input(x, coefficients.c_in, cond).to(self.compute_dtype)
         return self.model(seen, coefficients.c_noise.reshape(-1).expand(x.shape[0]), cond)
 
 
 def as_levels(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """sigma as float32 [B,1,1,1] or [1,1,1,1] on the device of x."""
+    """Convert sigma to float32 [B,1,1,1] or [1,1,1,1] on the device of x."""
     return torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
 
 
 class Denoiser(Preconditioned):
-    """Base of the preconditioners: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
+    """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
-    A network with twice the image's channels predicts a variance, too. `default_loss` names the loss that this
-    preconditioner alone means.
+    If the network outputs twice the image's channels, the second half is returned as `var`.
     """
 
     default_loss = "edm"
@@ -127,6 +125,6 @@ class Denoiser(Preconditioned):
         channels, wanted = x.shape[1], (x.shape[0], self.spec.out_channels, *x.shape[2:])
         if out.shape != wanted:
             name = type(self.model).__name__
-            raise UserError(f"network {name} returned {list(out.shape)} where {list(wanted)} is wanted")
+            raise UserError(f"network {name} returned {list(out.shape)} , expected {list(wanted)}")
         var = out[:, channels:] if out.shape[1] > channels else None
         return Prediction(c[0] * x + c[1] * out[:, :channels], var)

@@ -1,4 +1,4 @@
-"""Classifiers of noisy images, trained by the same loop as denoisers."""
+"""Classifiers of noisy images, trained with the same loop as denoisers."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from elucid.training.types import Cond, NetSpec
 class NoisyClassifier(Preconditioned):
     """classifier(x[B,C,H,W], sigma, cond) -> logits [B,classes] (Dhariwal & Nichol 2021, section 4).
 
-    The input is scaled as EDM scales it, c_in = 1/sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma)/4. A network that
-    makes maps [B,classes,H,W] is averaged over them. The classes are what it is asked for, so it is not told labels.
-    Raises UserError for data without labels.
+    The input scaling is EDM's: c_in = 1/sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma)/4. Network outputs
+    [B,classes,H,W] are averaged over H and W. The network is not conditioned on labels, since it predicts them.
+    Raises UserError for a dataset without labels.
     """
 
     def __init__(self, model, spec, precision="fp32", sigma_data: float = 0.5):
@@ -25,7 +25,7 @@ class NoisyClassifier(Preconditioned):
     @classmethod
     def adapt(cls, spec: NetSpec) -> NetSpec:
         if not spec.label_dim:
-            raise UserError("a classifier needs classes to tell apart; give a data set with labels, and `cond`=1")
+            raise UserError("a classifier needs classes; use a dataset with labels and `cond`=1")
         vector = {name: width for name, width in spec.vector.items() if name != "labels"}
         return spec.replace(vector=vector, out_channels=spec.label_dim)
 
@@ -40,5 +40,5 @@ class NoisyClassifier(Preconditioned):
         logits = out.mean(dim=(2, 3)) if out.ndim == 4 else out
         if logits.shape != (len(x), self.spec.out_channels):
             wanted, name = [len(x), self.spec.out_channels], type(self.model).__name__
-            raise UserError(f"network {name} returned {list(out.shape)} where logits {wanted} are wanted")
+            raise UserError(f"network {name} returned {list(out.shape)} , expected logits {wanted}")
         return logits

@@ -1,4 +1,4 @@
-"""The preconditioner of improved DDPM, with discrete noise levels."""
+"""Preconditioner of improved DDPM, with discrete noise levels."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
 
     The M levels u_j of the cosine schedule, largest first, with u_M = 0 and
     u_(j-1) = sqrt((u_j^2 + 1) / max(abar_(j-1) / abar_j, C_1) - 1), abar_j = sin^2(pi/2 j / (M (C_2 + 1))).
-    The network has 2C outputs, the second half for the variance.
+    The network has 2C output channels; the second half is the variance.
     """
 
     default_loss = "iddpm"
@@ -33,8 +33,8 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
         return self.u[: self.M]
 
     def index(self, sigma: Tensor) -> Tensor:
-        """Index of the nearest level, of sigma's shape."""
-        # Not by cdist, which is a matrix product where that is faster, and less exact.
+        """Return the index of the nearest level, in the shape of sigma."""
+        # torch.cdist may use a matrix product, which is less accurate.
         distance = (sigma.detach().to(torch.float32).reshape(-1, 1) - self.u).abs()
         return distance.argmin(1).reshape(sigma.shape)
 

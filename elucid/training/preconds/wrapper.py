@@ -1,4 +1,4 @@
-"""Denoisers that wrap denoisers: guidance, windows and bound conditions derive from one class."""
+"""Base class of denoisers that wrap another denoiser: guidance, coordinate windows, bound conditions."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ from elucid.training.types import Cond, NetSpec, Prediction
 
 
 class DenoiserWrapper(nn.Module):
-    """A denoiser that calls another, with all that a denoiser offers delegated to it; wrappers nest.
+    """A denoiser that wraps another one and delegates everything to it. Wrappers can be nested.
 
-    Subclasses override `forward`, and what they change of the rest.
+    Subclasses override `forward` and whatever else they change.
     """
 
     def __init__(self, denoiser: nn.Module):
@@ -67,9 +67,9 @@ class DenoiserWrapper(nn.Module):
 
 
 class BoundDenoiser(DenoiserWrapper):
-    """A denoiser with its conditions filled in, in the form that samplers call: denoise(x, sigma) -> Prediction.
+    """A denoiser with fixed conditions, in the form that samplers call: denoise(x, sigma) -> Prediction.
 
-    x0 comes in the number type of x, in which a sampler keeps its state.
+    x0 is returned in the dtype of x, which samplers keep in higher precision.
     """
 
     def __init__(self, denoiser: nn.Module, cond: Cond | None = None):

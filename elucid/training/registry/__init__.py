@@ -1,1 +1,1 @@
-"""Short names of components and what each kind must offer, data only."""
+"""Registry of component names and interfaces."""

@@ -1,7 +1,7 @@
-"""Components: parts as data, `{"name": ..., option: value}`, made into objects and back, nested ones included.
+"""Components: creates objects from descriptions `{"name": ..., option: value}` and back, including nested ones.
 
-A constructor's argument that is annotated with the base class of a kind (`base: Loss`, `noise: NoiseDistribution`)
-takes a component of that kind. Options are bound against signatures, which are the only home of defaults.
+A constructor argument annotated with the base class of a kind (`base: Loss`, `noise: NoiseDistribution`) takes a
+component of that kind. Options are bound to constructor signatures, the only place where defaults are defined.
 """
 
 import types
@@ -16,7 +16,7 @@ from elucid.training.registry.names import OPTIONS, TABLES, USUAL
 
 
 def split(component: Any, kind: str) -> tuple[str, dict]:
-    """Name and options of a component; a name alone is one without options."""
+    """Return name and options of a component; a plain string is a name without options."""
     if isinstance(component, str):
         component = {"name": component}
     if not isinstance(component, dict) or not isinstance(component.get("name"), str):
@@ -25,12 +25,12 @@ def split(component: Any, kind: str) -> tuple[str, dict]:
 
 
 def find(kind: str, name: str) -> Any:
-    """The class of a short name, or of a `module:Name`, which must have the kind's interface."""
+    """Return the class of a short name or `module:Name`, which must implement the kind's interface."""
     return lookup(TABLES[kind], name, kind, INTERFACES.get(kind))
 
 
 def nested(target: Any) -> dict[str, str]:
-    """Which arguments of a constructor take components, each with its kind."""
+    """Return the constructor arguments that take components, with their kinds."""
     kinds = {}
     for name, parameter in signature(target).parameters.items():
         kind = _kind_of(parameter.annotation)
@@ -45,16 +45,16 @@ def _kind_of(annotation: Any) -> str | None:
         annotation = choices[0] if len(choices) == 1 else None
     for base in getattr(annotation, "__mro__", ()):
         for kind, interface in INTERFACES.items():
-            # Networks and losses are modules too; an argument that is just any module takes one from outside.
+            # Networks and losses are nn.Modules as well; an argument annotated with nn.Module takes an external one.
             if kind != "network" and interface.is_base(base):
                 return kind
     return None
 
 
 def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
-    """The object that a component describes, and all that it is made of; `parts` are arguments that are no options.
+    """Create the object that a component describes, with its nested components; `parts` are further arguments.
 
-    Raises UserError for unknown names and options, and for a nested component that is missing or out of place.
+    Raises UserError for unknown names and options, and for a missing or unexpected nested component.
     """
     name, options = split(component, kind)
     what = what or f"{kind} {name}"
@@ -82,7 +82,7 @@ def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
 
 
 def merged(defaults: dict, options: dict) -> dict:
-    """Options over defaults; those of a nested component are merged, too, unless another one is named."""
+    """Merge options into defaults recursively; a component with another name replaces the default one."""
     if options.get("name", defaults.get("name")) != defaults.get("name"):
         return options
     result = {**defaults, **options}
@@ -95,18 +95,18 @@ def merged(defaults: dict, options: dict) -> dict:
 
 def _require_base(name: str, kinds: dict[str, str], options: dict) -> None:
     if "base" in kinds and options.get("base") is None:
-        raise UserError(f"the loss {name} wraps another one; write for example `loss`={name}(edm)")
+        raise UserError(f"the loss {name} wraps another loss; write for example `loss`={name}(edm)")
     if "base" in options and "base" not in kinds:
-        raise UserError(f"the loss {name} wraps no other; write `loss`={name}")
+        raise UserError(f"the loss {name} does not wrap another loss; write `loss`={name}")
 
 
 def resolved(made: Any) -> dict:
-    """The component of an object with every default filled in, and with what the object itself `found` out."""
+    """Return the component of an object with all defaults filled in, and with the object's own `metadata`."""
     return {"name": made.config["name"], **made.config["options"], **getattr(made, "metadata", {})}
 
 
 def walk(options: Any) -> Iterator[dict]:
-    """Every component in nested options, outer ones first."""
+    """Yield all components in nested options, outer ones first."""
     if isinstance(options, dict):
         if isinstance(options.get("name"), str):
             yield options

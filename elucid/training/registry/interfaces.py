@@ -1,18 +1,18 @@
-"""What a part of each kind must offer, data only; one that does not is refused by name before any of it is called."""
+"""The interface of each component kind. Components that do not implement it are rejected with a UserError."""
 
 from elucid.dnnlib.plugins import Interface
 
 SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "vector", "label_dim", "augment_dim")
-"""What a network's constructor may take of the spec; everything else is the user's option.
+"""Arguments of network constructors that are filled in from the spec; all others are user options.
 
-The first three it must take, and `vector` {name: width} where it is conditioned; `label_dim` and `augment_dim` are the
-widths of those two conditions alone.
+The first three are required, and so is `vector` {name: width} for conditional networks. `label_dim` and `augment_dim`
+are the widths of these two conditions.
 """
 
 REQUIRED_OF_NETWORKS = SPEC_ARGUMENTS[:3]
 
 PARTS = ("model", "spec", "precision")
-"""What a preconditioner's constructor is given; everything else is the user's option."""
+"""Arguments passed to preconditioner constructors; all others are user options."""
 
 _T = "elucid.training."
 _SAMPLE = ("denoise", "x", "sigmas", "noise", "callback")

@@ -1,7 +1,7 @@
-"""Short names of components, data only; anything else may be given as `module:Name` or `file.py:Name`.
+"""Short names of components; others are given as `module:Name` or `file.py:Name`.
 
-A name stands for a class, and in `OPTIONS` perhaps for options that differ from the class's defaults. Files name the
-first name of a class, so a class that is kept in files has a name with no options of its own before others.
+A name stands for a class and, if listed in `OPTIONS`, for options that differ from the class's defaults. Snapshots and
+states store the first name of a class, so a name without options of its own must come first.
 """
 
 _T = "elucid.training."
@@ -131,7 +131,7 @@ TABLES: dict[str, dict[str, str]] = {
     "logger": LOGGERS,
     "module": {},
 }
-"""The table of each kind of component."""
+"""The table of names for each kind of component."""
 
 OPTIONS: dict[str, dict[str, dict]] = {
     "network": {
@@ -153,7 +153,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "iddpm": {"noise": {"name": "levels"}},
     },
 }
-"""Options that a short name stands for beside its class, by kind."""
+"""Options that a short name implies, by kind."""
 
 USUAL = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
-"""The component that an argument of this kind takes where none is given and the argument has no default."""
+"""The default component of an argument of this kind, if the argument has no default of its own."""

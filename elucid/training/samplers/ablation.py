@@ -1,6 +1,6 @@
-"""The samplers of the literature as points of one matrix (Karras et al. 2022, algorithm 1 and table 1).
+"""Samplers of the literature as combinations of solver, sigma(t), scaling s(t) and schedule.
 
-Solver x process sigma(t) x scaling s(t), on any schedule.
+See Karras et al. 2022, algorithm 1 and table 1.
 """
 
 import copy
@@ -17,10 +17,10 @@ SOLVERS, SCALINGS = ("euler", "heun"), ("vp", "none")
 
 
 class AblationSampler(Sampler):
-    """dx/dt = (sigma'/sigma + s'/s) x - (sigma' s / sigma) D(x/s; sigma), by Euler or second order (eq. 81).
+    """dx/dt = (sigma'/sigma + s'/s) x - (sigma' s / sigma) D(x/s; sigma), Euler or second order (eq. 81).
 
-    sigma(t) is the `process`, laid through the ends of the schedule. `alpha` chooses among the second-order methods
-    (algorithm 3): 1 is Heun, 1/2 the midpoint rule. The step to 0 is Euler's.
+    sigma(t) is the `process`, fitted to the ends of the schedule. `alpha` selects the second-order solver
+    (algorithm 3): 1 is Heun's method, 1/2 the midpoint method. The last step, to 0, is an Euler step.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class AblationSampler(Sampler):
         return num_steps if self.solver == "euler" else 2 * num_steps - 1
 
     def bound(self, schedule, denoise: Denoise) -> "AblationSampler":
-        """With the process laid through the schedule's ends as they were before the denoiser rounded its levels."""
+        """Return a copy whose process is fitted to the schedule's ends before the denoiser rounds them."""
         sampler = copy.copy(self)
         sampler.ends = schedule.sigma_range(denoise)
         return sampler
 
     def scale(self, sigma: Tensor) -> Tensor:
-        """s at a level: 1, or 1/sqrt(1 + sigma^2), which keeps the variance of unit-variance data at 1."""
+        """Return s at a noise level: 1, or 1/sqrt(1 + sigma^2), which keeps unit-variance data at variance 1."""
         return 1 / (1 + sigma**2).sqrt() if self.scaling == "vp" else torch.ones_like(sigma)
 
     def __call__(
@@ -69,7 +69,7 @@ class AblationSampler(Sampler):
 
         def slope(x: Tensor, t: Tensor, sigma: Tensor, callback: Callback | None = None) -> Tensor:
             s, growth = self.scale(sigma), curve.derivative(t) / sigma
-            # s'/s: with s = 1/sqrt(1 + sigma^2) it is -sigma sigma' s^2.
+            # s'/s = -sigma sigma' s^2 for s = 1/sqrt(1 + sigma^2).
             decay = -(sigma**2) * growth * s**2 if self.scaling == "vp" else 0.0
             return (growth + decay) * x - growth * s * estimate(denoise, x / s, sigma, callback)
 

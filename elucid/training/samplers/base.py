@@ -1,7 +1,7 @@
-"""What samplers share: the denoiser they call, their number type, and what each says of itself.
+"""The sampler interface and helpers that samplers share.
 
-A sampler is a solver alone: where it stops on the way is chosen by a schedule, and everything that changes what is
-denoised (labels, guidance, coordinates) is inside `denoise`.
+A sampler is only a solver: the noise levels come from a schedule, and labels, guidance and coordinates are handled
+inside `denoise`.
 """
 
 from abc import ABC, abstractmethod
@@ -14,14 +14,17 @@ from torch import Tensor
 from elucid.training.types import Prediction
 
 Noise = Callable[[Tensor], Tensor]
-"""Unit normal noise of the shape and type of its argument, e.g. `torch.randn_like`."""
+"""Returns unit normal noise of the shape and dtype of its argument, e.g. `torch.randn_like`."""
 
 Callback = Callable[[Tensor, Tensor, Tensor], None]
-"""Called once per step with x [B,C,H,W] as it is denoised, its level sigma, and the estimate x0."""
+"""Called once per step with the noisy x [B,C,H,W], its noise level sigma, and the estimate x0."""
 
 
 class Denoise(Protocol):
-    """What a sampler calls: denoise(x[B,C,H,W], sigma) -> Prediction, x0 of x's type; sigma broadcasts against x."""
+    """The denoiser that a sampler calls: denoise(x[B,C,H,W], sigma) -> Prediction.
+
+    x0 has the dtype of x; sigma broadcasts against x.
+    """
 
     sigma_min: float
     sigma_max: float
@@ -32,44 +35,47 @@ class Denoise(Protocol):
 
 
 class Sampler(ABC):
-    """Base: sampler(denoise, x, sigmas, noise, callback) walks from x at sigmas[0] to the sample at sigmas[-1].
+    """Base class: sampler(denoise, x, sigmas, noise, callback) takes x at sigmas[0] to a sample at sigmas[-1].
 
-    `order` is that of the error in the step (of a stochastic sampler, in the distribution); `default_steps` are taken
-    where the schedule says no number.
+    `order` is the order of convergence in the step size (weak order for stochastic samplers). `default_steps` is the
+    number of steps if the schedule sets none.
     """
 
     order: int = 1
     default_steps: int = 18
 
     def evaluations(self, num_steps: int) -> int:
-        """How often the denoiser is called in this number of steps, the last of them to 0."""
+        """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0."""
         return num_steps
 
     def bound(self, schedule, denoise: Denoise) -> "Sampler":
-        """The sampler for this schedule and denoiser; itself, unless its equation depends on them."""
+        """Return the sampler for this schedule and denoiser; `self` unless its equation depends on them."""
         return self
 
     @abstractmethod
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
     ) -> Tensor:
-        """From x [B,C,H,W] at sigmas[0] to the sample at sigmas[-1]; sigmas fall, [N+1] or [N+1,B] (float64 state)."""
+        """Take x [B,C,H,W] at sigmas[0] to a sample at sigmas[-1], in `state_dtype`.
+
+        `sigmas` is decreasing, [N+1] or [N+1,B].
+        """
 
 
 def state_dtype(device: torch.device) -> torch.dtype:
-    """The number type in which a sampler keeps x: float64 where the device has it."""
+    """Return the dtype in which samplers keep x: float64 where the device supports it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def state_and_steps(x: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
-    """x in float64 where its device has it, sigmas shaped to broadcast against it, and which levels are 0."""
+    """Return x in `state_dtype`, sigmas reshaped to broadcast against x, and a list telling which levels are 0."""
     dtype = state_dtype(x.device)
     is_zero = (sigmas == 0).reshape(len(sigmas), -1).any(1).tolist()
     return x.to(dtype), sigmas.to(x.device, dtype).reshape(len(sigmas), -1, 1, 1, 1), is_zero
 
 
 def estimate(denoise: Denoise, x: Tensor, sigma: Tensor, callback: Callback | None) -> Tensor:
-    """x0 of the first evaluation of a step, of which `callback` is told."""
+    """Return x0 of the first evaluation of a step, and report it to `callback`."""
     x0 = denoise(x, sigma).x0
     if callback is not None:
         callback(x, sigma, x0)

@@ -1,4 +1,4 @@
-"""Noise added on the way down, as EDM's stochastic sampler does."""
+"""Noise injection of EDM's stochastic sampler."""
 
 import math
 
@@ -10,9 +10,10 @@ from elucid.training.samplers.base import Denoise, Noise
 
 
 class Churn:
-    """Noise added before a step (Karras et al. 2022, algorithm 2, lines 4-6).
+    """Adds noise before each step (Karras et al. 2022, algorithm 2, lines 4-6).
 
-    gamma = min(S_churn/N, sqrt(2)-1) for levels in [S_min, S_max], None: no end, else 0; sigma_hat = sigma (1 + gamma).
+    sigma_hat = sigma (1 + gamma), gamma = min(S_churn/N, sqrt(2)-1) if sigma is in [S_min, S_max], else 0. `S_max` None
+    means no upper limit.
     """
 
     def __init__(self, S_churn: float = 0.0, S_min: float = 0.0, S_max: float | None = None, S_noise: float = 1.0):
@@ -22,7 +23,7 @@ class Churn:
         self.S_max = math.inf if S_max is None else S_max
 
     def churned(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
-        """The level after adding noise."""
+        """Return the noise level sigma_hat after adding noise."""
         if self.S_churn == 0:
             return sigma
         gamma = min(self.S_churn / num_steps, 2**0.5 - 1)
@@ -30,7 +31,10 @@ class Churn:
         return torch.where(inside, denoise.round_sigma(sigma * (1 + gamma)), sigma)
 
     def added(self, x: Tensor, sigma: Tensor, sigma_hat: Tensor, noise: Noise) -> Tensor:
-        """The noise that lifts x from sigma to sigma_hat; drawn in every step, so that S_min and S_max move no draw."""
+        """Return the noise that takes x from sigma to sigma_hat.
+
+        It is drawn at every step, so that S_min and S_max do not shift the random numbers.
+        """
         if self.S_churn == 0:
             return torch.zeros_like(x)
         return (sigma_hat**2 - sigma**2).clamp_min(0).sqrt() * self.S_noise * noise(x)

@@ -9,8 +9,8 @@ from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, est
 class DPMpp2MSampler(Sampler):
     """x' = (sigma'/sigma) x + (1 - sigma'/sigma) ((1 + c) D_i - c D_(i-1)), c = h_i / (2 h_(i-1)), N evaluations.
 
-    h_i = ln(sigma_i / sigma_(i+1)) is the step in half the log of the signal-to-noise ratio; between the last two
-    predictions the solver takes D as linear in it. The first step, and that to 0, have c = 0.
+    h_i = ln(sigma_i / sigma_(i+1)) is the step in half log-SNR. The solver extrapolates D linearly in half log-SNR from
+    the last two predictions. c = 0 in the first step and in the last one, to 0.
     """
 
     order = 2
@@ -29,7 +29,7 @@ class DPMpp2MSampler(Sampler):
             h = -ratio.log()
             target = x0
             if i > 0:
-                # Levels rounded to the same one make no step, and carry no slope to the next.
+                # Two levels rounded to the same value give h = 0 and no slope for the next step.
                 target = x0 + torch.where(previous_h > 0, h / (2 * previous_h), 0.0) * (x0 - previous_x0)
             x = ratio * x + (1 - ratio) * target
             previous_x0, previous_h = x0, h

@@ -1,4 +1,4 @@
-"""EDM's sampler: Heun's method in sigma, with optional noise (Karras et al. 2022, algorithm 2)."""
+"""EDM's sampler: Heun's method in sigma, optionally stochastic (Karras et al. 2022, algorithm 2)."""
 
 from torch import Tensor
 
@@ -7,9 +7,9 @@ from elucid.training.samplers.churn import Churn
 
 
 class EDMSampler(Sampler):
-    """dx/dsigma = (x - D(x; sigma)) / sigma by Heun's second-order method, Euler in the step to 0: 2N - 1 evaluations.
+    """dx/dsigma = (x - D(x; sigma)) / sigma by Heun's second-order method, with an Euler step to 0; 2N - 1 evaluations.
 
-    `S_churn` > 0 adds noise before each step at levels in [S_min, S_max], scaled by S_noise.
+    `S_churn` > 0 adds noise, scaled by `S_noise`, before each step with sigma in [S_min, S_max].
     """
 
     order = 2

@@ -1,4 +1,4 @@
-"""The reverse SDE of the process with sigma(t) = t, by Euler-Maruyama."""
+"""Euler-Maruyama solver for the reverse SDE with sigma(t) = t."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,9 @@ from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, est
 
 
 class SDESampler(Sampler):
-    """Euler-Maruyama on the reverse SDE, as in the paths of Daras et al. 2023; the step to 0 is D, without noise.
+    """Euler-Maruyama on the reverse SDE, as in Daras et al. 2023; the step to 0 returns D, without noise.
 
-    N evaluations; paths converge with order 1/2, their distribution with order 1: it wants more steps than the samplers
-    of the differential equation.
+    N evaluations. Strong order 1/2, weak order 1, so it needs more steps than the ODE samplers.
     """
 
     default_steps = 128
@@ -33,10 +32,10 @@ def reverse_sde_path(
     first: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """End of a path from x [B,C,H,W] through sigmas [N] or [N,B], largest first (Daras et al. 2023).
+    """Return the end of a path from x [B,C,H,W] through sigmas [N] or [N,B], largest first (Daras et al. 2023).
 
-    x <- x + 2 (t' - t) (x - D(x; t)) / t + sqrt(2 t (t - t')) z, z = noise(x), one denoising per step, in float64 where
-    the device has it. `first` gives D at the start where it is known already.
+    x <- x + 2 (t' - t) (x - D(x; t)) / t + sqrt(2 t (t - t')) z, z = noise(x); one evaluation per step, in float64
+    where the device supports it. `first` is D at the start, if already known.
     """
     levels = sigmas.reshape(len(sigmas), -1, 1, 1, 1)
     x = x.to(levels.dtype)

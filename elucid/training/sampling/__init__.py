@@ -1,1 +1,1 @@
-"""From a snapshot and seeds to images."""
+"""Sampling of images from snapshots."""

@@ -1,4 +1,4 @@
-"""Which class each image is of: numbers or names, one for all or one per seed."""
+"""Resolves the classes of samples from numbers or names."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from elucid.dnnlib.errors import UserError
 def class_numbers(
     classes: int | str | Sequence[int | str] | None, label_dim: int, class_names: Sequence[str] | None = None
 ) -> int | list[int] | None:
-    """Numbers of classes that are given by number or name. Raises UserError for one that the model does not have."""
+    """Convert classes given by number or name to numbers. Raises UserError for classes that the model does not have."""
     if classes is None:
         return None
     if not label_dim:
@@ -25,7 +25,7 @@ def _number(given: int | str, label_dim: int, names: Sequence[str]) -> int:
     try:
         number = int(given)
     except ValueError:
-        raise UserError(f"`classes`={given} is none of its classes{_known(given, names)}") from None
+        raise UserError(f"`classes`={given} is not one of the model's classes{_known(given, names)}") from None
     if not 0 <= number < label_dim:
         raise UserError(f"`classes`={number} is out of range; the model has the classes 0 to {label_dim - 1}")
     return number
@@ -33,7 +33,7 @@ def _number(given: int | str, label_dim: int, names: Sequence[str]) -> int:
 
 def _known(given: str, names: Sequence[str]) -> str:
     if not names:
-        return "; the snapshot has no names of classes: give a number"
+        return "; the snapshot has no class names: give a number"
     close = difflib.get_close_matches(given, names, n=1)
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return (f" (did you mean {close[0]}?)" if close else "") + f"; there are {shown}"

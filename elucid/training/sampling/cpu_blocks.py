@@ -1,4 +1,4 @@
-"""Sampling on a CPU: blocks of a few images, one thread each, so that an image depends on its seed alone."""
+"""Reproducible sampling on a CPU: small single-threaded blocks, so that an image depends on its seed only."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 SIZE = 4
-"""Images per pass on the CPU: more would be little faster, and one much slower with small networks."""
+"""Batch size on the CPU: more is hardly faster, and a single image is much slower with small networks."""
 
 
 @dataclass
 class Samples:
-    """Images u8[B,C,H,W] (C 1 for gray, else 3) of the seeds, and the class [B] of each where the model has classes."""
+    """Samples u8[B,C,H,W] (C 1 for gray, else 3) with their seeds and, for a model with classes, classes [B]."""
 
     seeds: list[int]
     images: Tensor
@@ -23,14 +23,15 @@ class Samples:
 
 
 def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Generator[Samples, None, None]:
-    """make(items) of all items (a seed and its class) in order, `SIZE` at a time side by side, joined to about
-    `batch_size` images.
+    """Yield make(items) for all items (seed and class) in order, computed in parallel blocks of `SIZE`.
+
+    The blocks are joined to about `batch_size` images.
     """
     return _regrouped(_side_by_side(partial(_padded, make, SIZE), list(cut(items, SIZE))), batch_size)
 
 
 def _padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samples:
-    """Samples of fewer items than `size`, made among others, which are thrown away."""
+    """Pad the items to `size`, and drop the extra samples."""
     count = len(items)
     samples = make([*items, *[items[-1]] * (size - count)])
     labels = samples.labels[:count] if samples.labels is not None else None
@@ -38,15 +39,15 @@ def _padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samp
 
 
 def cut(items: Sequence, size: int) -> Iterator[Sequence]:
-    """Components of this size, in order; the last one may be smaller."""
+    """Yield consecutive slices of this size; the last one may be smaller."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def _side_by_side(function: Callable, items: list) -> Iterator:
-    """function(item) of each item in order, in as many threads as torch uses, each of which uses only itself.
+    """Yield function(item) for each item in order, computed by as many single-threaded workers as torch has threads.
 
-    How torch shares a convolution among threads changes its rounding; sharing whole blocks does not.
+    Splitting a convolution between threads changes its rounding; distributing whole blocks does not.
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -60,13 +61,13 @@ def _side_by_side(function: Callable, items: list) -> Iterator:
             yield running.popleft().result()
         finished = True
     finally:
-        # Whoever stops early, by Ctrl-C above all, does not wait for blocks that nobody will see.
+        # On early exit, e.g. Ctrl-C, do not wait for blocks that are no longer needed.
         pool.shutdown(wait=finished, cancel_futures=True)
         torch.set_num_threads(threads)
 
 
 def _regrouped(parts: Iterable[Samples], size: int) -> Generator[Samples, None, None]:
-    """The same samples, joined to about `size` images at a time."""
+    """Join the samples to about `size` images at a time."""
     waiting: list[Samples] = []
     for part in parts:
         if waiting and sum(len(samples.seeds) for samples in waiting) + len(part.seeds) > size:

@@ -1,4 +1,4 @@
-"""Seeds to uint8 images: draw, sample, decode. Used by generate.py, fid.py and the training loop's sample grid."""
+"""Generates uint8 images from seeds. Used by generate.py, fid.py and the sample grid during training."""
 
 from collections.abc import Generator, Sequence
 from functools import partial
@@ -31,13 +31,13 @@ def generate(
     steps: int | None = None,
     callback: Callback | None = None,
 ) -> Generator[Samples, None, None]:
-    """Images of the seeds in order, at most `batch_size` at a time; the class is drawn unless `classes` gives it,
-    one number for all or one for each seed.
+    """Yield images of the seeds in order, at most `batch_size` at a time.
 
-    The denoiser stands on `device`, in evaluation mode. `steps` are taken where the schedule says no number; `callback`
-    is told of each. On the CPU an image depends on its seed alone, to the byte, because every pass is of
-    `cpu_blocks.SIZE` images and one thread; elsewhere kernels round by batch, by one level. Raises UserError if the
-    class is out of range or the model has none.
+    Classes are drawn at random unless `classes` gives one number for all or one per seed. The denoiser must be on
+    `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
+    On the CPU an image depends on its seed only, bit by bit, because each pass has `cpu_blocks.SIZE` images and one
+    thread; on other devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes
+    that are out of range or that the model does not have.
     """
     classes = class_numbers(classes, denoiser.spec.label_dim)
     if isinstance(classes, list) and len(classes) != len(seeds):
@@ -53,9 +53,9 @@ def generate(
 
 
 def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = None) -> tuple[Tensor, Tensor | None]:
-    """First draws of each seed: latents [B,C,H,W], then the class [B] or None.
+    """Draw latents [B,C,H,W] and then the class [B] or None for each seed.
 
-    A class is drawn even where `classes` replaces it, so that the noise of later steps is the same.
+    A class is drawn even if `classes` replaces it, so that the noise of later steps is the same.
     """
     latents = random.randn(spec.sample_shape)
     if not spec.label_dim:
@@ -67,7 +67,7 @@ def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = Non
     return latents, labels
 
 
-@torch.no_grad()  # here and not in `generate`: the mode belongs to the thread
+@torch.no_grad()  # here and not in `generate`, since grad mode is per thread
 def _sample(
     denoiser, encoder, sampler, sigmas: Tensor, device, callback, items: Sequence[tuple[int, int | None]]
 ) -> Samples:

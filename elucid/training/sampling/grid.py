@@ -1,4 +1,4 @@
-"""Many small images as one picture, large enough to look at."""
+"""Image grids."""
 
 import io
 import math
@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from elucid.dnnlib.files import write_output
 
 USUAL_WIDTH = 1000
-"""Pixels that a picture of small images is enlarged to, about."""
+"""Approximate width in pixels to which grids of small images are enlarged."""
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """A PIL picture of u8[C,H,W], gray or RGB."""
+    """Convert u8[C,H,W], gray or RGB, to a PIL image."""
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
 def png(image: Tensor, notes: dict[str, str] | None = None) -> bytes:
-    """The PNG file of u8[C,H,W], gray or RGB, with notes as its text chunks."""
+    """Encode u8[C,H,W], gray or RGB, as a PNG file with `notes` as text chunks."""
     buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
     for key, text in (notes or {}).items():
         info.add_text(key, text)
@@ -31,9 +31,9 @@ def png(image: Tensor, notes: dict[str, str] | None = None) -> bytes:
 
 
 def tile(images: Tensor, columns: int | None = None, cells: int | None = None, gap: int = 0) -> Tensor:
-    """u8[N,C,H,W] -> one u8[C,height,width], row by row, `gap` white pixels between them; about square by default.
+    """Arrange u8[N,C,H,W] row by row in one u8[C,height,width] with `gap` white pixels between; by default square.
 
-    Of more `cells` than images the last ones are black.
+    If there are more `cells` than images, the last ones are black.
     """
     count, channels, height, width = images.shape
     cells = cells or count
@@ -48,7 +48,7 @@ def tile(images: Tensor, columns: int | None = None, cells: int | None = None, g
 
 
 def to_look_at(images: Tensor, columns: int | None = None, cells: int | None = None) -> Tensor:
-    """Images u8[N,C,H,W] as one u8[C,height,width], every pixel enlarged until it is about 1,000 wide, cells apart."""
+    """Arrange u8[N,C,H,W] in one u8[C,height,width] with gaps, enlarged to a width of about 1,000 pixels."""
     columns = columns or math.ceil(math.sqrt(cells or len(images)))
     factor = max(1, round(USUAL_WIDTH / (columns * images.shape[-1])))
     enlarged = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
@@ -56,9 +56,9 @@ def to_look_at(images: Tensor, columns: int | None = None, cells: int | None = N
 
 
 def rows_of_classes(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, int]:
-    """Images sorted so that each class has a row, as many of each as the rarest has, 16 at most, and the columns.
+    """Sort images into one row per class; returns them with the number of columns.
 
-    Classes without an image have no row.
+    Each row has as many images as the rarest class, at most 16. Classes without images have no row.
     """
     of_class = [torch.nonzero(labels == index).flatten() for index in range(num_classes)]
     of_class = [indices for indices in of_class if len(indices)]
@@ -67,7 +67,7 @@ def rows_of_classes(images: Tensor, labels: Tensor, num_classes: int) -> tuple[T
 
 
 def save_grid(image: Tensor, path: str | os.PathLike) -> None:
-    """Write one picture u8[C,H,W] as PNG; UserError where it cannot be written."""
+    """Write an image u8[C,H,W] as PNG. Raises UserError if it cannot be written."""
     data = png(image)
     with write_output(path) as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""How to sample from a snapshot: what generate.py's flags say, as a dataclass."""
+"""The sampling flags of generate.py as a dataclass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class SampleOptions:
-    """Options of sampling; None is the snapshot's own, or the default.
+    """Sampling options; None means the snapshot's own value or the default.
 
-    `classes`: one class for all images, or one per seed, as numbers or names; None draws them by the seed. `guidance`
-    is the scale of classifier-free guidance (1 is none), or with `guide`, a weaker snapshot, that of autoguidance;
-    `guidance_interval` the noise levels (low, high) that it acts on. `solver`, `disc`, `schedule`, `scaling` belong to
-    the ablation sampler. `x_start`, `y_start`, `image_size` draw a window of a model trained on patches. `set`
-    reaches every other option of sampler, schedule, guidance, encoder by its path: `set={"sampler.eta": 0.5}`.
+    `classes`: one class for all images or one per seed, as numbers or names; None draws them at random. `guidance` is
+    the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker snapshot, of autoguidance;
+    `guidance_interval` limits it to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of
+    the ablation sampler. `x_start`, `y_start`, `image_size` select a window for a model trained on patches. `set` sets
+    any other option of sampler, schedule, guidance, encoder by its path, e.g. `set={"sampler.eta": 0.5}`.
     """
 
     classes: int | str | Sequence[int | str] | None = None

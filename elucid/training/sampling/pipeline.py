@@ -1,4 +1,4 @@
-"""A snapshot made ready to sample, as `SampleOptions` say."""
+"""Prepares a snapshot for sampling with `SampleOptions`."""
 
 import sys
 from collections.abc import Generator, Sequence
@@ -43,19 +43,19 @@ PATHS = {
     "sigma_max": "schedule.sigma_max",
     "rho": "schedule.rho",
 }
-"""Which part's option each of `SampleOptions` sets; None leaves the snapshot's own, or the default."""
+"""The component option that each field of `SampleOptions` sets, unless it is None."""
 
 SCHEDULE_OF_DISC = {"vp": "vp", "ve": "geometric", "iddpm": "iddpm", "edm": "karras"}
-"""The discretizations of EDM's ablation, as schedules."""
+"""Schedules for the discretizations of EDM's ablation."""
 
 ABLATION = ("solver", "disc", "schedule", "scaling")
 
 
 @dataclass
 class Prepared:
-    """A snapshot ready to sample; `description` is all that decides, with the seed, what an image looks like.
+    """A snapshot ready to sample. `description` and the seed determine an image completely.
 
-    `classes` is None, one number, or one per seed.
+    `classes` is None, one number for all, or one per seed.
     """
 
     snapshot: Snapshot
@@ -68,13 +68,13 @@ class Prepared:
     description: dict[str, Any]
 
     def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Generator[Samples, None, None]:
-        """Images of the seeds in order, at most `batch_size` at a time."""
+        """Yield images of the seeds in order, at most `batch_size` at a time."""
         parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule}
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=self.classes, **parts)
 
 
 def prepare(network: str, options: SampleOptions, device: torch.device) -> Prepared:
-    """Load a snapshot and make it ready. Raises UserError for options or a class that it does not have."""
+    """Load a snapshot and prepare it for sampling. Raises UserError for options or classes that it does not have."""
     plugins = options.plugins or ()
     trust(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
@@ -84,7 +84,7 @@ def prepare(network: str, options: SampleOptions, device: torch.device) -> Prepa
 
 
 def require_parts(options: SampleOptions) -> None:
-    """Raise UserError for a mistake in named parts, before a large snapshot is read."""
+    """Raise UserError for unknown component names, before a large snapshot is loaded."""
     chosen = chosen_options(options)
     for kind in ("sampler", "schedule"):
         if "name" in chosen[kind]:
@@ -92,10 +92,10 @@ def require_parts(options: SampleOptions) -> None:
 
 
 def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> Prepared:
-    """A loaded snapshot made ready to sample; it stays as it is but for the precision of its denoiser."""
+    """Prepare a loaded snapshot for sampling. Only the precision of its denoiser is changed in place."""
     chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
-        raise UserError(f"the snapshot holds a {type(denoiser).__name__}, which makes no images; give a denoiser's")
+        raise UserError(f"the snapshot contains a {type(denoiser).__name__}, not a denoiser that generates images")
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
     classes = class_numbers(options.classes, denoiser.spec.label_dim, snapshot.dataset.get("class_names"))
     encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
@@ -104,7 +104,7 @@ def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -
     window = windowed(denoiser, options.x_start, options.y_start, options.image_size)
     guided = with_guidance(window, chosen["guidance"], options, device)
     warn_of_labels_never_dropped(snapshot.options, options)
-    set_precision(denoiser.precision, bench=False)  # timing would choose other kernels, and other bits, in every run
+    set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
     description = {
         "ema": options.ema or next(iter(snapshot.emas)),
         "sampler": resolved(sampler),
@@ -121,9 +121,9 @@ def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
-    """The snapshot's own sampler or schedule with the options that were given, or another one where that is named.
+    """Create the snapshot's sampler or schedule with the given options, or another one if it is named.
 
-    With another sampler the schedule begins anew too, as its number of steps belongs to the sampler.
+    With another sampler the schedule is reset as well, since its number of steps depends on the sampler.
     """
     given = chosen[kind]
     if "name" in given:
@@ -135,22 +135,22 @@ def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> An
 
 
 def check_resolution(spec: NetSpec, factor: int, side: int | None) -> None:
-    """Raise UserError if images of another side are asked for.
+    """Raise UserError if `side` is not the model's image size.
 
-    `factor` is how many times larger decoded images are than what the network makes; either size will do.
+    `factor` is the ratio of decoded images to the network's output; either size is accepted.
     """
     if side is not None and (side, side) not in (spec.resolution, tuple(size * factor for size in spec.resolution)):
         height, width = spec.resolution
-        raise UserError(f"`resolution`={side}, but the model makes {width}x{height}; leave `resolution` out")
+        raise UserError(f"`resolution`={side}, but the model generates {width}x{height}; leave `resolution` out")
 
 
 def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, device: torch.device):
-    """The denoiser, guided if `guidance` or `guidance.name` say so. Raises UserError for a guide that does not fit."""
+    """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit."""
     scale, interval = options.guidance, options.guidance_interval
     if scale is None and not chosen:
         for name in ("guidance_interval", "guide"):
             if getattr(options, name) is not None:
-                raise UserError(f"`{name}` does nothing without a scale; give `guidance`, e.g. `guidance`=1.5")
+                raise UserError(f"`{name}` has no effect without a scale; set `guidance`, e.g. `guidance`=1.5")
         return denoiser
     given = {name: value for name, value in (("scale", scale), ("interval", interval)) if value is not None}
     parts = {"denoiser": denoiser}
@@ -161,33 +161,33 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
 
 
 def load_guide(denoiser, options: SampleOptions, device: torch.device):
-    """The weaker model that guides, on the same window as the denoiser."""
+    """Load the weaker model for autoguidance, with the same coordinate window as the denoiser."""
     guide = load_snapshot(options.guide, device).ema
     guide.precision = options.precision or guide.precision
     if not isinstance(denoiser, CoordinateWindow):
         return guide
     if "coords" not in guide.spec.spatial:
-        raise UserError("`guide`: it was trained without coordinates, so it draws no windows; choose another snapshot")
+        raise UserError("`guide`: it was trained without coordinates, which the window needs; choose another snapshot")
     return windowed(guide, options.x_start, options.y_start, options.image_size)
 
 
 def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions) -> None:
-    """Say so if classifier-free guidance asks a network for what it was never trained to do."""
+    """Warn if classifier-free guidance is used with a network trained without label dropout."""
     dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
     if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
-        text = "warning: guidance: the model was trained without label dropout, so it knows no images without a class"
+        text = "warning: guidance: the model was trained without label dropout, so it has no unconditional prediction"
         distributed.print0(text, file=sys.stderr)
 
 
 def prepare_encoder(snapshot: Snapshot, changes: dict, options: SampleOptions, device: torch.device) -> Encoder:
-    """The snapshot's encoder on the device, with what `set` changes, e.g. where a VAE lies on this machine.
+    """Create the snapshot's encoder on the device, with changes by `set`, e.g. the path of a VAE on this machine.
 
     Raises UserError if `on_latents` contradicts the snapshot, or the encoder does not fit its network.
     """
     spec = snapshot.ema.spec
     if options.on_latents not in (None, spec.latent):
         makes, value = ("latents", 1) if spec.latent else ("images", 0)
-        raise UserError(f"`on_latents`={1 - value}, but the snapshot's model makes {makes}; leave `on_latents` out")
+        raise UserError(f"`on_latents`={1 - value}, but the snapshot's model generates {makes}; leave `on_latents` out")
     if "name" in changes:
         raise UserError("`set` encoder.name: the model was trained with the snapshot's own encoder; leave it out")
     encoder = make_encoder({**snapshot.encoder, **changes}, device)
@@ -196,7 +196,7 @@ def prepare_encoder(snapshot: Snapshot, changes: dict, options: SampleOptions, d
 
 
 def chosen_options(options: SampleOptions) -> dict[str, dict]:
-    """What is said of sampler, schedule, encoder and guidance; a name where it names one."""
+    """Return the chosen options of sampler, schedule, encoder and guidance, with a name if one is selected."""
     chosen: dict[str, dict] = {"sampler": {}, "schedule": {}, "encoder": {}, "guidance": {}}
     if options.sampler or any(getattr(options, name) is not None for name in ABLATION):
         chosen["sampler"]["name"] = options.sampler or "ablation"

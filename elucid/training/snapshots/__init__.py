@@ -1,1 +1,1 @@
-"""Trained denoisers as files of data, ours and published ones."""
+"""Snapshots of trained denoisers, our own and published checkpoints."""

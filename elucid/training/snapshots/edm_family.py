@@ -1,7 +1,6 @@
-"""Published checkpoints of the EDM family (EDM, CDM, Patch Diffusion), read without running what is in them.
+"""Reads published checkpoints of the EDM family (EDM, CDM, Patch Diffusion) without running their code.
 
-Their objects are records of a class name, the source text of that class, and the instance's state; only the name and
-the state are used, and the denoiser is one of this program's.
+They store objects as class name, source code and state. Only name and state are used, to build our own denoiser.
 """
 
 import inspect
@@ -39,26 +38,26 @@ PRECONDS = {
     "VEPrecond": VEPrecond,
     "iDDPMPrecond": iDDPMPrecond,
     "EDMPrecond": EDMPrecond,
-    "Patch_EDMPrecond": EDMPrecond,  # two coordinate channels beside the image
+    "Patch_EDMPrecond": EDMPrecond,  # with two coordinate channels
 }
 INTERFACE = {"img_resolution", "img_channels", "out_channels", "label_dim", "use_fp16", "model_type"}
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 NETWORK_ARGUMENTS = ("img_resolution", "in_channels", "out_channels")
-LATENT_CHANNELS = 4  # Patch Diffusion's, of Stable Diffusion's autoencoder
-MOST_MODULES, DEEPEST = 100_000, 32  # the largest published one has some 1500, 5 deep
+LATENT_CHANNELS = 4  # of Stable Diffusion's autoencoder, used by Patch Diffusion
+MOST_MODULES, DEEPEST = 100_000, 32  # the largest published network has about 1500 modules, nested 5 deep
 
 
 def is_edm_pickle(content: Any) -> bool:
-    """Whether a pickle's content looks like a checkpoint of the family."""
+    """Return whether the content of a pickle looks like a checkpoint of the EDM family."""
     return isinstance(content, dict) and isinstance(content.get("ema"), Record) and content["ema"].name == PERSISTENT
 
 
 def read_edm_pickle(content: dict) -> dict[str, Any]:
-    """The parts of a `Snapshot`. Raises UserError if a class or an option is unknown, or a weight does not fit."""
+    """Return the fields of a `Snapshot`. Raises UserError for unknown classes or options or unfitting weights."""
     try:
         denoiser = read_denoiser(content["ema"])
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"the checkpoint is damaged ({type(error).__name__}: {error}); get the file again") from error
+        raise UserError(f"the checkpoint is damaged ({type(error).__name__}: {error}); download it again") from error
     spec = denoiser.spec
     data = content.get("dataset_kwargs")
     path = data.get("path") if isinstance(data, dict) else None
@@ -77,7 +76,7 @@ def read_edm_pickle(content: dict) -> dict[str, Any]:
 
 
 def read_denoiser(record: Record) -> Denoiser:
-    """This program's denoiser with the options and weights of a recorded one."""
+    """Build our denoiser with the options and weights of a recorded one."""
     kind, state = class_and_state(record)
     network_record = part(part(state, "_modules"), "model", Record)
     network_kind, network_state = class_and_state(network_record)
@@ -113,14 +112,14 @@ def read_denoiser(record: Record) -> Denoiser:
 
 
 def known(table: dict[str, type], kind: str, what: str) -> type:
-    """This program's class for a class name of the family's."""
+    """Return our class for a class name of the EDM family."""
     if kind not in table:
         raise UserError(f"the checkpoint's {what} is of class {kind!r}; this program reads {', '.join(table)}")
     return table[kind]
 
 
 def class_and_state(record: Record) -> tuple[str, dict]:
-    """Class name and `__dict__` of a recorded object, whether of the family or a container of torch's."""
+    """Return class name and `__dict__` of a recorded object, from the EDM family or a torch container."""
     if record.name != PERSISTENT:
         return record.name.rpartition(".")[2], record.state if isinstance(record.state, dict) else {}
     meta = record.args[0] if len(record.args) == 1 else None
@@ -130,22 +129,22 @@ def class_and_state(record: Record) -> tuple[str, dict]:
 
 
 def part(parent: dict, name: str, kind: type = dict) -> Any:
-    """A part that must be there and of this kind."""
+    """Return a required entry of this type. Raises UserError if it is missing."""
     if not isinstance(parent.get(name), kind):
         raise UserError(f"the checkpoint's {name!r} is missing or damaged; get the file again")
     return parent[name]
 
 
 def arguments(state: dict, names: tuple[str, ...]) -> dict[str, Any]:
-    """What an object was made with, by name; `names` are those of the positional arguments."""
+    """Return an object's constructor arguments by name; `names` are those of the positional ones."""
     given, named = state.get("_init_args", ()), state.get("_init_kwargs", {})
     if not isinstance(given, (tuple, list)) or not isinstance(named, dict) or len(given) > len(names):
-        raise UserError("the checkpoint's _init_args or _init_kwargs are not of the known form")
+        raise UserError("the checkpoint's _init_args or _init_kwargs have an unknown form")
     return {**dict(zip(names, given, strict=False)), **named}
 
 
 def tensors(root: Record, prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers of a recorded module and of all within, by dotted name."""
+    """Return the parameters and buffers of a recorded module and its submodules, by dotted name."""
     found: dict[str, dict[str, Tensor]] = {"_parameters": {}, "_buffers": {}}
     waiting, count = [(prefix, root)], 0
     while waiting:
@@ -165,7 +164,7 @@ def tensors(root: Record, prefix: str) -> tuple[dict[str, Tensor], dict[str, Ten
 
 
 def channels(parameters: dict[str, Tensor], size: int) -> tuple[int, int]:
-    """Input and output channels, by the first and the last convolution: the options of the forks disagree on them."""
+    """Return input and output channels from the first and last convolution; the forks' options are inconsistent."""
     ends = (
         (f"enc.{size}x{size}_conv.weight", f"enc.{size}x{size}_conv.0.weight"),
         (f"dec.{size}x{size}_aux_conv.weight", "out_conv.weight"),

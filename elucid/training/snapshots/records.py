@@ -1,4 +1,4 @@
-"""Denoisers as data and back: class names, options and arrays. Published checkpoints end here, too."""
+"""Converts denoisers to plain data (class names, options, arrays) and back."""
 
 import dataclasses
 import math
@@ -23,14 +23,14 @@ DTYPES = {
 
 
 def describe_denoiser(denoiser: Preconditioned) -> dict:
-    """A denoiser as plain data; `rebuild_denoiser` is the way back.
+    """Convert a denoiser to plain data; `rebuild_denoiser` is the inverse.
 
-    Raises UserError if it was not made by `elucid.dnnlib.config.construct`, which notes the options.
+    Raises UserError if it was not created by `elucid.dnnlib.config.construct`, which records the options.
     """
     for part in (denoiser, denoiser.model):
         if not hasattr(part, "config"):
             raise UserError(
-                f"{type(part).__name__} does not know its options; make it with elucid.dnnlib.config.construct"
+                f"{type(part).__name__} has no recorded options; create it with elucid.dnnlib.config.construct"
             )
     network = denoiser.model
     return {
@@ -43,9 +43,9 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
 
 
 def rebuild_denoiser(record: dict) -> Preconditioned:
-    """The denoiser that `describe_denoiser` described, on the CPU, for evaluation.
+    """Rebuild a denoiser from `describe_denoiser`, on the CPU in eval mode.
 
-    Raises UserError if a class is not trusted_class, an option does not exist or an array does not fit.
+    Raises UserError if a class is not trusted, an option does not exist or an array does not fit.
     """
     try:
         record = upgraded(record)
@@ -62,29 +62,29 @@ def rebuild_denoiser(record: dict) -> Preconditioned:
 
 
 def require_spec(options: dict, spec: NetSpec) -> None:
-    """Raise UserError unless the network was made for this spec."""
+    """Raise UserError unless the network's options match the spec."""
     size = options["img_resolution"]
     asked = {"resolution": (size, size) if isinstance(size, int) else tuple(size)}
     there = {"resolution": spec.resolution, "label_dim": spec.label_dim, "augment_dim": spec.vector.get("augment", 0)}
     there |= {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "vector": spec.vector}
     asked |= {name: options[name] for name in there if name in options}
     for name, value in asked.items():
-        value = {} if value is None else value  # how a network writes that it has no conditions
+        value = {} if value is None else value  # None means no conditions
         if there[name] != value:
             raise UserError(f"the network's {name} is {value}, but {there[name]} beside it; get the file again")
 
 
 def describe_tensor(value: Tensor) -> dict:
-    """dtype, shape and bytes (little-endian) of a tensor."""
+    """Convert a tensor to dtype, shape and little-endian bytes."""
     value = value.detach().cpu().contiguous()
     name = str(value.dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise UserError(f"tensors of type {name} cannot be kept in a snapshot; known: {', '.join(DTYPES)}")
+        raise UserError(f"tensors of type {name} cannot be stored in a snapshot; supported: {', '.join(DTYPES)}")
     return {"dtype": name, "shape": list(value.shape), "data": value.reshape(-1).view(torch.uint8).numpy().tobytes()}
 
 
 def rebuild_tensor(record: dict) -> Tensor:
-    """The tensor that `describe_tensor` described. Raises ValueError if shape and bytes disagree."""
+    """Rebuild a tensor from `describe_tensor`. Raises ValueError if shape and bytes do not match."""
     dtype, shape, data = DTYPES[record["dtype"]], record["shape"], record["data"]
     flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).view(dtype)
     if any(side < 0 for side in shape) or flat.numel() != int(np.prod(shape, dtype=object)):
@@ -100,11 +100,11 @@ FORMAT_1 = {
     "training.preconds:iDDPMPrecond": "iddpm",
     "training.preconds:EDMPrecond": "edm",
 }
-"""What format 1 called the classes of this program, by modules that have moved since."""
+"""Class names of format 1, whose modules have moved since, and the present ones."""
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of format 1 as one of format 2; one of format 2 as it is."""
+    """Upgrade a record of format 1 to format 2; return one of format 2 unchanged."""
     if "class" not in record:
         return record
     network, spec = record["network"], dict(record["spec"])
@@ -112,7 +112,7 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     spatial = {"coords": spec.pop("coord_channels", 0)}
     out_channels = spec["image_channels"] * (2 if spec.pop("learned_variance", False) else 1)
     options = dict(network["options"])
-    if network["class"] in FORMAT_1:  # those from outside go on taking the widths one by one
+    if network["class"] in FORMAT_1:  # external networks still take the widths individually
         for option in ("label_dim", "augment_dim"):
             options.pop(option, None)
         options["vector"] = {name: width for name, width in vector.items() if width}
@@ -125,18 +125,18 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_spec(record: dict[str, Any]) -> NetSpec:
-    """The spec that a snapshot keeps as data. Raises ValueError for what is none."""
+    """Read the network spec of a snapshot. Raises ValueError if it is invalid."""
     spec = NetSpec(**{**record, "resolution": tuple(record["resolution"])})
     widths = [*spec.vector.items(), *spec.spatial.items()]
     if not all(type(name) is str and type(width) is int and width > 0 for name, width in widths):
-        raise ValueError("conditions of the network that are no widths")
+        raise ValueError("invalid widths of the network's conditions")
     return spec
 
 
 def renamed(name: str) -> str:
-    """What a class of format 1 is called now."""
+    """Return the present name of a format 1 class."""
     if name.startswith("training.") and name not in FORMAT_1:
-        raise UserError(f"the snapshot names {name!r}, which this program lacks; get the file again")
+        raise UserError(f"the snapshot names {name!r}, which does not exist in this program; get the file again")
     return FORMAT_1.get(name, name)
 
 
@@ -149,11 +149,10 @@ def assemble(
     state: dict[str, Tensor],
     buffers: dict[str, Tensor] | None = None,
 ) -> Preconditioned:
-    """A denoiser with these weights by name, on the CPU, for evaluation; the random generators are left as they were.
+    """Build a denoiser with these weights by name, on the CPU in eval mode; random generators are not affected.
 
-    Of `buffers`, those are taken that the network has; others are constants that follow from its options.
-
-    Raises UserError naming a weight that is missing, of another shape, or of no use.
+    Only `buffers` that the network has are used; others are constants derived from the options. Raises UserError naming
+    a weight that is missing, has another shape, or is unexpected.
     """
     with torch.random.fork_rng(devices=[]):
         with _Blank(2 * sum(value.numel() for value in state.values())):
@@ -167,8 +166,10 @@ def assemble(
 
 
 class _Blank(TorchFunctionMode):
-    """Zeros for random numbers, as weights are to be replaced; and no more numbers than the file can fill, so that
-    options which do not fit the weights cost no memory."""
+    """Skips random initialisation, since the weights are replaced, and limits the size of the network.
+
+    The limit prevents options that do not match the file's weights from allocating large amounts of memory.
+    """
 
     SMALL = 1 << 24
 
@@ -182,20 +183,20 @@ class _Blank(TorchFunctionMode):
             size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
             self.left -= math.prod(size)
             if self.left < 0:
-                raise UserError("the file's options ask for a larger network than it has weights for")
+                raise UserError("the file's options describe a larger network than its weights")
             if function in (torch.rand, torch.randn) and kwargs.get("generator") is None:
                 function = torch.zeros
         return function(*args, **kwargs)
 
 
 def require_match(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Raise UserError unless `state` has the network's tensors that are wanted, and no other of a network."""
+    """Raise UserError unless `state` has exactly the wanted tensors of the network."""
     for name, value in wanted.items():
         if name not in state:
-            raise UserError(f"the file lacks the weights {name}, which its options ask for")
+            raise UserError(f"the file lacks the weights {name} that its options require")
         if state[name].shape != value.shape:
             there, asked = list(state[name].shape), list(value.shape)
-            raise UserError(f"the weights {name} have the shape {there} where the options ask for {asked}")
+            raise UserError(f"the weights {name} have shape {there}, but the options require {asked}")
     extra = next((name for name in state if name.startswith("model.") and name not in wanted), None)
     if extra:
-        raise UserError(f"the file has weights {extra}, for which its options have no place")
+        raise UserError(f"the file has unexpected weights {extra}, which do not match its options")

@@ -1,6 +1,6 @@
-"""`network-snapshot-NNNNNN.pkl`: everything that sampling needs, as data; read without running code.
+"""Snapshots `network-snapshot-NNNNNN.pkl`: everything needed for sampling, as data, read without running code.
 
-`pickle.load(file)["ema"]` works too where this repository is importable.
+`pickle.load(file)["ema"]` also works if this package is importable.
 """
 
 import os
@@ -27,23 +27,23 @@ from elucid.training.snapshots.trust import resolve_trusted
 FORMAT, VERSION = "elucid-snapshot", 2
 REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
 REBUILD_BY_FORMAT = {1: "training.rebuild.rebuild_denoiser", 2: REBUILD}
-"""The function that a denoiser's pickle names, by the version of the format."""
+"""The function that a pickled denoiser refers to, by format version."""
 PARTS = ("encoder", "dataset", "options", "sampler", "schedule")
-"""What a snapshot keeps beside the denoisers, as data."""
+"""Fields of a snapshot besides the denoisers, stored as data."""
 
 OTHER_KINDS = {
     b"PK": "a zip or torch archive",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"\x1f\x8b": "a gzip file",
-    b"version https://git-lfs": "a pointer of Git LFS, the file itself not yet fetched",
+    b"version https://git-lfs": "a Git LFS pointer whose file has not been fetched",
 }
-"""What is given for a snapshot by mistake, by its first bytes."""
+"""Files often mistaken for snapshots, by their first bytes."""
 
 
 @dataclass
 class Snapshot:
-    """Averaged denoisers by name, the encoder, sampler and schedule as components, the data set, the run's options."""
+    """A snapshot: EMA denoisers by name, components (encoder, sampler, schedule), dataset and options of the run."""
 
     emas: dict[str, Preconditioned]
     encoder: dict[str, Any] = field(default_factory=lambda: {"name": "rgb"})
@@ -55,12 +55,12 @@ class Snapshot:
 
     @property
     def ema(self) -> Preconditioned:
-        """The first of the averages."""
+        """The first EMA denoiser."""
         return next(iter(self.emas.values()))
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a denoiser as a call of `elucid.unpickle.denoiser` on plain data; copying stays as it is."""
+    """Pickles a denoiser as a call of `elucid.unpickle.denoiser` on plain data, without affecting `copy`."""
 
     def reducer_override(self, obj):
         if isinstance(obj, Preconditioned):
@@ -69,7 +69,7 @@ class _Pickler(pickle.Pickler):
 
 
 def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
-    """Write a snapshot, whole or not at all; the same content gives the same bytes.
+    """Write a snapshot atomically; the same content gives the same bytes.
 
     Raises UserError if its options are not plain data or the file cannot be written.
     """
@@ -87,7 +87,7 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
 
 
 def plain(value: Any, place: str) -> Any:
-    """A copy of nested plain data in which equal texts are one object, for the pickle's bytes depend on that."""
+    """Copy nested plain data, merging equal strings into one object, which makes the pickle's bytes reproducible."""
     if isinstance(value, dict):
         return {plain(key, place): plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -96,14 +96,14 @@ def plain(value: Any, place: str) -> Any:
         return sys.intern(value)
     if value is None or type(value) in (bool, int, float, bytes):
         return value
-    raise UserError(f"snapshot: {place} is a {type(value).__name__}, not plain data (numbers, texts, lists, dicts)")
+    raise UserError(f"snapshot: {place} is a {type(value).__name__}, not plain data (numbers, strings, lists, dicts)")
 
 
 def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu", ema: str | None = None) -> Snapshot:
-    """Read a snapshot, or a published checkpoint of the EDM family, from a path or URL; `ema` chooses one average.
+    """Read a snapshot or published checkpoint of the EDM family from a path or URL; `ema` selects one average.
 
-    Of a run folder it is the newest one. Raises UserError, in one line, for a file that is damaged, is something else,
-    or names a callable out of place.
+    For a run folder, the newest snapshot is read. Raises UserError for a file that is damaged, is not a snapshot, or
+    refers to a callable that is not allowed.
     """
     path = located(source)
     content = read_pickle(
@@ -123,7 +123,7 @@ def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu",
 
 
 def located(source: str | os.PathLike) -> Path:
-    """The file of a path or URL, or the newest snapshot of a run folder."""
+    """Return the file of a path or URL, or the newest snapshot of a run folder."""
     if not is_url(source) and Path(source).is_dir():
         snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"), key=_kimg)
         if not snapshots:
@@ -135,13 +135,13 @@ def located(source: str | os.PathLike) -> Path:
 
 
 def _kimg(path: Path) -> float:
-    """The number in a snapshot's name, which may have decimals."""
+    """Return the number in a snapshot's name, which may have decimals."""
     number = path.stem.removeprefix("network-snapshot-")
     return float(number) if re.fullmatch(r"\d+(\.\d+)?", number) else -1.0
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file that may be a snapshot."""
+    """Read a file, rejecting those that cannot be snapshots."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -149,21 +149,21 @@ def read(path: Path) -> bytes:
     if not data:
         raise UserError(f"{path} is empty; get the file again")
     kind = next((kind for start, kind in OTHER_KINDS.items() if data.startswith(start)), None)
-    # The oldest pickles have no first byte of their own, but all of them end in a full stop.
+    # Pickles of the oldest protocols have no magic byte, but all pickles end with a full stop.
     if kind is None and not data.startswith(b"\x80") and not data.rstrip().endswith(b"."):
         kind = "no pickle"
     if kind is not None:
         raise UserError(
-            f"{path} is {kind}, so it is no snapshot; give a network-snapshot-NNNNNN.pkl of train.py, or a published "
+            f"{path} is {kind}, not a snapshot; give a network-snapshot-NNNNNN.pkl from train.py, or a published "
             "checkpoint of EDM, CDM or Patch Diffusion"
         )
     return data
 
 
 def read_own(content: Any, ema: str | None = None) -> Snapshot:
-    """A snapshot from the content of its pickle; of several averages only `ema` is built, if it is given."""
+    """Create a snapshot from the content of its pickle; if `ema` is given, only that average is built."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError("it is a pickle, but no snapshot of this program nor of the EDM family; check the path")
+        raise UserError("it is a pickle, but neither a snapshot of this program nor of the EDM family; check the path")
     if content.get("version") not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
     content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}  # format 1 had none
@@ -183,20 +183,20 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
             or record.name != REBUILD_BY_FORMAT[content["version"]]
             or len(record.args) != 1
         ):
-            raise UserError(f"the snapshot's average {name!r} is no denoiser; get the file again")
+            raise UserError(f"the snapshot's average {name!r} is not a denoiser; get the file again")
     built = {name: rebuild_denoiser(record.args[0]) for name, record in emas.items()}
     return Snapshot(built, nimg=content["nimg"], **{name: content[name] for name in PARTS})
 
 
 def chosen(emas: dict[str, Any], name: str) -> Any:
-    """One of several averages. Raises UserError that lists them."""
+    """Return one of several averages. Raises UserError if it does not exist, listing them."""
     if name not in emas:
         raise UserError(f"no average {name!r}; the snapshot has {', '.join(emas)}")
     return emas[name]
 
 
 def check_component(kind: str, component: dict[str, Any]) -> None:
-    """Raise UserError unless a part is this program's or of a plug-in that is trusted (`trust.resolve_trusted`)."""
+    """Raise UserError unless a component is our own or from a trusted plugin (`trust.resolve_trusted`)."""
     name = str(component.get("name"))
     if name not in TABLES[kind]:
         INTERFACES[kind].require(resolve_trusted(TABLES[kind], name), name)

@@ -1,4 +1,4 @@
-"""Weights of a snapshot for a run that starts, and snapshots as frozen teachers."""
+"""Initialises a run with the weights of a snapshot, and loads snapshots as frozen teachers."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from elucid.training.types import Cond, Prediction
 
 
 class Teacher:
-    """A denoiser that is called, and not trained: it is no module, so it is in no state, average or optimizer."""
+    """A frozen denoiser. It is not an nn.Module, so that states, averages and optimizers do not include it."""
 
     def __init__(self, denoiser: Preconditioned):
         self.denoiser = denoiser.eval().requires_grad_(False)
@@ -19,20 +19,20 @@ class Teacher:
         return self.denoiser(x, sigma, cond)
 
     def __getattr__(self, name: str):
-        if name == "denoiser":  # not there yet while copying
+        if name == "denoiser":  # not set yet while copying
             raise AttributeError(name)
         return getattr(self.denoiser, name)
 
 
 def load_teacher(path: str, device: torch.device | str) -> Teacher:
-    """The first average of a snapshot or published checkpoint, frozen. Raises UserError for a file that is none."""
+    """Load the first average of a snapshot or published checkpoint as a frozen teacher. Raises UserError."""
     return Teacher(load_snapshot(path, device).ema)
 
 
 def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
-    """Copy every weight of the snapshot's first average whose name and shape the denoiser has; returns what was done.
+    """Copy weights with matching name and shape from the snapshot's first average; returns a report.
 
-    Raises UserError if there is none.
+    Raises UserError if no weight matches.
     """
     old, new = snapshot.ema.state_dict(), denoiser.state_dict()
     copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]

@@ -1,4 +1,4 @@
-"""Which code a file may name: a stranger's file must not choose what is run."""
+"""Decides which code a file may refer to, so that untrusted files cannot run arbitrary code."""
 
 import os
 import sys
@@ -13,48 +13,48 @@ from elucid.dnnlib.plugins import installed
 from elucid.training.registry.components import walk
 
 PLUGINS = "ELUCID_PLUGINS"
-"""Environment variable: modules (`my_pkg.nets`) and files (`nets.py`), with commas between, that snapshots may name."""
+"""Environment variable: comma-separated modules (`my_pkg.nets`) and files (`nets.py`) that snapshots may refer to."""
 
 
 def registered_name(table: Mapping[str, str], kind: type) -> str:
-    """How a file calls a class: by its short name, which outlives its module; `module:Name` if it is from outside."""
+    """Return the name under which files store a class: its short name, or `module:Name` if it is external."""
     path = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, place in table.items() if place == path), path)
 
 
 def trusted_class(table: Mapping[str, str], name: str, base: type) -> type:
-    """The class of that name, if it is a subclass of `base` and snapshots may name it. Raises UserError otherwise."""
+    """Return the trusted class with that name. Raises UserError if it is not trusted or not a subclass of `base`."""
     target = resolve_trusted(table, name)
     if not isinstance(target, type) or not issubclass(target, base):
-        raise UserError(f"the snapshot names {name!r}, which is no {base.__name__}; refused")
+        raise UserError(f"the snapshot names {name!r}, which is not a subclass of {base.__name__}; refused")
     return target
 
 
 def resolve_trusted(table: Mapping[str, str], name: str) -> Any:
-    """What a short name or `module:Name` is, if snapshots may name it: a stranger's file must not choose code to run.
+    """Resolve a short name or `module:Name` from a snapshot, if it is trusted.
 
-    Those are the names in this program's table; of a module that this process has imported already (`trust`) or that
-    the environment variable ELUCID_PLUGINS lists; and classes that an installed package registers by an entry point.
-    Raises UserError otherwise, importing nothing.
+    Names are trusted if they are in our own table, in a module that is already imported (see `trust`) or listed in the
+    environment variable ELUCID_PLUGINS, or registered by an installed package as an entry point. Raises UserError
+    otherwise, without importing anything.
     """
     if name in table:
         return resolve(table[name])
     module, _, attribute = name.rpartition(":")
     if not module:
-        raise UserError(f"the snapshot names {name!r}, which this program lacks; update it")
+        raise UserError(f"the snapshot names {name!r}, which does not exist in this version; update the program")
     if module in sys.modules:
         return getattr(sys.modules[module], attribute, None)
     return registered(name) or resolve(f"{trusted(module, name)}:{attribute}")
 
 
 def trust(plugins: Iterable[str]) -> None:
-    """Import modules (`my_pkg.nets`) and files (`nets.py`), whose classes snapshots may name from then on."""
+    """Import modules (`my_pkg.nets`) and files (`nets.py`), so that snapshots may refer to their classes."""
     for name in plugins:
         import_code(name)
 
 
 def registered(name: str) -> type | None:
-    """The class `module:Name`, if an installed package registers it, under this or another path."""
+    """Return the class `module:Name` if an installed package registers it, under this or another path, else None."""
     package = name.partition(":")[0].partition(".")[0]
     for kind in ("network", "preconditioner", "encoder", "sampler", "schedule"):
         for place in chain.from_iterable(installed(kind).values()):
@@ -66,33 +66,33 @@ def registered(name: str) -> type | None:
 
 
 def trusted(module: str, name: str) -> str:
-    """The entry of ELUCID_PLUGINS that is this module. Raises UserError if there is none."""
+    """Return the entry of ELUCID_PLUGINS for this module. Raises UserError if there is none."""
     for entry in filter(None, os.environ.get(PLUGINS, "").split(",")):
         if entry == module or (entry.endswith(".py") and module == plugin_name(entry)):
             return entry
     prefix = plugin_name("")
     where = f"path/{module.removeprefix(prefix)}.py" if module.startswith(prefix) else module
     raise UserError(
-        f"the snapshot names {name!r}, which is not of this program; if you trust it, "
+        f"the snapshot names {name!r}, which is external code; if you trust it, "
         f"give `plugins`={where} or set {PLUGINS}={where}"
     )
 
 
 def require_named(options: dict, named: Iterable[str]) -> None:
-    """Raise UserError if options of a file name code that neither `named` nor ELUCID_PLUGINS does; nothing is imported.
+    """Raise UserError if a file's options use code that neither `named` nor ELUCID_PLUGINS lists; imports nothing.
 
-    `named` are modules and files as the command line has them. Short names are this program's or of installed packages.
+    `named` are modules and files from the command line. Short names, built in or from installed packages, are allowed.
     """
     known = {_place(name) for name in [*named, *os.environ.get(PLUGINS, "").split(",")] if name}
     for component in walk(options):
         module, _, _ = component["name"].rpartition(":")
         if module and _place(module) not in known and registered(component["name"]) is None:
             raise UserError(
-                f"the state names the code {component['name']!r}, which the command line does not; if you trust it, "
+                f"the state uses the code {component['name']!r}, not named on the command line; if you trust it, "
                 f"give `plugins`={module} or set {PLUGINS}={module}"
             )
 
 
 def _place(module: str) -> str:
-    """A file by where it lies, a module by its name."""
+    """Return the absolute path of a file, or the name of a module."""
     return str(Path(module).resolve()) if module.endswith(".py") else module

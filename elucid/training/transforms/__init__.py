@@ -1,1 +1,1 @@
-"""Batch to batch, on the device."""
+"""Transforms of training batches, on the device."""

@@ -1,7 +1,7 @@
-"""Augmentation that does not leak: the network is told what was done to each image (Karras et al. 2022, appendix F.2).
+"""Non-leaky augmentation: the network is conditioned on the augmentation parameters (Karras et al. 2022, appendix F.2).
 
-The operations are those of Karras et al. 2020 ("Training generative adversarial networks with limited data"). Where an
-image is left alone its label is zero, which is also the label to sample with.
+The operations are those of Karras et al. 2020 ("Training generative adversarial networks with limited data"). Images
+that are not augmented have label zero, which is also the label for sampling.
 """
 
 from functools import reduce
@@ -16,18 +16,18 @@ from elucid.training.transforms.resampling import resample
 from elucid.training.types import Batch, NetSpec
 
 SPATIAL = ("coords",)
-"""Names in `cond` of maps [B,c,H,W] that lie over the image and move with it."""
+"""Names in `cond` of maps [B,c,H,W] that are transformed together with the image."""
 
 Parameters = dict[str, Tensor]
-"""What is done to each image, by operation: [B] or [2,B], zeros where the image is left alone."""
+"""Augmentation parameters by operation: [B] or [2,B], zero for images that the operation does not change."""
 
 
 class AugmentPipe(Transform):
-    """Random changes of geometry and colour; each happens with probability p times its strength, 0 = never.
+    """Random geometric and colour augmentation; each operation has probability p times its strength, 0 = off.
 
-    Every operation adds one number to the label, or two: rotate_*, translate_*, aniso and hue. A `std` is in octaves
-    (scale, aniso, contrast, saturation), shares of the side (translate_frac) or image values (brightness); a `max` is a
-    share of the side (translate_int) or in units of pi. Raises UserError for a negative number.
+    Each operation adds one number to the label; rotate_*, translate_*, aniso and hue add two. A `std` is in octaves
+    (scale, aniso, contrast, saturation), fractions of the side (translate_frac) or image values (brightness); a `max`
+    is a fraction of the side (translate_int) or in units of pi. Raises UserError for negative numbers.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AugmentPipe(Transform):
             if name != "self" and not (isinstance(number, (int, float)) and number >= 0):
                 raise UserError(f"augmentation: {name}={number!r} must be a number >= 0; 0 turns an operation off")
         self.p = p
-        # The order is that of labels and draws, and the order in which the changes are made.
+        # This is the order of labels and random draws, and the order in which operations are applied.
         pipe = {
             "xflip": (xflip, ops.Flip(dim=3)),
             "yflip": (yflip, ops.Flip(dim=2)),
@@ -83,11 +83,11 @@ class AugmentPipe(Transform):
 
     @property
     def label_dim(self) -> int:
-        """Numbers in a label."""
+        """Width of the label."""
         return sum(operation.label_dim for operation in self.operations.values())
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """The network is given the label. Raises UserError if colours are to change where there are none."""
+        """Add the label to the conditions. Raises UserError for colour operations on other than 1 or 3 channels."""
         colours = [name for name, operation in self.operations.items() if hasattr(operation, "matrix")]
         if colours and spec.image_channels not in (1, 3):
             raise UserError(
@@ -96,7 +96,7 @@ class AugmentPipe(Transform):
         return spec.with_vector("augment", self.label_dim)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Change every image and what lies over it, each in its own way; the label [B,D] becomes cond["augment"]."""
+        """Augment images and spatial conditions; the label [B,D] becomes cond["augment"]."""
         if not self.operations:
             return batch
         images, cond = batch.images, dict(batch.cond)
@@ -112,27 +112,27 @@ class AugmentPipe(Transform):
         return Batch(self.recolour(images, parameters), cond, batch.mirrored)
 
     def draw(self, batch_size: int, resolution: tuple[int, int], device: torch.device | str = "cpu") -> Parameters:
-        """What to do to a batch of images of resolution (height, width), from the device's global generator."""
+        """Draw parameters for a batch of resolution (height, width), with the device's global generator."""
         draws = ops.Draws(batch_size, resolution, device)
         return {name: op.draw(draws, self.p * self.strengths[name]) for name, op in self.operations.items()}
 
     def labels(self, parameters: Parameters) -> Tensor:
-        """Labels [B,D] of what is done."""
+        """Return the labels [B,D] of the parameters."""
         return torch.cat([op.label(parameters[name]) for name, op in self.operations.items()], dim=1)
 
     def parameters_from_labels(self, labels: Tensor) -> Parameters:
-        """What is done to images with these labels [B,D]; for `aniso` a label leaves two possibilities, see there."""
+        """Return the parameters with these labels [B,D]; for `aniso` one of two possibilities, see `Aniso`."""
         if labels.ndim != 2 or labels.shape[1] != self.label_dim:
             raise UserError(f"augmentation labels {list(labels.shape)}: this pipe needs [batch, {self.label_dim}]")
         blocks = labels.split([op.label_dim for op in self.operations.values()], dim=1)
         return {name: op.read(block) for (name, op), block in zip(self.operations.items(), blocks, strict=True)}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Images f32[B,C,H,W], moved and recoloured."""
+        """Apply geometric and colour operations to images f32[B,C,H,W]."""
         return self.recolour(self.move(images, parameters), parameters)
 
     def move(self, maps: Tensor, parameters: Parameters) -> Tensor:
-        """The geometric half of `apply`, for images or anything that lies over them [B,c,H,W]."""
+        """Apply the geometric operations to images or spatial conditions [B,c,H,W]."""
         sources = []
         for name, operation in self.operations.items():
             if hasattr(operation, "move"):
@@ -142,11 +142,11 @@ class AugmentPipe(Transform):
         return resample(maps, reduce(torch.matmul, sources)) if sources else maps
 
     def recolour(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """The colour half of `apply`, for RGB images f32[B,3,H,W] or gray ones [B,1,H,W]."""
+        """Apply the colour operations to RGB images f32[B,3,H,W] or gray ones [B,1,H,W]."""
         matrices = [op.matrix(parameters[name]) for name, op in self.operations.items() if hasattr(op, "matrix")]
         return ops.recolour(images, reduce(torch.matmul, reversed(matrices))) if matrices else images
 
 
 def edm_augment(p: float = 0.12) -> AugmentPipe:
-    """EDM's pipe: horizontal flips always on, geometry with probability p per operation; nine numbers in the label."""
+    """Create EDM's augmentation: horizontal flips, and geometric operations with probability p; label width 9."""
     return AugmentPipe(p, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)

@@ -1,4 +1,4 @@
-"""What every transform is: a step on the way of a batch from the stored images to what the loss sees."""
+"""Base class of transforms, which are applied to batches before the loss."""
 
 from abc import ABC, abstractmethod
 
@@ -6,15 +6,15 @@ from elucid.training.types import Batch, NetSpec
 
 
 class Transform(ABC):
-    """Changes a batch on the device, once per step. One of your own is a subclass, e.g. `--transform=mine.py:Blur`.
+    """Base class of batch transforms on the device. To add one, subclass it, e.g. `--transform=mine.py:Blur`.
 
-    What it adds to `cond` for the network, it asks for by `adapt`.
+    A transform that adds to `cond` must declare the condition in `adapt`.
     """
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """What the network must take in after this transform, e.g. `spec.with_vector("augment", 9)`."""
+        """Return the network spec after this transform, e.g. `spec.with_vector("augment", 9)`."""
         return spec
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Batch:
-        """The batch, changed; images f32[B,C,H,W] in [-1, 1]."""
+        """Return the transformed batch; images f32[B,C,H,W] in [-1, 1]."""

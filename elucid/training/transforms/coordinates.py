@@ -1,4 +1,4 @@
-"""Coordinates beside the image, for networks that learn from patches (Wang et al. 2023)."""
+"""Coordinate channels for networks trained on patches (Wang et al. 2023)."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,14 @@ from elucid.training.types import Batch
 
 
 def coordinate_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Coordinates of all pixels, channel 0 = x, 1 = y, each from -1 to 1 [2,H,W] (Wang et al. 2023)."""
+    """Return pixel coordinates [2,H,W], channel 0 = x, 1 = y, each from -1 to 1 (Wang et al. 2023)."""
     y = torch.linspace(-1, 1, height, device=device) if height > 1 else torch.zeros(1, device=device)
     x = torch.linspace(-1, 1, width, device=device) if width > 1 else torch.zeros(1, device=device)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
 
 
 class Coordinates(Transform):
-    """cond["coords"] [B,2,H,W]: x, then y of every pixel, each from -1 to 1, mirrored with the image."""
+    """Adds cond["coords"] [B,2,H,W]: x, then y of every pixel, each from -1 to 1, flipped with the image."""
 
     def __call__(self, batch: Batch) -> Batch:
         grid = coordinate_grid(*batch.images.shape[2:], device=batch.images.device).expand(len(batch), -1, -1, -1)

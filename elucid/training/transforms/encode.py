@@ -1,4 +1,4 @@
-"""The encoder as a transform: stored data to what the network sees."""
+"""The encoder as a transform of batches."""
 
 from elucid.training.encoders.base import Encoder
 from elucid.training.transforms.base import Transform

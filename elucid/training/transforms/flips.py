@@ -1,4 +1,4 @@
-"""Mirror images, which double a data set."""
+"""Horizontal flips."""
 
 import torch
 
@@ -7,9 +7,9 @@ from elucid.training.types import Batch
 
 
 class Mirror(Transform):
-    """Flip those images [B,C,H,W] that the stream took as mirror images.
+    """Flips the images [B,C,H,W] that the stream marked in `Batch.mirrored`.
 
-    It comes before the encoder: the latents of a mirrored image are not its latents mirrored.
+    It is applied before the encoder, since the latent of a flipped image is not the flipped latent.
     """
 
     def __call__(self, batch: Batch) -> Batch:

@@ -1,4 +1,4 @@
-"""Labels left out at random, so that one network learns with and without them (Ho & Salimans 2022)."""
+"""Label dropout for classifier-free guidance (Ho & Salimans 2022)."""
 
 import torch
 
@@ -7,7 +7,7 @@ from elucid.training.types import Batch
 
 
 class LabelDropout(Transform):
-    """`cond["labels"]` [B,D] becomes all zeros for each image with probability `p`."""
+    """Sets `cond["labels"]` [B,D] to zero for each image with probability `p`."""
 
     def __init__(self, p: float):
         self.p = p

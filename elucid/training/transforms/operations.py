@@ -1,7 +1,6 @@
-"""The operations of the augmentation pipe: how each is drawn, labelled and done (Karras et al. 2020, appendix B).
+"""Operations of the augmentation pipe: drawing, labels and transforms (Karras et al. 2020, appendix B).
 
-A value is [B], or [2,B] where an operation has two numbers, and all zeros where the image is left alone; so is its
-label.
+A value is [B], or [2,B] for operations with two numbers. Value and label are zero for images that are not changed.
 """
 
 import math
@@ -16,7 +15,7 @@ from elucid.training.transforms.resampling import rotation, scaling, translation
 
 @dataclass
 class Draws:
-    """Random numbers for a batch of images of resolution (height, width), from the device's global generator."""
+    """Draws random numbers for a batch of resolution (height, width) with the device's global generator."""
 
     batch_size: int
     resolution: tuple[int, int]
@@ -26,20 +25,20 @@ class Draws:
         return torch.randn(*shape, self.batch_size, device=self.device)
 
     def symmetric(self, *shape: int) -> Tensor:
-        """Uniform in [-1, 1)."""
+        """Draw from the uniform distribution on [-1, 1)."""
         return torch.rand(*shape, self.batch_size, device=self.device) * 2 - 1
 
     def whole(self, count: int) -> Tensor:
-        """0 ... count-1."""
+        """Draw integers from 0 to count-1."""
         return torch.randint(count, [self.batch_size], device=self.device).to(torch.float32)
 
     def keep(self, value: Tensor, probability: float) -> Tensor:
-        """The value of an image with this probability, else zeros."""
+        """Keep the value of each image with this probability, else set it to zero."""
         return torch.where(torch.rand(self.batch_size, device=self.device) < probability, value, 0.0)
 
 
 class Operation:
-    """One kind of change: `value` draws it, `label` tells the network, `read` turns a label back into the value."""
+    """An augmentation operation: `value` draws a value, `label` converts it to a label, `read` does the inverse."""
 
     label_dim = 1
 
@@ -47,27 +46,27 @@ class Operation:
         raise NotImplementedError(f"{type(self).__name__} must define value(draws)")
 
     def draw(self, draws: Draws, probability: float) -> Tensor:
-        """The value, or zeros for those images that are left alone."""
+        """Draw values, zero for images that are not changed."""
         return draws.keep(self.value(draws), probability)
 
     def label(self, value: Tensor) -> Tensor:
-        """Label [B,label_dim]."""
+        """Return the label [B,label_dim] of a value."""
         return value.reshape(self.label_dim, -1).T
 
     def read(self, label: Tensor) -> Tensor:
-        """The value that has this label [B,label_dim]."""
+        """Return the value with this label [B,label_dim]."""
         return label.T if self.label_dim > 1 else label[:, 0]
 
 
 class Coin(Operation):
-    """Yes or no, 1 or 0."""
+    """Binary value, 1 or 0."""
 
     def value(self, draws):
         return draws.whole(2)
 
 
 class Normal(Operation):
-    """A normal number; `std` is what one of it amounts to."""
+    """Standard normal value; `std` is the strength of the value 1."""
 
     def __init__(self, std: float):
         self.std = std
@@ -94,11 +93,11 @@ class Angle(Operation):
         return torch.atan2(label[:, 1], label[:, 0] + 1)
 
 
-# Moving whole pixels, exactly and one operation after the other: move(images [B,C,H,W], value) -> images.
+# Exact operations on whole pixels, applied one after the other: move(images [B,C,H,W], value) -> images.
 
 
 class Flip(Coin):
-    """Mirror along a dimension of [B,C,H,W]."""
+    """Flip along a dimension of [B,C,H,W]."""
 
     def __init__(self, dim: int):
         self.dim = dim
@@ -108,7 +107,7 @@ class Flip(Coin):
 
 
 class RotateInt(Operation):
-    """A quarter turn, 0 to 3 times. The labels are 00, 10, 11, 01."""
+    """Rotation by 0 to 3 quarter turns. The labels are 00, 10, 11, 01."""
 
     label_dim = 2
 
@@ -127,7 +126,7 @@ class RotateInt(Operation):
 
 
 class TranslateInt(Operation):
-    """Shift by whole pixels; the value 1 is `limit` of the side, and the most."""
+    """Shift by whole pixels; the maximum value 1 shifts by `limit` times the side."""
 
     label_dim = 2
 
@@ -141,12 +140,12 @@ class TranslateInt(Operation):
 
     def move(self, images: Tensor, value: Tensor) -> Tensor:
         x, y = value * self.limit
-        # Rightwards, but upwards: labels must mean what they mean to the published networks.
+        # Right and up, to match the labels of the published networks.
         return resampling.shift(images, (x * images.shape[3]).round(), -(y * images.shape[2]).round())
 
 
-# Moving by an affine map, all of a pipe in one resampling: source(value, height, width) -> [B,3,3], from a place in the
-# output to its source, in pixels from the centre.
+# Affine maps, combined into one resampling per pipe: source(value, height, width) -> [B,3,3] maps positions in the
+# output to the input, in pixels from the centre.
 
 
 class Scale(Normal):
@@ -158,17 +157,17 @@ class Scale(Normal):
 
 
 class RotateFrac(Angle):
-    """Turn against the clock."""
+    """Rotate counterclockwise."""
 
     def source(self, value: Tensor, height: int, width: int) -> Tensor:
         return rotation(value)
 
 
 class Aniso(Operation):
-    """Stretch by 2^(std * w) along a direction r and shrink across it; r is 0 but for a share `rotate_prob`.
+    """Stretch by 2^(std * w) in direction r and shrink perpendicular to it; r is 0 except with `rotate_prob`.
 
-    The label (w cos r, w sin r) does not tell (w, r) from (-w, r + pi), which stretch across each other: `read` returns
-    the one with |r| <= pi/2.
+    The label (w cos r, w sin r) is the same for (w, r) and (-w, r + pi), whose stretches are perpendicular; `read`
+    returns the one with |r| <= pi/2.
     """
 
     label_dim = 2
@@ -196,7 +195,7 @@ class Aniso(Operation):
 
 
 class TranslateFrac(Normal):
-    """Move right and down by std * value of the side."""
+    """Shift right and down by std * value times the side."""
 
     label_dim = 2
 
@@ -205,7 +204,7 @@ class TranslateFrac(Normal):
         return translation(-x * width, -y * height)
 
 
-# Colours, all of a pipe in one product: matrix(value) -> [B,4,4] that multiplies (r, g, b, 1).
+# Colour operations, combined into one matrix per pipe: matrix(value) -> [B,4,4] multiplies (r, g, b, 1).
 
 
 class Brightness(Normal):
@@ -226,29 +225,31 @@ class Contrast(Normal):
 
 
 class LumaFlip(Coin):
-    """Negate the gray part of each colour."""
+    """Negate the gray component of each colour."""
 
     def matrix(self, value: Tensor) -> Tensor:
         return about_gray(1 - 2 * value, torch.ones_like(value))
 
 
 class Hue(Angle):
-    """Turn colours about the gray axis."""
+    """Rotate colours about the gray axis."""
 
     def matrix(self, value: Tensor) -> Tensor:
         return about_gray(torch.ones_like(value), value.cos(), value.sin())
 
 
 class Saturation(Normal):
-    """Multiply what is not gray in each colour by 2^(std * value)."""
+    """Multiply the non-gray component of each colour by 2^(std * value)."""
 
     def matrix(self, value: Tensor) -> Tensor:
         return about_gray(torch.ones_like(value), (self.std * value).exp2())
 
 
 def about_gray(along: Tensor, across: Tensor, turn: Tensor | float = 0.0) -> Tensor:
-    """Matrices [B,4,4] that multiply a colour's gray part by `along` [B] and the rest by `across`, plus the rest turned
-    by a quarter about the gray axis times `turn`."""
+    """Return matrices [B,4,4] that scale the gray component of a colour by `along` [B] and the rest by `across`.
+
+    The rest rotated by a quarter turn about the gray axis, times `turn`, is added.
+    """
     on = {"device": along.device}
     gray = torch.full((3, 3), 1 / 3, **on)
     quarter = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], **on) / math.sqrt(3)
@@ -259,7 +260,7 @@ def about_gray(along: Tensor, across: Tensor, turn: Tensor | float = 0.0) -> Ten
 
 
 def recolour(images: Tensor, matrix: Tensor) -> Tensor:
-    """Images [B,3,H,W] with matrix [B,4,4] applied to each (r, g, b, 1); of gray ones [B,1,H,W], the mean of that."""
+    """Apply matrix [B,4,4] to each (r, g, b, 1) of images [B,3,H,W]; gray images [B,1,H,W] get the channel mean."""
     linear, offset = matrix[:, :3, :3], matrix[:, :3, 3:]
     if images.shape[1] == 1:
         linear, offset = linear.sum(dim=(1, 2))[:, None, None] / 3, offset.mean(dim=1, keepdim=True)
