@@ -214,7 +214,7 @@ def test_own_form_is_checked(tmp_path):
         "Popen is not a subclass of elucid.training.encoders.base.Encoder",
     )
     refused(own_snapshot(record, emas={}), tmp_path, "'emas' is missing")
-    refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is no denoiser")
+    refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is not a denoiser")
     refused(own_snapshot(record, nimg="many"), tmp_path, "'nimg' is missing or damaged")
 
 
