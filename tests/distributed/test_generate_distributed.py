@@ -14,7 +14,9 @@ def test_two_processes_make_the_same_files(tmp_path):
         out = tmp_path / f"by {processes}"
         done = scripts.run("generate.py", *flags, f"--outdir={out}", f"--batch={batch}", processes=processes)
         said = f"{out}: 11 images generated, 0 already present\n"
-        assert done.stdout.endswith(said) and done.stdout.count("images generated") == 1  # torch 2.9 adds lines of its own
+        assert (
+            done.stdout.endswith(said) and done.stdout.count("images generated") == 1
+        )  # torch 2.9 adds lines of its own
         made[processes] = {path.name: path.read_bytes() for path in out.iterdir()}
     assert made[1] == made[2]
     assert len(json.loads(made[2]["dataset.json"])["labels"]) == 11
