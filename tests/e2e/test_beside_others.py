@@ -23,6 +23,6 @@ def test_folders_of_those_names_are_not_imported(tmp_path):
     assert "written: digits.zip" in elucid("data", "--source=builtin:digits", "--dest=digits.zip", "--max-images=8")
     tiny = ["--cbase=8", "--cres=1", "--augment=0", "--batch=4", "--duration=0.000004", "--set=network.num_blocks=1"]
     assert "done: runs" in elucid("train", "--data=digits.zip", "--outdir=runs", "--nosubdir", "--device=cpu", *tiny)
-    assert "2 images made" in elucid(
+    assert "2 images generated" in elucid(
         "generate", "--network=runs", "--outdir=out", "--seeds=0,1", "--steps=1", "--device=cpu"
     )

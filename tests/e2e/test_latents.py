@@ -157,7 +157,10 @@ TRAIN, GENERATE = ["train.py", *TEN_STEPS, "--outdir=OUT"], ["generate.py", "--s
         ([*TRAIN, LATENTS, "--train_on_latents=1", "-n", "--set=encoder.model=WIDE"], "stores latents of 4 channels"),
         ([*TRAIN, LATENTS, "--train_on_latents=1", "--set=encoder.modle=x"], "did you mean 'model'?"),
         ([*TRAIN, PICTURES, "--train_on_latents=1", "--set=encoder.model=nowhere"], "VAE not found: nowhere"),
-        ([*GENERATE, "--network=SNAPSHOT", "--on_latents=0"], "--on_latents=0, but the snapshot's model makes latents"),
+        (
+            [*GENERATE, "--network=SNAPSHOT", "--on_latents=0"],
+            "--on_latents=0, but the snapshot's model generates latents",
+        ),
         ([*GENERATE, "--network=SNAPSHOT", "--set=encoder.model=OTHER"], "other3 has other weights"),
         ([*GENERATE, "--network=SNAPSHOT", "--set=encoder.name=rgb"], "with the snapshot's own encoder"),
         (["dataset_tool.py", "encode", "--source=PLACE/latents.zip", "--dest=OUT/a.zip"], "holds latents, not images"),
@@ -180,8 +183,8 @@ def test_what_does_not_fit_is_refused_in_one_line(finished, place, tmp_path, arg
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (to_npy(np.zeros((8, 8, 8), np.float16))[:-7], "img00000002.npy is no .npy"),
-        (b"not at all", "img00000002.npy is no .npy"),
+        (to_npy(np.zeros((8, 8, 8), np.float16))[:-7], "img00000002.npy is not a .npy"),
+        (b"not at all", "img00000002.npy is not a .npy"),
         (to_npy(np.zeros((8, 4, 8), np.float16)), "several kinds: .*img00000002.npy differs"),
         (to_npy(np.full((8, 8, 8), np.nan, np.float16)), "img00000002.npy has values that are not finite"),
         (to_npy(np.full((8, 8, 8), -1, np.float16)), "img00000002.npy has values that are not finite or below 0"),
