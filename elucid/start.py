@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-SPINS = "1000"
+SPINS = "3000"
 """How many times an OpenMP thread polls for the others before it sleeps (see docs/performance.md for timings).
 
 By default it polls forever, which on a shared machine takes the core from the thread it waits for.

@@ -25,7 +25,7 @@ class SingleProcess:
         """Context in which this process is terminated if another one fails, even while it waits."""
         return nullcontext()
 
-    def first_to_fail(self) -> bool:
+    def first_to_fail(self, message: str) -> bool:
         """Return True in the process that should print the error."""
         return True
 
@@ -63,7 +63,7 @@ def run(command: click.Command, args: list[str] | None = None, peers: SingleProc
 
 def fail(message: str, peers: SingleProcess) -> None:
     """Print an error line on one of the failing processes and exit with code 2."""
-    if peers.first_to_fail():
+    if peers.first_to_fail(message):
         start = "" if peers.is_main else "\n"  # after the main process's progress bar
         click.echo(f"{start}error: {' '.join(message.split())}", err=True)
     sys.exit(2)

@@ -3,12 +3,13 @@
 It uses torchrun's store, so it works before the process group exists and after it has failed.
 """
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -42,7 +43,7 @@ class TorchrunProcesses(SingleProcess):
             done.set()
             watcher.join()
 
-    def first_to_fail(self) -> bool:
+    def first_to_fail(self, message: str) -> bool:
         """Record a failure; returns True on the process that should print it.
 
         Returns when all processes have failed, as torchrun kills the others when one exits, or after a time limit.
@@ -51,6 +52,7 @@ class TorchrunProcesses(SingleProcess):
         if store is None:
             return True
         _ignore_signals()
+        _tell_torchrun(message)
         first = store.add(_KEY, 1) == 1
         _wait(lambda: store.add(_KEY, 0) >= world_size(), PATIENCE)
         return first
@@ -75,6 +77,14 @@ def _store() -> dist.TCPStore | None:
         return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
     except (RuntimeError, OSError):
         return None
+
+
+def _tell_torchrun(message: str) -> None:
+    """Leave the message where torchrun looks for it: it ends its own report with it, after its traceback."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if place:
+        with suppress(OSError), open(place, "w", encoding="utf-8") as file:
+            json.dump({"message": f"error: {message}", "timestamp": int(time.time())}, file)
 
 
 def _ignore_signals() -> None:

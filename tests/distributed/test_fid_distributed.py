@@ -39,6 +39,7 @@ def test_two_processes_give_the_distance_of_one(root, tmp_path):
         np.testing.assert_allclose(ref["mu"], features["real"].mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(ref["sigma"], features["real"].T.cov(), rtol=1e-4, atol=1e-6)
     out = run("calc", f"--images={tmp_path}/samples", f"--ref={tmp_path}/ref.npz", "--num-images=33", "--json")
-    assert len(out) == 2, "only the main process prints"
+    # Not how many lines there are: torch 2.9 adds its own.
+    assert [line.startswith("{") for line in out].count(True) == 1, "only the main process prints"
     sides = [part for x in (features["samples"], features["real"]) for part in (x.mean(0), x.T.cov())]
     assert json.loads(out[-1])["value"] == pytest.approx(frechet_distance(*sides), rel=1e-5)

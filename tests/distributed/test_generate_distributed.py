@@ -13,12 +13,15 @@ def test_two_processes_make_the_same_files(tmp_path):
     for processes, batch in ((1, 64), (2, 3)):
         out = tmp_path / f"by {processes}"
         done = scripts.run("generate.py", *flags, f"--outdir={out}", f"--batch={batch}", processes=processes)
-        assert done.stdout == f"{out}: 11 images generated, 0 already there\n"
+        said = f"{out}: 11 images generated, 0 already present\n"
+        assert (
+            done.stdout.endswith(said) and done.stdout.count("images generated") == 1
+        )  # torch 2.9 adds lines of its own
         made[processes] = {path.name: path.read_bytes() for path in out.iterdir()}
     assert made[1] == made[2]
     assert len(json.loads(made[2]["dataset.json"])["labels"]) == 11
 
     (tmp_path / "by 2/000007.png").unlink()
     done = scripts.run("generate.py", *flags, f"--outdir={tmp_path / 'by 2'}", processes=2)
-    assert done.stdout.endswith(": 1 images generated, 10 already there\n")
+    assert done.stdout.endswith(": 1 images generated, 10 already present\n")
     assert {path.name: path.read_bytes() for path in (tmp_path / "by 2").iterdir()} == made[1]

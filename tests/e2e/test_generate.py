@@ -98,7 +98,7 @@ def test_finished_seeds_are_skipped(generate, script, snapshots, tmp_path):
     code, out, _ = script(
         "generate.py", f"--network={snapshots['digits']}", f"--outdir={tmp_path / 'out'}", *flags, "--labels"
     )
-    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 images generated, 4 already there\n")
+    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 images generated, 4 already present\n")
     assert generate("digits", "out", *flags) == first
     assert (tmp_path / "out/000001.png").stat().st_mtime_ns == old
     labels = dict(json.loads((tmp_path / "out/dataset.json").read_text())["labels"])

@@ -157,10 +157,7 @@ TRAIN, GENERATE = ["train.py", *TEN_STEPS, "--outdir=OUT"], ["generate.py", "--s
         ([*TRAIN, LATENTS, "--train_on_latents=1", "-n", "--set=encoder.model=WIDE"], "stores latents of 4 channels"),
         ([*TRAIN, LATENTS, "--train_on_latents=1", "--set=encoder.modle=x"], "did you mean 'model'?"),
         ([*TRAIN, PICTURES, "--train_on_latents=1", "--set=encoder.model=nowhere"], "VAE not found: nowhere"),
-        (
-            [*GENERATE, "--network=SNAPSHOT", "--on_latents=0"],
-            "--on_latents=0, but the snapshot's model generates latents",
-        ),
+        ([*GENERATE, "--network=SNAPSHOT", "--on_latents=0"], "--on_latents=0, but the snapshot"),
         ([*GENERATE, "--network=SNAPSHOT", "--set=encoder.model=OTHER"], "other3 has other weights"),
         ([*GENERATE, "--network=SNAPSHOT", "--set=encoder.name=rgb"], "with the snapshot's own encoder"),
         (["dataset_tool.py", "encode", "--source=PLACE/latents.zip", "--dest=OUT/a.zip"], "holds latents, not images"),

@@ -52,6 +52,11 @@ def test_the_run_folder(finished):
     assert options["network"]["model_channels"] == 16 and options["loss"]["noise"]["P_mean"] == -1.2
     log = (finished / "log.txt").read_text()
     assert "tick 2" in log and "img/s" in log and "left" in log
+    assert max(len(line) for line in log.splitlines() if line.startswith("tick")) <= 100 and " gpu " not in log
+    [made] = json.loads((finished / "run.json").read_text())
+    assert "train.py " in made["command"] and "--desc=first" in made["command"]
+    assert made["torch"] == torch.__version__ and made["host"] and made["processes"] == 1 and made["nimg"] == 320
+    assert made["started"] <= made["ended"] and {"commit", "elucid", "python", "device"} <= made.keys()
 
 
 def test_a_snapshot_is_a_denoiser_to_plain_pickle(finished):

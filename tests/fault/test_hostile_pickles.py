@@ -119,8 +119,8 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"N.", "neither a snapshot of this program"),
         (b".", "damaged"),
         (b"", "is empty"),
-        (b"<html>404 Not Found</html>", r"is not a snapshot \(not a pickle\); give"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(60) + b".", r"is not a snapshot \(a PNG image\); give"),
+        (b"<html>404 Not Found</html>", "is no pickle, not a snapshot; give"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(60) + b".", "is a PNG image, not a snapshot; give"),
         (b"\x80\x04}\x8c\x03em", "damaged, truncated"),
         (b"PK\x03\x04" + bytes(60), "zip or torch archive"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.", "damaged"),  # a text longer than memory
@@ -180,16 +180,16 @@ def test_own_form_is_checked(tmp_path):
         return record_of(network={**network, "options": {**network["options"], **options}})
 
     for record, match in (
-        (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is not a subclass of Preconditioned; refused"),
+        (record_of(name="subprocess:Popen"), "'subprocess:Popen', which is not .*Preconditioned; refused"),
         (record_of(name="not_imported_yet:Thing"), "external code; if you trust it"),
         (record_of(name="/tmp/evil.py:Thing"), "external code; if you trust it"),
-        (record_of(name="elucid.training.snapshots.snapshot:os"), "not a subclass of Preconditioned; refused"),
+        (record_of(name="elucid.training.snapshots.snapshot:os"), "Preconditioned; refused"),
         (
             record_of(**{"class": "training.nothing:Thing"}, network={"class": "torch:nn", "options": {}}),
             "which does not exist in this",
         ),
         (record_of(name="nothing"), "which does not exist in this"),
-        (record_of(network={**network, "name": "elucid.training.types:NetSpec"}), "no Module; refused"),
+        (record_of(network={**network, "name": "elucid.training.types:NetSpec"}), "Module; refused"),
         (record_of(options={"model": None}), "no option 'model'"),
         (record_of(spec={"resolution": [8, 8], "image_channels": 1, "evil": 1}), "damaged"),
         (record_of(state={**state, name: {**value, "shape": [1 << 40]}}), "damaged"),
@@ -214,7 +214,7 @@ def test_own_form_is_checked(tmp_path):
         "Popen is not a subclass of elucid.training.encoders.base.Encoder",
     )
     refused(own_snapshot(record, emas={}), tmp_path, "'emas' is missing")
-    refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is no denoiser")
+    refused(own_snapshot(record, emas={"a": 1}), tmp_path, "'a' is not a denoiser")
     refused(own_snapshot(record, nimg="many"), tmp_path, "'nimg' is missing or damaged")
 
 

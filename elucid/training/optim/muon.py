@@ -2,8 +2,6 @@
 
 import torch
 
-from elucid.dnnlib.errors import UserError
-
 
 class Muon(torch.optim.Optimizer):
     """W <- W - lr * 0.2 sqrt(max(m, n)) * orthogonalized(momentum) for weights viewed as matrices [m, n].
@@ -11,7 +9,6 @@ class Muon(torch.optim.Optimizer):
     Jordan et al. 2024, scaled so that Adam's learning rate and weight decay can be reused (Liu et al. 2025, "Muon is
     scalable for LLM training"). A kernel is viewed as a matrix [out, in*k*k]. AdamW, with `betas` and `eps`, updates
     all other parameters and layers with fewer than `min_channels` inputs or outputs, such as the first and last one.
-    Raises UserError for torch older than 2.9.
     """
 
     def __init__(
@@ -26,8 +23,6 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         min_channels: int = 16,
     ):
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"optimizer muon needs torch 2.9 or newer; {torch.__version__} is installed")
         # These two validate the options and compute the updates; `step` passes them the parameters and state.
         self._muon = torch.optim.Muon(
             [torch.zeros(1, 1)],
