@@ -5,8 +5,8 @@ import types
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
 
 
 def fits(value: Any, wanted: Any) -> bool:

@@ -151,10 +151,10 @@ def read(path: Path) -> bytes:
     kind = next((kind for start, kind in OTHER_KINDS.items() if data.startswith(start)), None)
     # Pickles of the oldest protocols have no magic byte, but all pickles end with a full stop.
     if kind is None and not data.startswith(b"\x80") and not data.rstrip().endswith(b"."):
-        kind = "no pickle"
+        kind = "not a pickle"
     if kind is not None:
         raise UserError(
-            f"{path} is {kind}, not a snapshot; give a network-snapshot-NNNNNN.pkl from train.py, or a published "
+            f"{path} is not a snapshot ({kind}); give a network-snapshot-NNNNNN.pkl from train.py, or a published "
             "checkpoint of EDM, CDM or Patch Diffusion"
         )
     return data
