@@ -73,7 +73,7 @@ def generate(
                 shown = torch.tensor([classes[seed] for seed in first])
                 images, columns = rows_of_classes(images, shown, prepared.denoiser.spec.label_dim)
             save_grid(to_look_at(images, columns), grid)
-    distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already there")
+    distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
 
 
 def check_grid(grid: str | None, outdir: str) -> None:
