@@ -1,11 +1,11 @@
 """Base classes of all commands: flags in named groups, and suggestions for mistyped flags."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 import click
 
 from elucid.commands.meanings import MEANINGS
+from elucid.dnnlib.errors import did_you_mean
 from elucid.dnnlib.plugins import installed
 from elucid.training.registry.names import TABLES
 from elucid.version import __version__
@@ -84,7 +84,7 @@ class Group(_Answers, click.Group):
         except click.UsageError as error:
             known = ", ".join(self.list_commands(ctx))
             raise click.UsageError(
-                f"no command {args[0]!r}{_nearest(args[0], self.list_commands(ctx))}; there are {known}"
+                f"no command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}; there are {known}"
             ) from error
 
 
@@ -110,7 +110,7 @@ class Name(click.ParamType):
         if name not in known:
             outside = ", or file.py:Name" if self.kind != "preset" else ""
             raise click.UsageError(
-                f"unknown {self.kind} {name!r}{_nearest(name, known)}; known: {', '.join(known)}{outside}"
+                f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}{outside}"
             )
 
 
@@ -137,9 +137,4 @@ def _no_such_flag(flag: str, known: set[str]) -> str:
     meant = MEANINGS.get(flag.lstrip("-").replace("-", "_").lower())
     if meant is not None and meant.split()[0].rstrip(",:;") in known:
         return f"no option {flag}; here it is {meant}"
-    return f"no option {flag}{_nearest(flag, known)}; see --help"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f"no option {flag}{did_you_mean(flag, known)}; see --help"

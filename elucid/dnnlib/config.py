@@ -3,7 +3,6 @@
 Defaults are defined only in constructor signatures. A component is written `{"name": "cdm", "weight": 1}`.
 """
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, did_you_mean
 from elucid.dnnlib.plugins import Interface, installed
 from elucid.dnnlib.values import described, fits, is_data, signature
 
@@ -33,7 +32,9 @@ def resolve(name: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise UserError(f"{name!r}: {module_name} has no {attribute!r}{_hint(attribute, dir(module))}") from error
+        raise UserError(
+            f"{name!r}: {module_name} has no {attribute!r}{did_you_mean(attribute, dir(module))}"
+        ) from error
 
 
 def import_code(name: str) -> ModuleType:
@@ -114,7 +115,9 @@ def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
     added = installed(kind)
     if name not in added:
         known = sorted({*table, *added})
-        raise UserError(f"unknown {kind} {name!r}{_hint(name, known)}; known: {', '.join(known)}, or module:Name")
+        raise UserError(
+            f"unknown {kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}, or module:Name"
+        )
     if len(added[name]) > 1:
         raise UserError(f"{kind} {name!r} means {' or '.join(added[name])}; two packages add it: use the full name")
     try:
@@ -152,7 +155,7 @@ def bind(
     for name, value in options.items():
         if name not in parameters:
             known = ", ".join(parameters) or "none"
-            raise UserError(f"{what} has no option {name!r}{_hint(name, parameters)}; its options: {known}")
+            raise UserError(f"{what} has no option {name!r}{did_you_mean(name, parameters)}; its options: {known}")
         wanted = parameters[name].annotation
         if not fits(value, wanted):
             raise UserError(f"{what}: {name}={value!r} must be {described(wanted)}")
@@ -198,7 +201,9 @@ def set_by_path(options: dict, assignment: str) -> None:
     known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be set
     if not known:
         parts = [name for name, value in node.items() if isinstance(value, dict)]
-        raise UserError(f"`set` {assignment}: no part {keys[0]!r}{_hint(keys[0], parts)}; parts: {', '.join(parts)}")
+        raise UserError(
+            f"`set` {assignment}: no part {keys[0]!r}{did_you_mean(keys[0], parts)}; parts: {', '.join(parts)}"
+        )
     for depth, key in enumerate(keys[:-1]):
         value = node.setdefault(key, {})
         if isinstance(value, str):
@@ -216,8 +221,3 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def _hint(name: str, known) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -138,7 +138,7 @@ def dry_run(monkeypatch, capsys, *args) -> dict:
         (["--data=nowhere.zip"], "nowhere.zip"),
         (["--cond=1", "--data=UNLABELLED"], "label"),
         (["--batch=10", "--batch-gpu=4", "--data=DATA"], "the nearest that do: 2 or 5"),
-        (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean ddpmpp?)"),
+        (["--arch=ddpm", "--data=DATA"], "unknown network 'ddpm' (did you mean 'ddpmpp'?)"),
         (["--set=network.blocks=1", "--data=DATA"], "no option 'blocks'"),
         (["--set=optimizer.lrr=1", "--data=DATA"], "lrr"),
         (["--set=optimizer.lrr=1", "--data=DATA", "--dry-run"], "lrr"),

@@ -1,9 +1,8 @@
 """Resolves the classes of samples from numbers or names."""
 
-import difflib
 from collections.abc import Sequence
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, did_you_mean
 
 
 def class_numbers(
@@ -34,6 +33,5 @@ def _number(given: int | str, label_dim: int, names: Sequence[str]) -> int:
 def _known(given: str, names: Sequence[str]) -> str:
     if not names:
         return "; the snapshot has no class names: give a number"
-    close = difflib.get_close_matches(given, names, n=1)
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return (f" (did you mean {close[0]}?)" if close else "") + f"; there are {shown}"
+    return did_you_mean(given, names) + f"; there are {shown}"
