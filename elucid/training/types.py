@@ -32,11 +32,16 @@ class Batch:
 @dataclass
 class Prediction:
     """Output of a denoiser: `x0` [B,C,H,W]; `var` [B,C,H,W] (raw network output) if it has a variance head; `logvar`
-    [B] if it has a learned loss weighting."""
+    [B] if it has a learned loss weighting.
+
+    `guidance` [B,C,H,W] is the gradient that classifier guidance added, scale * grad log p(y | x; sigma); `x0` contains
+    sigma^2 times it. Ancestral samplers use it apart from x0.
+    """
 
     x0: Tensor
     var: Tensor | None = None
     logvar: Tensor | None = None
+    guidance: Tensor | None = None
 
 
 @dataclass

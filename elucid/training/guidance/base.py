@@ -40,4 +40,7 @@ class Guidance(DenoiserWrapper):
             return self.denoiser(x, sigma, cond)
         main, weak = self.pair(x, sigma, cond)
         guided = weak + self.scale * (main.x0 - weak)
-        return Prediction(torch.where(inside, guided, main.x0), main.var, main.logvar)
+        gradient = main.guidance
+        if gradient is not None:  # of classifier guidance inside; it is part of main.x0, which is scaled
+            gradient = torch.where(inside, self.scale * gradient, gradient)
+        return Prediction(torch.where(inside, guided, main.x0), main.var, main.logvar, gradient)

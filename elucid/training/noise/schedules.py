@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.noise.discrete import iddpm_levels
+from elucid.training.noise.discrete import betas, iddpm_levels, levels_of
 from elucid.training.noise.processes import EPSILON_S, VE_SIGMA_MAX, VE_SIGMA_MIN, VPProcess
+from elucid.training.noise.respacing import respaced
 
 
 class Schedule(ABC):
@@ -47,8 +48,7 @@ class Schedule(ABC):
 
     def __call__(self, denoise, num_steps: int = 18) -> Tensor:
         """Return noise levels [N + 1], the last of them 0; N is the schedule's own `num_steps`, else the argument."""
-        levels = self.levels(self.num_steps or num_steps, *self.sigma_range(denoise))
-        levels = denoise.round_sigma(levels)
+        levels = denoise.round_sigma(self.levels(self.num_steps or num_steps, *self.sigma_range(denoise)))
         return torch.cat([levels, levels.new_zeros(1)])
 
 
@@ -124,3 +124,54 @@ class IDDPMSteps(Schedule):
         levels = iddpm_levels(M=1000, C_1=0.001, C_2=0.008, dtype=torch.float64)
         levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
         return levels[((len(levels) - 1) * ramp(num_steps)).round().long()]
+
+
+class Respaced(Schedule):
+    """A selection of a discrete process's steps, `respacing` (Nichol & Dhariwal 2021): "250", "ddim25", "10,15,20", ...
+
+    None selects `num_steps` evenly spaced ones. For a denoiser with discrete levels the process is its own, unless
+    `beta_schedule` or `diffusion_steps` is given; for others it is the linear one of 1000 steps. Noise levels outside
+    the range are left out.
+    """
+
+    default_range = (0.0, 1e9)
+
+    def __init__(
+        self,
+        num_steps: int | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        respacing: str | None = None,
+        beta_schedule: str | None = None,
+        diffusion_steps: int | None = None,
+    ):
+        super().__init__(num_steps, sigma_min, sigma_max)
+        if num_steps is not None and respacing is not None:
+            raise UserError(f"num_steps={num_steps} and respacing={respacing} contradict each other (`steps`)")
+        self.respacing = None if respacing is None else str(respacing)
+        self.beta_schedule, self.diffusion_steps = beta_schedule, diffusion_steps
+
+    def process_levels(self, denoise) -> Tensor:
+        """Return the noise levels of the process within the denoiser's range, decreasing float64."""
+        own = getattr(denoise, "levels", None)
+        if own is None or self.beta_schedule or self.diffusion_steps:
+            own = levels_of(betas(self.beta_schedule or "linear", self.diffusion_steps or 1000))[:-1]
+        low, high = self.sigma_range(denoise)
+        own = own.to("cpu", torch.float64)
+        # The denoiser's ends may have been rounded to float32.
+        return own[(own >= low * (1 - 1e-6)) & (own <= high * (1 + 1e-6))]
+
+    def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        raise NotImplementedError("the levels depend on the denoiser's process, see __call__")
+
+    def __call__(self, denoise, num_steps: int = 250) -> Tensor:
+        levels = self.process_levels(denoise)
+        count = self.num_steps or num_steps
+        if self.num_steps and self.num_steps > len(levels):
+            raise UserError(f"num_steps={count} exceeds the {len(levels)} steps of the process (`steps`)")
+        if self.respacing is None and min(count, len(levels)) == 1:
+            kept = [len(levels) - 1]  # from pure noise, rather than the smallest level
+        else:
+            kept = respaced(self.respacing or str(min(count, len(levels))), len(levels))
+        levels = denoise.round_sigma(levels.flip(0)[torch.tensor(kept)].flip(0))
+        return torch.cat([levels, levels.new_zeros(1)])

@@ -113,10 +113,14 @@ def as_levels(sigma: Tensor | float, x: Tensor) -> Tensor:
 class Denoiser(Preconditioned):
     """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
-    If the network outputs twice the image's channels, the second half is returned as `var`.
+    If the network outputs twice the image's channels, the second half is returned as `var`. `variance` names the
+    variance of an ancestral step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is
+    chosen.
     """
 
     default_loss = "edm"
+    default_sampler, default_schedule = "edm", "karras"
+    variance = "small"
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         x = x.to(torch.float32)

@@ -1,5 +1,7 @@
 """Base class of denoisers that wrap another denoiser: guidance, coordinate windows, bound conditions."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,10 @@ class DenoiserWrapper(nn.Module):
     def default_loss(self) -> str | None:
         return self.denoiser.default_loss
 
+    @property
+    def variance(self) -> str:
+        return self.denoiser.variance
+
     def coefficients(self, sigma: Tensor) -> Coefficients:
         return self.denoiser.coefficients(sigma)
 
@@ -78,4 +84,4 @@ class BoundDenoiser(DenoiserWrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond | None = None) -> Prediction:
         out = self.denoiser(x, torch.as_tensor(sigma).reshape(-1), {**self.cond, **(cond or {})})
-        return Prediction(out.x0.to(x.dtype), out.var, out.logvar)
+        return dataclasses.replace(out, x0=out.x0.to(x.dtype))

@@ -18,7 +18,9 @@ PRECONDS = {
     "ve": _T + "preconds.ve:VEPrecond",
     "iddpm": _T + "preconds.iddpm:iDDPMPrecond",
     "edm": _T + "preconds.edm:EDMPrecond",
+    "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
+    "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
 
 LOSSES = {
@@ -28,6 +30,10 @@ LOSSES = {
     "iddpm": _T + "losses.dsm:DSM",
     "edm": _T + "losses.dsm:DSM",
     "cdm": _T + "losses.consistency:ConsistencyLoss",
+    "simple": _T + "losses.dsm:DSM",
+    "hybrid": _T + "losses.variational:HybridLoss",
+    "vlb": _T + "losses.variational:VariationalLoss",
+    "kl": _T + "losses.variational:VariationalLoss",
     "patch": _T + "losses.patch:PatchLoss",
 }
 
@@ -50,6 +56,7 @@ SCHEDULES = {
     "geometric": _T + "noise.schedules:Geometric",
     "vp": _T + "noise.schedules:VPSteps",
     "iddpm": _T + "noise.schedules:IDDPMSteps",
+    "respaced": _T + "noise.schedules:Respaced",
 }
 
 SAMPLERS = {
@@ -57,6 +64,8 @@ SAMPLERS = {
     "ablation": _T + "samplers.ablation:AblationSampler",
     "sde": _T + "samplers.sde:SDESampler",
     "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",
+    "ddpm": _T + "samplers.ddpm:DDPMSampler",
+    "ddim": _T + "samplers.ddim:DDIMSampler",
 }
 
 GUIDANCES = {
@@ -151,6 +160,10 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "vp": {"noise": {"name": "vp"}},
         "ve": {"noise": {"name": "loguniform"}},
         "iddpm": {"noise": {"name": "levels"}},
+        "simple": {"noise": {"name": "levels"}},
+        "hybrid": {"noise": {"name": "levels"}},
+        "vlb": {"noise": {"name": "levels"}},
+        "kl": {"noise": {"name": "levels"}, "whole": True},
     },
 }
 """Options that a short name implies, by kind."""

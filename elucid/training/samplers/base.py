@@ -38,11 +38,12 @@ class Sampler(ABC):
     """Base class: sampler(denoise, x, sigmas, noise, callback) takes x at sigmas[0] to a sample at sigmas[-1].
 
     `order` is the order of convergence in the step size (weak order for stochastic samplers). `default_steps` is the
-    number of steps if the schedule sets none.
+    number of steps if the schedule sets none; `default_schedule` names the schedule used if none is chosen.
     """
 
     order: int = 1
     default_steps: int = 18
+    default_schedule: str = "karras"
 
     def evaluations(self, num_steps: int) -> int:
         """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0."""
