@@ -17,7 +17,7 @@ from elucid.training.sampling import grid
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import prepared, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
-from elucid.training.snapshots.trust import trust
+from elucid.training.snapshots.trust import import_plugins
 
 
 class Model:
@@ -93,7 +93,7 @@ def load(
     file is never run. Raises UserError for a file that is damaged or not a snapshot.
     """
     place = choose_device(str(device) if device is not None else None)
-    trust(plugins)
+    import_plugins(plugins)
     return Model(load_snapshot(source, place, ema), place)
 
 

@@ -26,7 +26,7 @@ from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.generate import Samples, generate
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
-from elucid.training.snapshots.trust import trust
+from elucid.training.snapshots.trust import import_plugins
 from elucid.training.types import NetSpec
 
 PATHS = {
@@ -76,7 +76,7 @@ class Prepared:
 def prepare(network: str, options: SampleOptions, device: torch.device) -> Prepared:
     """Load a snapshot and prepare it for sampling. Raises UserError for options or classes that it does not have."""
     plugins = options.plugins or ()
-    trust(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
+    import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
     result = prepared(load_snapshot(network, device, options.ema), options, device)
     result.description["network"] = sha256(located(network))
