@@ -29,13 +29,13 @@ class Role(Enum):
 
     STEM = auto()  # the first convolution
     BLOCK = auto()  # x -> block(x, emb)
-    SHRINK = auto()  # downsamples the copy of the input
-    ADD = auto()  # adds that copy to x
-    MERGE = auto()  # adds that copy to x; the sum becomes the new copy
-    JOIN = auto()  # a block that first concatenates a skip connection
-    ENLARGE = auto()  # upsamples the output image to the next level
-    NORM = auto()  # normalises x for the output image
-    PICTURE = auto()  # adds this level's contribution to the output image
+    DOWNSAMPLE_INPUT = auto()  # downsamples the copy of the input
+    ADD_INPUT = auto()  # adds that copy to x
+    ADD_INPUT_AND_KEEP = auto()  # adds that copy to x; the sum becomes the new copy
+    CONCAT_SKIP = auto()  # concatenates a skip connection to x, then as BLOCK
+    UPSAMPLE_OUTPUT = auto()  # upsamples the output image to the next resolution
+    NORM_FOR_OUTPUT = auto()  # normalises x for the output image
+    ADD_TO_OUTPUT = auto()  # adds the contribution of this resolution to the output image
 
 
 class SongUNet(Conditioned):
@@ -113,11 +113,11 @@ class SongUNet(Conditioned):
                 down = ResidualBlock(channels, channels, n_emb, resample="down", **self.block_options)
                 self._encode(f"{level.name}_down", down, Role.BLOCK)
                 if encoder_type == "skip":
-                    self._encode(f"{level.name}_aux_down", Resample("down", taps), Role.SHRINK)
-                    self._encode(f"{level.name}_aux_skip", Conv2d(aux_channels, channels, 1), Role.ADD)
+                    self._encode(f"{level.name}_aux_down", Resample("down", taps), Role.DOWNSAMPLE_INPUT)
+                    self._encode(f"{level.name}_aux_skip", Conv2d(aux_channels, channels, 1), Role.ADD_INPUT)
                 elif encoder_type == "residual":
                     strided = StridedConv2d(aux_channels, channels, taps)
-                    self._encode(f"{level.name}_aux_residual", strided, Role.MERGE)
+                    self._encode(f"{level.name}_aux_residual", strided, Role.ADD_INPUT_AND_KEEP)
                     aux_channels = channels
             skips.append(channels)
             for index in range(num_blocks):
@@ -146,14 +146,14 @@ class SongUNet(Conditioned):
                 block = ResidualBlock(
                     channels + skips.pop(), level.channels, n_emb, heads=int(attention), **self.block_options
                 )
-                self._decode(f"{level.name}_block{index}", block, Role.JOIN)
+                self._decode(f"{level.name}_block{index}", block, Role.CONCAT_SKIP)
                 channels = level.channels
             if self.decoder_type == "skip" or level.index == 0:
                 if self.decoder_type == "skip" and not deepest:
-                    self._decode(f"{level.name}_aux_up", Resample("up", taps), Role.ENLARGE)
-                self._decode(f"{level.name}_aux_norm", GroupNorm(channels, 1e-6), Role.NORM)
+                    self._decode(f"{level.name}_aux_up", Resample("up", taps), Role.UPSAMPLE_OUTPUT)
+                self._decode(f"{level.name}_aux_norm", GroupNorm(channels, 1e-6), Role.NORM_FOR_OUTPUT)
                 last = Conv2d(channels, out_channels, 3, init=xavier_uniform(1e-5))
-                self._decode(f"{level.name}_aux_conv", last, Role.PICTURE)
+                self._decode(f"{level.name}_aux_conv", last, Role.ADD_TO_OUTPUT)
 
     def _encode(self, name: str, layer: nn.Module, role: Role) -> None:
         self.enc[name] = layer
@@ -175,26 +175,26 @@ class SongUNet(Conditioned):
         emb = self.embed(c_noise, cond).to(x.dtype)
         skips, aux = [], x
         for role, layer in zip(self.enc_roles, self.enc.values(), strict=True):
-            if role is Role.SHRINK:
+            if role is Role.DOWNSAMPLE_INPUT:
                 aux = layer(aux)
-            elif role is Role.ADD:
+            elif role is Role.ADD_INPUT:
                 x = skips[-1] = x + layer(aux)
-            elif role is Role.MERGE:
+            elif role is Role.ADD_INPUT_AND_KEEP:
                 x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
             else:
                 x = layer(x, emb) if role is Role.BLOCK else layer(x)
                 skips.append(x)
         out, normed = None, None
         for role, layer in zip(self.dec_roles, self.dec.values(), strict=True):
-            if role is Role.ENLARGE:
+            if role is Role.UPSAMPLE_OUTPUT:
                 out = layer(out)
-            elif role is Role.NORM:
+            elif role is Role.NORM_FOR_OUTPUT:
                 normed = layer(x)
-            elif role is Role.PICTURE:
+            elif role is Role.ADD_TO_OUTPUT:
                 picture = layer(F.silu(normed))
                 out = picture if out is None else out + picture
             else:
-                if role is Role.JOIN:
+                if role is Role.CONCAT_SKIP:
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, emb)
         return out
