@@ -33,9 +33,9 @@ def load_class(table: Mapping[str, str], name: str, base: type) -> type:
 def load_object(table: Mapping[str, str], name: str) -> Any:
     """Return the object of a short name or `module:Name` from a snapshot, if it is allowed.
 
-    Names are allowed if they are in our own table, in a module that is already imported (see `import_plugins`) or listed
-    in the environment variable ELUCID_PLUGINS, or registered by an installed package as an entry point. Raises UserError
-    otherwise, without importing anything.
+    Names are allowed if they are in our own table, in a module that is already imported (see `import_plugins`) or
+    listed in the environment variable ELUCID_PLUGINS, or registered by an installed package as an entry point. Raises
+    UserError otherwise, without importing anything.
     """
     if name in table:
         return resolve(table[name])
