@@ -15,7 +15,7 @@ from elucid.torch_utils.distributed import choose_device
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling import grid
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import prepared, require_parts
+from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 from elucid.training.snapshots.trust import import_plugins
 
@@ -71,7 +71,7 @@ class Model:
             raise UserError("`seeds` is empty; give at least one, e.g. range(16)")
         chosen = SampleOptions(classes=classes, steps=steps, guidance=guidance, sampler=sampler, **options)
         require_parts(chosen)
-        parts = prepared(self.snapshot, chosen, self.device).generate(seeds, batch_size)
+        parts = make_pipeline(self.snapshot, chosen, self.device).generate(seeds, batch_size)
         return torch.cat([part.images.cpu() for part in parts])
 
     def __repr__(self) -> str:

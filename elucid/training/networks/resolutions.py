@@ -40,8 +40,8 @@ class ResolutionPlan:
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
-                f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
-                f"which is not divisible by {divisor}; use fewer levels (`cres`) or images of another size"
+                f"a network of {len(channel_mult)} resolutions halves {size[0]}x{size[1]} {self.halvings} times, "
+                f"which is not divisible by {divisor}; use fewer resolutions (`cres`) or images of another size"
             )
         self.resolutions = []
         for index, multiplier in enumerate(channel_mult):
