@@ -50,7 +50,7 @@ class AblationSampler(Sampler):
     def evaluations(self, num_steps: int) -> int:
         return num_steps if self.solver == "euler" else 2 * num_steps - 1
 
-    def bound(self, schedule, denoise: Denoise) -> "AblationSampler":
+    def for_schedule(self, schedule, denoise: Denoise) -> "AblationSampler":
         """Return a copy whose process is fitted to the schedule's ends before the denoiser rounds them."""
         sampler = copy.copy(self)
         sampler.ends = schedule.sigma_range(denoise)

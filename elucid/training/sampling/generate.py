@@ -45,7 +45,7 @@ def generate(
     items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
     device, sampler, schedule = torch.device(device), sampler or EDMSampler(), schedule or Karras()
     sigmas = schedule(denoiser, steps or sampler.default_steps)
-    sampler = sampler.bound(schedule, denoiser)
+    sampler = sampler.for_schedule(schedule, denoiser)
     make = partial(_sample, denoiser, encoder, sampler, sigmas, device, callback)
     if device.type == "cpu":
         return in_blocks(make, items, batch_size)
