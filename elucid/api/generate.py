@@ -11,7 +11,7 @@ from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.sampling.folder import SampleFolder, digest
-from elucid.training.sampling.grid import rows_of_classes, save_grid, to_look_at
+from elucid.training.sampling.grid import enlarged_grid, rows_of_classes, save_grid
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import load_pipeline
 
@@ -72,7 +72,7 @@ def generate(
             if grid_classes and pipeline.denoiser.spec.label_dim:
                 shown = torch.tensor([classes[seed] for seed in first])
                 images, columns = rows_of_classes(images, shown, pipeline.denoiser.spec.label_dim)
-            save_grid(to_look_at(images, columns), grid)
+            save_grid(enlarged_grid(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
 
 

@@ -99,7 +99,7 @@ def load(
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:
     """Return a grid of images u8[N,C,H,W], enlarged and with gaps, for display in a notebook."""
-    return grid.picture(grid.to_look_at(images, columns).numpy())
+    return grid.picture(grid.enlarged_grid(images, columns).numpy())
 
 
 def save_grid(
@@ -107,4 +107,4 @@ def save_grid(
 ) -> None:
     """Write a grid of images u8[N,C,H,W] as PNG, enlarged and with gaps, or `pixel_for_pixel` without gaps."""
     require_writable(Path(path))
-    grid.save_grid((grid.tile if pixel_for_pixel else grid.to_look_at)(images, columns), path)
+    grid.save_grid((grid.tile if pixel_for_pixel else grid.enlarged_grid)(images, columns), path)
