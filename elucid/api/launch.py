@@ -26,7 +26,7 @@ from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
 from elucid.training.registry.components import make, walk
-from elucid.training.report import Report
+from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.snapshots.trust import import_plugins, require_named
@@ -56,7 +56,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # free memory before training
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Provenance(), Report(loggers), SampleGrid(loggers), *own, *hooks])):
+        if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
     return folder
 

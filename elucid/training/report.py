@@ -14,7 +14,7 @@ LOSS_EVERY = 2.0
 """Minimum number of seconds between two readings of the loss within a tick."""
 
 
-class Report(Hook):
+class LoggingHook(Hook):
     """Hook that passes steps and ticks on to the loggers."""
 
     def __init__(self, loggers: Loggers):
