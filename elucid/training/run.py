@@ -96,11 +96,12 @@ class Run:
 
     def _place_model(self, parts: Components, source: Snapshot | None) -> None:
         """Move the model and its loss to the device, take weights from `source`, and let the loss set itself up."""
-        self.encoder, self.loss = parts.encoder.to(self.device), parts.loss.to(self.device)
-        self.denoiser = parts.denoiser.to(self.device).train()
+        device = self.device
+        self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
+        self.denoiser = parts.denoiser.to(device).train()
         self.transferred = transfer(source, self.denoiser) if source is not None else None
-        self.loss.setup(self.denoiser, lambda path: load_teacher(path, self.device))
-        self.objective = Objective(self.denoiser, self.loss.to(self.device))
+        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
+        self.objective = Objective(self.denoiser, self.loss.to(device))
 
     def _make_optimizers(self, options: dict) -> None:
         """Create what changes the weights: EMA, learning-rate schedule, loss scaler, an optimizer for each phase."""
