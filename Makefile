@@ -39,6 +39,7 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml
 
 lint: dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

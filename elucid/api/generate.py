@@ -11,9 +11,9 @@ from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.sampling.folder import SampleFolder, digest
-from elucid.training.sampling.grid import rows_of_classes, save_grid, to_look_at
+from elucid.training.sampling.grid import enlarged_grid, rows_of_classes, save_grid
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import prepare
+from elucid.training.sampling.pipeline import load_pipeline
 
 MOST_IN_GRID = 1024
 
@@ -41,10 +41,10 @@ def generate(
     place = distributed.choose_device(device)
     distributed.init(place)
     check_grid(grid, outdir)
-    prepared = prepare(network, options, place)
-    if labels and not prepared.denoiser.spec.label_dim:
+    pipeline = load_pipeline(network, options, place)
+    if labels and not pipeline.denoiser.spec.label_dim:
         raise UserError("`labels`: the model was trained without classes; leave `labels` out")
-    folder = SampleFolder(outdir, digest(prepared.description), subdirs)
+    folder = SampleFolder(outdir, digest(pipeline.description), subdirs)
     seeds = list(dict.fromkeys(seeds))
     # Only one process checks: another could find images that the first has just made in this run.
     classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds)
@@ -53,7 +53,7 @@ def generate(
     share = min(batch, -(-len(missing) // distributed.world_size()) or 1)
     mine = [seed for part in distributed.rank_share(missing, share) for seed in part]
 
-    samples = prepared.generate(mine, batch)
+    samples = pipeline.generate(mine, batch)
     bar = progress_bar(total=len(mine), desc="sampling", disable=not distributed.is_main() or not mine)
     with bar, folder.writing() as write, closing(samples):
         for part in samples:
@@ -65,14 +65,14 @@ def generate(
         classes.update(of_one_process)
     if distributed.is_main():
         if labels:
-            folder.write_labels({seed: classes[seed] for seed in seeds}, prepared.snapshot.dataset.get("class_names"))
+            folder.write_labels({seed: classes[seed] for seed in seeds}, pipeline.snapshot.dataset.get("class_names"))
         if grid:
             first = seeds[:MOST_IN_GRID]
             images, columns = folder.read(first), None
-            if grid_classes and prepared.denoiser.spec.label_dim:
+            if grid_classes and pipeline.denoiser.spec.label_dim:
                 shown = torch.tensor([classes[seed] for seed in first])
-                images, columns = rows_of_classes(images, shown, prepared.denoiser.spec.label_dim)
-            save_grid(to_look_at(images, columns), grid)
+                images, columns = rows_of_classes(images, shown, pipeline.denoiser.spec.label_dim)
+            save_grid(enlarged_grid(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
 
 

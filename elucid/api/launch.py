@@ -26,10 +26,10 @@ from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
 from elucid.training.registry.components import make, walk
-from elucid.training.report import Report
+from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
-from elucid.training.snapshots.trust import require_named, trust
+from elucid.training.snapshots.trust import import_plugins, require_named
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
@@ -41,7 +41,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     device = distributed.choose_device(options.device)
     distributed.init(device)
     flags = options.flags()
-    trust(flags["plugins"])
+    import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
     source = load_source(flags["transfer"], resolved)
     run = Run(resolved, device, source)
@@ -56,7 +56,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # free memory before training
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Provenance(), Report(loggers), SampleGrid(loggers), *own, *hooks])):
+        if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
     return folder
 
@@ -65,7 +65,7 @@ def dry_run(options: TrainOptions) -> None:
     """Check the options and print them with all defaults filled in and with an estimate; write nothing."""
     device = distributed.choose_device(options.device)
     flags = options.flags()
-    trust(flags["plugins"])
+    import_plugins(flags["plugins"])
     resolved, _, _ = options_and_state(options, flags, writes=False)
     dataset, parts = check(resolved)
     whole = {**resolved, **parts.options}
@@ -109,7 +109,9 @@ def load_source(transfer: str | None, options: dict):
     if not transfer:
         return None
     named = (options[part]["name"] for part in ("network", "precond"))
-    trust(name.rpartition(":")[0] for name in named if ":" in name)  # so that the snapshot may use the same code
+    import_plugins(
+        name.rpartition(":")[0] for name in named if ":" in name
+    )  # so that the snapshot may use the same code
     return load_snapshot(transfer)
 
 

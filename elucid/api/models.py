@@ -15,9 +15,9 @@ from elucid.torch_utils.distributed import choose_device
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling import grid
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import prepared, require_parts
+from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
-from elucid.training.snapshots.trust import trust
+from elucid.training.snapshots.trust import import_plugins
 
 
 class Model:
@@ -71,7 +71,7 @@ class Model:
             raise UserError("`seeds` is empty; give at least one, e.g. range(16)")
         chosen = SampleOptions(classes=classes, steps=steps, guidance=guidance, sampler=sampler, **options)
         require_parts(chosen)
-        parts = prepared(self.snapshot, chosen, self.device).generate(seeds, batch_size)
+        parts = make_pipeline(self.snapshot, chosen, self.device).generate(seeds, batch_size)
         return torch.cat([part.images.cpu() for part in parts])
 
     def __repr__(self) -> str:
@@ -93,13 +93,13 @@ def load(
     file is never run. Raises UserError for a file that is damaged or not a snapshot.
     """
     place = choose_device(str(device) if device is not None else None)
-    trust(plugins)
+    import_plugins(plugins)
     return Model(load_snapshot(source, place, ema), place)
 
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:
     """Return a grid of images u8[N,C,H,W], enlarged and with gaps, for display in a notebook."""
-    return grid.picture(grid.to_look_at(images, columns).numpy())
+    return grid.picture(grid.enlarged_grid(images, columns).numpy())
 
 
 def save_grid(
@@ -107,4 +107,4 @@ def save_grid(
 ) -> None:
     """Write a grid of images u8[N,C,H,W] as PNG, enlarged and with gaps, or `pixel_for_pixel` without gaps."""
     require_writable(Path(path))
-    grid.save_grid((grid.tile if pixel_for_pixel else grid.to_look_at)(images, columns), path)
+    grid.save_grid((grid.tile if pixel_for_pixel else grid.enlarged_grid)(images, columns), path)

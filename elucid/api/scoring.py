@@ -24,7 +24,7 @@ from elucid.torch_utils import distributed
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.sampling.folder import read_note
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import prepare
+from elucid.training.sampling.pipeline import load_pipeline
 
 DEFAULT_NUM = 50000
 
@@ -144,11 +144,11 @@ def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, wo
 def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: torch.device, batch: int) -> Source:
     """Sample images from a snapshot, one for each seed."""
     seeds = list(dict.fromkeys(seeds))
-    prepared = prepare(network, options, device)
+    pipeline = load_pipeline(network, options, device)
     share = min(batch, -(-len(seeds) // distributed.world_size()))
     mine = [seed for part in distributed.rank_share(seeds, share) for seed in part]
-    samples = prepared.generate(mine, batch)
-    sampling = {**prepared.description, "network_sha256": prepared.description["network"]}
+    samples = pipeline.generate(mine, batch)
+    sampling = {**pipeline.description, "network_sha256": pipeline.description["network"]}
     about = {"seeds": spans(seeds), "sampling": {**sampling, "network": network}}
     return Source((part.images for part in samples), len(seeds), about)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
-from elucid.commands.meanings import MEANINGS
+from elucid.commands.foreign_flags import FOREIGN_FLAGS
 from elucid.dnnlib.errors import did_you_mean
 from elucid.dnnlib.plugins import installed
 from elucid.training.registry.names import TABLES
@@ -134,7 +134,7 @@ def _spelled(argument: str, known: set[str]) -> str:
 
 
 def _no_such_flag(flag: str, known: set[str]) -> str:
-    meant = MEANINGS.get(flag.lstrip("-").replace("-", "_").lower())
+    meant = FOREIGN_FLAGS.get(flag.lstrip("-").replace("-", "_").lower())
     if meant is not None and meant.split()[0].rstrip(",:;") in known:
         return f"no option {flag}; here it is {meant}"
     return f"no option {flag}{did_you_mean(flag, known)}; see --help"

@@ -25,11 +25,11 @@ class SingleProcess:
         """Context in which this process is terminated if another one fails, even while it waits."""
         return nullcontext()
 
-    def first_to_fail(self, message: str) -> bool:
-        """Return True in the process that should print the error."""
+    def report_failure(self, message: str) -> bool:
+        """Tell the other processes of this failure; returns True in the process that should print it."""
         return True
 
-    def failed(self, patience: float = 0) -> bool:
+    def another_failed(self, patience: float = 0) -> bool:
         """Return whether another process has failed, or fails within `patience` seconds; it reports the cause."""
         return False
 
@@ -50,20 +50,20 @@ def run(command: click.Command, args: list[str] | None = None, peers: SingleProc
     except click.ClickException as error:
         fail(error.format_message(), peers)
     except click.exceptions.Abort:
-        if peers.failed():
+        if peers.another_failed():
             leave(2)  # torchrun terminates the others
         if peers.is_main:
             click.echo("error: interrupted", err=True)
         leave(130)
     except RuntimeError:
-        if not peers.failed(patience=2):
+        if not peers.another_failed(patience=2):
             raise
         leave(2)  # connection lost
 
 
 def fail(message: str, peers: SingleProcess) -> None:
     """Print an error line on one of the failing processes and exit with code 2."""
-    if peers.first_to_fail(message):
+    if peers.report_failure(message):
         start = "" if peers.is_main else "\n"  # after the main process's progress bar
         click.echo(f"{start}error: {' '.join(message.split())}", err=True)
     sys.exit(2)

@@ -126,27 +126,27 @@ def _resolve_installed(table: Mapping[str, str], name: str, kind: str) -> Any:
         raise UserError(f"{kind} {name!r}, added by an installed package: {error}") from error
 
 
-def construct(target: Any, options: Mapping[str, Any], what: str = "", **parts) -> Any:
+def construct(target: Any, options: Mapping[str, Any], label: str = "", **parts) -> Any:
     """Create an object from options (data) and parts (objects), and record the options in its `config`.
 
-    `config` is {"class": "module:Name", "options": {...}} with defaults filled in. Raises UserError naming an unknown
-    option, or the location at which the constructor failed.
+    `config` is {"class": "module:Name", "options": {...}} with defaults filled in. `label` names the object in errors.
+    Raises UserError naming an unknown option, or the location at which the constructor failed.
     """
-    bound = bind(target, options, what, parts)
-    with _failures(f"{what or target.__name__} cannot be made with these options"):
+    bound = bind(target, options, label, parts)
+    with _failures(f"{label or target.__name__} cannot be made with these options"):
         result = target(**bound, **parts)
     result.config = {"class": f"{target.__module__}:{target.__qualname__}", "options": bound}
     return result
 
 
 def bind(
-    target: Any, options: Mapping[str, Any], what: str = "", parts: Mapping[str, Any] | tuple = ()
+    target: Any, options: Mapping[str, Any], label: str = "", parts: Mapping[str, Any] | tuple = ()
 ) -> dict[str, Any]:
     """Return the options with defaults of the signature filled in.
 
     Raises UserError for an option that is unknown, missing, or not of the annotated type.
     """
-    what = what or getattr(target, "__name__", str(target))
+    label = label or getattr(target, "__name__", str(target))
     parameters = {
         name: parameter
         for name, parameter in signature(target).parameters.items()
@@ -155,10 +155,10 @@ def bind(
     for name, value in options.items():
         if name not in parameters:
             known = ", ".join(parameters) or "none"
-            raise UserError(f"{what} has no option {name!r}{did_you_mean(name, parameters)}; its options: {known}")
+            raise UserError(f"{label} has no option {name!r}{did_you_mean(name, parameters)}; its options: {known}")
         wanted = parameters[name].annotation
         if not fits(value, wanted):
-            raise UserError(f"{what}: {name}={value!r} must be {described(wanted)}")
+            raise UserError(f"{label}: {name}={value!r} must be {described(wanted)}")
     bound = {}
     for name, parameter in parameters.items():
         if name in options:
@@ -167,9 +167,9 @@ def bind(
             bound[name] = parameter.default
         elif parameter.default is not parameter.empty:
             kind = type(parameter.default).__name__
-            raise UserError(f"{what}: the default of {name} is a {kind}; options are numbers, strings, lists or null")
+            raise UserError(f"{label}: the default of {name} is a {kind}; options are numbers, strings, lists or null")
         else:
-            raise UserError(f"{what} needs the option {name!r}; set it with `set`")
+            raise UserError(f"{label} needs the option {name!r}; set it with `set`")
     return bound
 
 

@@ -19,7 +19,7 @@ from elucid.training.data.labels import Labels
 
 
 @dataclass
-class Report:
+class ConversionReport:
     """Result of a conversion."""
 
     source: str
@@ -76,7 +76,7 @@ def convert(
     overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
-) -> Report:
+) -> ConversionReport:
     """Convert the images of `source` to a dataset; `destination` is a .zip or a new folder.
 
     `resolution` is (width, height). `channels` is auto (gray if all images are), gray or rgb; `unlabelled` is keep or
@@ -89,7 +89,7 @@ def convert(
     chosen = _choose(opened, max_images, unlabelled)
     count = {"gray": GRAY, "rgb": RGB}.get(channels) or _common_channels(opened, chosen, progress)
     conversion = Conversion(opened, count, ground, transform, resolution)
-    report = Report(source, str(destination), channels=count, labels=opened.labels, notes=opened.notes)
+    report = ConversionReport(source, str(destination), channels=count, labels=opened.labels, notes=opened.notes)
     with open_destination(destination, overwrite) as write:
         for index, data in _checked(conversion, chosen, report, workers, progress):
             write(archive_name(index), data)
@@ -100,7 +100,7 @@ def convert(
 
 
 def _checked(
-    conversion: Conversion, chosen: Sequence[int], report: Report, workers: int | None, progress: bool
+    conversion: Conversion, chosen: Sequence[int], report: ConversionReport, workers: int | None, progress: bool
 ) -> Iterator[tuple[int, bytes | memoryview]]:
     """Yield numbered PNGs, checking that all have the same size; results are added to `report`."""
     made = make_all(conversion, chosen, workers)
@@ -156,7 +156,7 @@ def _colour(name: str) -> tuple[int, int, int]:
         raise UserError(f"`background`={name} is not a colour; use white, black or #rrggbb") from error
 
 
-def _dataset_json(report: Report, chosen: Sequence[int]) -> bytes:
+def _dataset_json(report: ConversionReport, chosen: Sequence[int]) -> bytes:
     """Create dataset.json for the written images; those without a label are omitted and named in the report."""
     if report.labels is None:
         return json.dumps({"labels": None}).encode()

@@ -19,7 +19,7 @@ from elucid.training.encoders.vae import VAE
 
 
 @dataclass
-class Report:
+class EncodingReport:
     """Result of encoding."""
 
     source: str
@@ -48,7 +48,7 @@ def encode(
     overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
-) -> Report:
+) -> EncodingReport:
     """Store the latents and labels of a dataset for train.py --train_on_latents=1.
 
     `destination` is a .zip or a new folder with a .npy [2C,h,w] per image and dataset.json. Raises UserError for images
@@ -67,7 +67,7 @@ def encode(
         for index, moments in enumerate(bar):
             write(archive_name(index, npy.SUFFIX), npy.to_npy(_rounded(moments, dtype, dataset.image_name(index))))
         write("dataset.json", _description(dataset, about))
-    return Report(source, str(destination), len(dataset), shape, about)
+    return EncodingReport(source, str(destination), len(dataset), shape, about)
 
 
 def _batches(dataset: ImageDataset, size: int, workers: int) -> Iterator[np.ndarray]:

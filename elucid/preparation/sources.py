@@ -63,17 +63,17 @@ class FileSource(EncodedSource):
             raise UserError(f"{files.path} contains no images; check the path")
         found = find_labels(files, [files.names[i] for i in self._where])
         self.labels = found.labels
-        self.notes = tuple(self._notes(files, found.inside, found.described))
+        self.notes = tuple(self._notes(files, found.root, found.has_json))
 
-    def _notes(self, files: FileSet, inside: str, described: bool):
-        if inside:
-            yield f"all images are in {inside}, which is used as the root for labels"
-        if ignored := len(files) - len(self) - described:
+    def _notes(self, files: FileSet, root: str, has_json: bool):
+        if root:
+            yield f"all images are in {root}, which is used as the root for labels"
+        if ignored := len(files) - len(self) - has_json:
             yield f"{ignored} files that are not images were ignored"
-        tops = [] if described or self.labels is None else self.labels.class_names or []
+        tops = [] if has_json or self.labels is None else self.labels.class_names or []
         if tops and all(name.lower() in _SPLITS for name in tops):
             part = max(tops, key=lambda name: name.lower().startswith("train"))
-            yield f"the classes are {', '.join(tops)}; to use only one part, give --source={files.path}/{inside}{part}"
+            yield f"the classes are {', '.join(tops)}; to use only one part, give --source={files.path}/{root}{part}"
 
     def __len__(self) -> int:
         return len(self._where)

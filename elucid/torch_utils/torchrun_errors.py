@@ -43,8 +43,8 @@ class TorchrunProcesses(SingleProcess):
             done.set()
             watcher.join()
 
-    def first_to_fail(self, message: str) -> bool:
-        """Record a failure; returns True on the process that should print it.
+    def report_failure(self, message: str) -> bool:
+        """Tell the other processes of this failure; returns True in the process that should print it.
 
         Returns when all processes have failed, as torchrun kills the others when one exits, or after a time limit.
         """
@@ -57,7 +57,7 @@ class TorchrunProcesses(SingleProcess):
         _wait(lambda: store.add(_KEY, 0) >= world_size(), PATIENCE)
         return first
 
-    def failed(self, patience: float = 0) -> bool:
+    def another_failed(self, patience: float = 0) -> bool:
         store = _store()
         if store is None:
             return False

@@ -43,7 +43,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
             run.stream.close()
         done = run.nimg >= run.loop.total_nimg
         if not done:
-            timer.pause(run)
+            timer.add_unfinished_tick(run)
             path = run.save_state(folder)
             run.save_snapshot(folder)
             run.log(f"stopped at {run.nimg / 1000:.1f} kimg; continue with --resume={path}")

@@ -14,7 +14,7 @@ LOSS_EVERY = 2.0
 """Minimum number of seconds between two readings of the loss within a tick."""
 
 
-class Report(Hook):
+class LoggingHook(Hook):
     """Hook that passes steps and ticks on to the loggers."""
 
     def __init__(self, loggers: Loggers):
@@ -76,8 +76,8 @@ class TickTimer:
         self.tick_started = now
         return {**statistics, **{name: {"num": 1, "mean": value, "std": 0.0} for name, value in values.items()}}
 
-    def pause(self, run) -> None:
-        """Add the time of the unfinished tick when a run stops within it."""
+    def add_unfinished_tick(self, run) -> None:
+        """Add the time of the unfinished tick to `run.elapsed`, when a run stops within it."""
         run.elapsed += time.time() - self.tick_started + self.maintenance
 
     def end_maintenance(self) -> None:

@@ -73,18 +73,8 @@ class Run:
         seed_everything(self.loop.seed)  # same initial weights on all processes
         self.dataset = open_training_data(data)
         parts = build_for(options, self.dataset, self.loop.precision)
-        self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
-        self.denoiser = parts.denoiser.to(device).train()
-        self.transferred = transfer(source, self.denoiser) if source is not None else None
-        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
-        self.objective = Objective(self.denoiser, self.loss.to(device))
-        self.ema = make(options["ema"], "ema", "ema", denoiser=self.denoiser)
-        self.lr_schedule = make(options["lr_schedule"], "lr_schedule")
-        scaled = self.loop.precision == "fp16" and device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(
-            device.type, init_scale=self.loop.loss_scale, growth_interval=200, enabled=scaled
-        )
-        self.optimizers = {phase: self._optimizer(options["optimizer"], phase) for phase in self.loss.all_phases}
+        self._place_model(parts, source)
+        self._make_optimizers(options)
         self.sampler, self.schedule = make(options["sampler"], "sampler"), make(options["schedule"], "schedule")
         self.stream = BatchStream(
             self.dataset,
@@ -101,8 +91,40 @@ class Run:
         self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
         self.stop = StopRequest()
+        self.options = self._resolved_options(options, data, parts)
+        seed_everything(self.loop.seed * distributed.world_size() + distributed.rank())
+
+    def _place_model(self, parts: Components, source: Snapshot | None) -> None:
+        """Move the model and its loss to the device, take weights from `source`, and let the loss set itself up."""
+        device = self.device
+        self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
+        self.denoiser = parts.denoiser.to(device).train()
+        self.transferred = transfer(source, self.denoiser) if source is not None else None
+        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
+        self.objective = Objective(self.denoiser, self.loss.to(device))
+
+    def _make_optimizers(self, options: dict) -> None:
+        """Create what changes the weights: EMA, learning-rate schedule, loss scaler, an optimizer for each phase."""
+        self.ema = make(options["ema"], "ema", "ema", denoiser=self.denoiser)
+        self.lr_schedule = make(options["lr_schedule"], "lr_schedule")
+        scaled = self.loop.precision == "fp16" and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=self.loop.loss_scale, growth_interval=200, enabled=scaled
+        )
+        self.optimizers = {phase: self._optimizer(options["optimizer"], phase) for phase in self.loss.all_phases}
+
+    def _optimizer(self, component: dict, phase: str) -> PhaseOptimizer:
+        named = list(self.loss.parameters_of(self.denoiser, phase))
+        if not named:
+            raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
+        optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
+        loss = type(self.loss).__name__
+        return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
+
+    def _resolved_options(self, options: dict, data: DataOptions, parts: Components) -> dict:
+        """Return the options of the run with all defaults filled in, as snapshots and states store them."""
         main = self.optimizers.get("main") or next(iter(self.optimizers.values()))
-        self.options = {
+        return {
             "dataset": asdict(data),
             **parts.options,
             "optimizer": resolved(main.optimizer),
@@ -114,15 +136,6 @@ class Run:
             "hooks": options.get("hooks", []),
             "loggers": options.get("loggers", []),
         }
-        seed_everything(self.loop.seed * distributed.world_size() + distributed.rank())
-
-    def _optimizer(self, component: dict, phase: str) -> PhaseOptimizer:
-        named = list(self.loss.parameters_of(self.denoiser, phase))
-        if not named:
-            raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
-        optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
-        loss = type(self.loss).__name__
-        return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
 
     @property
     def step(self) -> Step:
@@ -130,7 +143,7 @@ class Run:
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
 
     @property
-    def kimg(self) -> str:
+    def kimg_label(self) -> str:
         """Images seen in thousands, as used in file names; with decimals if a tick is shorter than 1 kimg."""
         decimals = f".{self.nimg % 1000:03d}" if self.loop.tick_kimg < 1 else ""
         return f"{self.nimg // 1000:06d}{decimals}"
@@ -216,7 +229,7 @@ class Run:
 
     def save_state(self, folder: Path) -> Path:
         """Write `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"training-state-{self.kimg}.pt"
+        path = folder / f"training-state-{self.kimg_label}.pt"
         state = self.state_dict()
         if distributed.is_main():
             save_state(path, state)
@@ -244,7 +257,7 @@ class Run:
 
     def save_snapshot(self, folder: Path) -> Path:
         """Write `network-snapshot-NNNNNN.pkl` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"network-snapshot-{self.kimg}.pkl"
+        path = folder / f"network-snapshot-{self.kimg_label}.pkl"
         if distributed.is_main():
             save_snapshot(path, self.snapshot())
         distributed.barrier()

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from elucid.training.losses.consistency import ConsistencyLoss, twice
+from elucid.torch_utils.batches import repeat_batch
+from elucid.training.losses.consistency import ConsistencyLoss
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.registry.components import make
 from elucid.training.samplers.sde import reverse_sde_path
@@ -29,15 +30,15 @@ def test_consistency(path):
     epsilon = case["epsilon_min"] + t["epsilon_uniform"] * (case["epsilon_max"] - case["epsilon_min"])
     end = (t["sigma"] - epsilon).clamp(min=floor)
     assert vectors.relative_error(end, arrays["sigma_end"]) < 1e-6
-    levels = rho_levels(case["num_steps"], twice(end).flatten(), twice(t["sigma"]).flatten(), case["rho"])
+    levels = rho_levels(case["num_steps"], repeat_batch(end).flatten(), repeat_batch(t["sigma"]).flatten(), case["rho"])
     assert vectors.relative_error(levels, arrays["t_steps"].reshape(len(levels.T), -1).T) < 1e-6
 
-    doubled = {"labels": twice(t["class_labels"])}
-    for first in (None, twice(start.prediction.x0)):
+    doubled = {"labels": repeat_batch(t["class_labels"])}
+    for first in (None, repeat_batch(start.prediction.x0)):
         draws = iter(t["z"])
         ends = reverse_sde_path(
-            partial(denoiser, cond=doubled), twice(start.x), levels, lambda x, z=draws: next(z), first
+            partial(denoiser, cond=doubled), repeat_batch(start.x), levels, lambda x, z=draws: next(z), first
         )
         assert vectors.relative_error(ends, arrays["path"][-1]) < 1e-4
-    term = ConsistencyLoss.consistency(denoiser, ends, twice(end), start.prediction.x0, cond)
+    term = ConsistencyLoss.consistency(denoiser, ends, repeat_batch(end), start.prediction.x0, cond)
     assert vectors.relative_error(term, arrays["consistency"]) < 1e-4

@@ -77,7 +77,7 @@ def sample(path, run, kind):
     sampler, schedule = make_both(NAMES[run["sampler"]], run["options"])
     denoise = kind(filled_denoiser(path, run["precond"]), {"labels": torch.from_numpy(arrays["class_labels"])})
     sigmas = schedule(denoise, sampler.default_steps)
-    return sampler.bound(schedule, denoise)(
+    return sampler.for_schedule(schedule, denoise)(
         denoise, torch.from_numpy(arrays["latents"]) * sigmas[0], sigmas, recorded_noise(case["salt"])
     )
 

@@ -9,7 +9,7 @@ from elucid.dnnlib.config import parse_chain
 from elucid.dnnlib.errors import UserError
 from elucid.preparation.encode import encode
 from elucid.training.config.build import build
-from elucid.training.config.options import in_chain
+from elucid.training.config.options import find_in_chain
 from elucid.training.loop import train_step
 from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run
@@ -38,7 +38,7 @@ def places(tmp_path_factory):
 def options_of(precond: str, loss: str, network: str, **network_options) -> dict:
     small = {"model_channels": NETWORKS[network], "channel_mult": [1, 2], "channel_mult_emb": 2, "num_blocks": 1}
     chain = parse_chain(loss)
-    if (consistency := in_chain(chain, "cdm")) is not None:
+    if (consistency := find_in_chain(chain, "cdm")) is not None:
         consistency["martingale_steps"] = 3
     return {
         "encoder": {"name": "rgb"},

@@ -155,7 +155,7 @@ def dry_run(monkeypatch, capsys, *args) -> dict:
         (["--lr=inf", "--data=DATA"], "--lr"),
         (["--ema=0.5,0.5", "--data=DATA"], "halflife_mimg"),
         (["--set=optimizer.betas=[0.9]", "--data=DATA"], "betas=[0.9]"),
-        (["--cres=1,2,3,4,5,6", "--data=DATA"], "use fewer levels"),
+        (["--cres=1,2,3,4,5,6", "--data=DATA"], "use fewer resolutions"),
         (["--transfer=DATA", "--data=DATA"], "pictures.zip"),
         (["--resume=nowhere", "--data=DATA"], "nowhere"),
         (["--loss=nowhere.py:Loss", "--data=DATA"], "nowhere.py: no such file"),

@@ -49,7 +49,7 @@ def test_the_augmentation_asks_for_its_labels():
         ({"network": {"name": "ddpmpp", "model_chanels": 3}}, "did you mean 'model_channels'"),
         ({"network": {"name": "ddpmpp", "in_channels": 7}}, "network.in_channels"),
         ({"network": {"name": "ddpmpp", "encoder_type": "x"}}, "choose from standard, skip, residual"),
-        ({"network": {"name": "ddpmpp", "channel_mult": [1] * 6}}, "use fewer levels"),
+        ({"network": {"name": "ddpmpp", "channel_mult": [1] * 6}}, "use fewer resolutions"),
         ({"precond": {"name": "edm", "sigma": 1}}, "preconditioner edm has no option 'sigma'"),
         ({"loss": {"name": "iddpm"}}, "use `precond`=iddpm"),
         ({"loss": {"name": "json:loads"}}, "loads|no option|needs"),

@@ -102,7 +102,7 @@ def test_both_paths_run_batched_and_with_the_whole_condition(reuse, rows):
 def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size, fraction):
     """Also where the share is less than one image; then the cost is that share too."""
     loss = ConsistencyLoss(make("edm", "loss"), consistency_fraction=fraction)
-    shares = [loss.share(batch_size, step_at(nimg, 10**6)) for nimg in range(20000)]
+    shares = [loss.subset_and_weight(batch_size, step_at(nimg, 10**6)) for nimg in range(20000)]
     assert sum(count * weight for count, weight in shares) / len(shares) == pytest.approx(batch_size, rel=0.1)
     wanted = fraction * batch_size
     mean = sum(count for count, _ in shares) / len(shares)
@@ -112,7 +112,9 @@ def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size
 def test_a_step_without_an_image_for_the_term_is_the_base_loss():
     denoiser, loss = GaussianDenoiser(bias=0.5), ConsistencyLoss(make("edm", "loss"), consistency_fraction=0.1)
     batch = Batch(denoiser.data(1))
-    step = next(step for step in (step_at(nimg, 10**6) for nimg in range(100)) if loss.share(1, step)[0] == 0)
+    step = next(
+        step for step in (step_at(nimg, 10**6) for nimg in range(100)) if loss.subset_and_weight(1, step)[0] == 0
+    )
     out = loss(denoiser, batch, step)
     assert torch.equal(out.terms["loss"], out.terms["dsm"]) and out.terms["consistency"].tolist() == [0]
     out.loss.sum().backward()

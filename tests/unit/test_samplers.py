@@ -131,7 +131,7 @@ def test_samples_are_distributed_like_the_data(sampler, schedule):
     sigmas = schedule(denoise)
     with torch.no_grad():
         x = noise(torch.zeros(1000, 1, 4, 4).double()) * sigmas[0]
-        x = sampler.bound(schedule, denoise)(denoise, x, sigmas, noise)
+        x = sampler.for_schedule(schedule, denoise)(denoise, x, sigmas, noise)
     # Standard errors of 16,000 numbers: 0.004 and 0.0028.
     assert float(x.mean()) == pytest.approx(GAUSSIAN.mean, abs=0.016)
     assert float(x.std()) == pytest.approx(GAUSSIAN.std, abs=0.02)

@@ -18,7 +18,7 @@ from elucid.training.preconds.vp import VPPrecond
 from elucid.training.snapshots.records import assemble
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
 from elucid.training.snapshots.transfer import transfer
-from elucid.training.snapshots.trust import trusted_class
+from elucid.training.snapshots.trust import load_class
 from elucid.training.types import NetSpec
 
 
@@ -120,9 +120,9 @@ def test_networks_from_outside_need_trust(tmp_path, monkeypatch):
         "from elucid.training.networks.song_unet import SongUNet\nclass Mine(SongUNet): pass\n"
     )
     monkeypatch.setenv("ELUCID_PLUGINS", f"other.nets,{tmp_path / 'nets.py'}")
-    assert issubclass(trusted_class({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
+    assert issubclass(load_class({}, "elucid_plugin_nets:Mine", SongUNet), SongUNet)
     with pytest.raises(UserError, match="which is not a subclass of EDMPrecond; refused"):
-        trusted_class({}, "elucid_plugin_nets:Mine", EDMPrecond)
+        load_class({}, "elucid_plugin_nets:Mine", EDMPrecond)
 
 
 def test_transfer():

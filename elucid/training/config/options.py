@@ -52,10 +52,10 @@ LOSS_FLAGS = {
 }
 """Flags that set the option of the same name of a loss in the chain."""
 
-SAY_THE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
+FLAGS_THAT_CHOOSE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
 """Flags that determine the chain of losses."""
 
-PRECOND_MEANS = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
+PRECOND_ALIASES = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and a loss other than its default."""
 
 LISTS = {"transforms", "hooks", "loggers"}
@@ -63,13 +63,13 @@ LISTS = {"transforms", "hooks", "loggers"}
 
 CACHES = {"0": "none", "1": "disk"}
 
-ENCODER_OF = {False: "rgb", True: "vae"}
+ENCODER_FOR_LATENTS_FLAG = {False: "rgb", True: "vae"}
 """The encoder for each value of --train_on_latents."""
 
 
 def options_from(flags: dict) -> dict:
     """Convert `TrainOptions.flags()` to nested options. Raises UserError for contradicting flags."""
-    precond, loss = PRECOND_MEANS.get(flags["precond"], (flags["precond"], flags["loss"]))
+    precond, loss = PRECOND_ALIASES.get(flags["precond"], (flags["precond"], flags["loss"]))
     flags = {**flags, "loss": flags["loss"] or loss}
     seed = flags["seed"] if flags["seed"] is not None else distributed.broadcast_object(secrets.randbelow(1 << 31))
     precision = flags["precision"]
@@ -84,7 +84,7 @@ def options_from(flags: dict) -> dict:
         "precision": precision,
         "cache": CACHES.get(flags["cache"], flags["cache"]),
     }
-    values["train_on_latents"] = ENCODER_OF[flags["train_on_latents"]]
+    values["train_on_latents"] = ENCODER_FOR_LATENTS_FLAG[flags["train_on_latents"]]
     options: dict = {
         "dataset": {},
         "encoder": {},
@@ -92,7 +92,7 @@ def options_from(flags: dict) -> dict:
         "transforms": [{"name": name} for name in flags["transforms"]],
         "network": {},
         "precond": {},
-        "loss": loss_chain(flags["loss"] or own_loss(precond), flags),
+        "loss": loss_chain(flags["loss"] or default_loss_of(precond), flags),
         "optimizer": {},
         "lr_schedule": {},
         "ema": {"name": "halflife"},
@@ -118,7 +118,7 @@ def options_from(flags: dict) -> dict:
     return options
 
 
-def own_loss(precond: str) -> str:
+def default_loss_of(precond: str) -> str:
     """Return the default loss of a preconditioner. Raises UserError if it has none."""
     loss = find("preconditioner", precond).default_loss
     if loss is None:
@@ -133,8 +133,8 @@ def precond_and_loss(options: dict) -> str:
         names.append(str(chain.get("name")))
         chain = chain.get("base")
     loss = "(".join(names) + ")" * (len(names) - 1)
-    own = find("preconditioner", precond).default_loss
-    short = {meaning: name for name, meaning in PRECOND_MEANS.items()} | {(precond, own): precond}
+    default = find("preconditioner", precond).default_loss
+    short = {pair: alias for alias, pair in PRECOND_ALIASES.items()} | {(precond, default): precond}
     return short.get((precond, loss)) or "-".join([precond, *names])
 
 
@@ -157,12 +157,12 @@ def loss_chain(text: str, flags: dict) -> dict:
     """Convert a chain of losses such as `patch(cdm(edm))` and the flags of these losses to a component."""
     chain = parse_chain(text)
     wants_patch = flags["patch"] or flags["real_p"] is not None or flags["progressive"]
-    if wants_patch and in_chain(chain, "patch") is None:
+    if wants_patch and find_in_chain(chain, "patch") is None:
         chain = {"name": "patch", "base": chain}
     for flag, owner in LOSS_FLAGS.items():
         if flags[flag] is None:
             continue
-        component = in_chain(chain, owner)
+        component = find_in_chain(chain, owner)
         if component is None:
             raise UserError(
                 f"`{flag}` is an option of the loss {owner!r}, which `loss`={text} does not contain; "
@@ -172,7 +172,7 @@ def loss_chain(text: str, flags: dict) -> dict:
     return chain
 
 
-def in_chain(chain: dict | None, name: str) -> dict | None:
+def find_in_chain(chain: dict | None, name: str) -> dict | None:
     """Return the component of that name in a chain of losses, or None."""
     while chain is not None and chain["name"] != name:
         chain = chain.get("base")
@@ -191,7 +191,7 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
             result[path] = options[part][name]
     path, component = "loss", options["loss"]
     while isinstance(component, dict):
-        if given & SAY_THE_LOSS:
+        if given & FLAGS_THAT_CHOOSE_LOSS:
             result[f"{path}.name"] = component.get("name")
         result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
         path, component = f"{path}.base", component.get("base")

@@ -117,8 +117,8 @@ class TrainOptions:
         if self.preset is not None and self.preset not in PRESETS:
             raise UserError(f"`preset`={self.preset} is unknown; choose from {', '.join(sorted(PRESETS))}")
         given = self.given()
-        preset = dict(PRESETS.get(self.preset or "", {}))
-        assignments = [*without_replaced(preset, given), *as_assignments(given.get("set", ()))]
+        preset = applicable_preset(PRESETS.get(self.preset or "", {}), given)
+        assignments = [*preset["set"], *as_assignments(given.get("set", ()))]
         flags = {**dict.fromkeys(field.name for field in fields(self)), **DEFAULTS, **preset, **given}
         flags["ema"] = [flags["ema"]] if isinstance(flags["ema"], int | float) else flags["ema"]
         flags["cres"] = flags["cres"] and list(flags["cres"])
@@ -134,18 +134,17 @@ def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
     return list(values)
 
 
-def without_replaced(preset: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Return the preset's `part.option=value` strings that still apply.
+def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a preset that still applies, always with a list `set`.
 
-    If an external component replaces one of the preset's, the options of that are removed, from `preset` as well.
+    If an external component replaces one of the preset's, the options of that do not apply.
     """
-    assignments = list(preset.pop("set", ()))
+    result = {**preset, "set": list(preset.get("set", ()))}
     own = as_assignments(given.get("set", ()))
     for flag, (part, options) in PART_OF.items():
         named = [one.partition("=")[2] for one in own if one.startswith(f"{part}.name=")]
         name = named[-1] if named else given.get(flag, "")
         if ":" in str(name):
-            for option in options:
-                preset.pop(option, None)
-            assignments = [one for one in assignments if not one.startswith(f"{part}.")]
-    return assignments
+            result = {option: value for option, value in result.items() if option not in options}
+            result["set"] = [one for one in result["set"] if not one.startswith(f"{part}.")]
+    return result

@@ -9,43 +9,43 @@ from elucid.training.data.labels import Labels, from_json
 
 
 @dataclass
-class Found:
-    """Result of `find_labels`: `labels` of the images in order, or None, and the dataset's root folder `inside`.
+class FoundLabels:
+    """Result of `find_labels`: `labels` of the images in order, or None, and the dataset's folder `root`.
 
-    `inside` is e.g. `pets/`, or empty. `described` is True if there is a dataset.json, even one without labels.
+    `root` is e.g. `pets/`, or empty. `has_json` is True if there is a dataset.json, even one without labels.
     """
 
     labels: Labels | None
-    inside: str
-    described: bool
+    root: str
+    has_json: bool
 
 
-def find_labels(files: FileSet, names: list[str]) -> Found:
+def find_labels(files: FileSet, names: list[str]) -> FoundLabels:
     """Find the labels of the images with these names. Raises UserError for an invalid dataset.json."""
-    inside = folder_of_all(names, files)
-    shorter = [name.removeprefix(inside) for name in names]
-    description = files.find(f"{inside}dataset.json")
+    root = root_folder(names, files)
+    shorter = [name.removeprefix(root) for name in names]
+    description = files.find(f"{root}dataset.json")
     if description is None:
-        return Found(labels_from_folders(shorter), inside, described=False)
-    labels = from_json(files.read(description), shorter, f"{files.path}/{inside}dataset.json")
-    return Found(labels, inside, described=True)
+        return FoundLabels(labels_from_folders(shorter), root, has_json=False)
+    labels = from_json(files.read(description), shorter, f"{files.path}/{root}dataset.json")
+    return FoundLabels(labels, root, has_json=True)
 
 
-def folder_of_all(names: list[str], files: FileSet) -> str:
+def root_folder(names: list[str], files: FileSet) -> str:
     """Return the root folder of the dataset, e.g. `pets/` for a zip of the folder `pets`, which is not a class.
 
     It contains all images, and either all are in subfolders of it or it has a dataset.json.
     """
-    inside = ""
-    while files.find(f"{inside}dataset.json") is None:
-        top = names[0].removeprefix(inside).split("/")[0]
-        deeper = f"{inside}{top}/"
+    root = ""
+    while files.find(f"{root}dataset.json") is None:
+        top = names[0].removeprefix(root).split("/")[0]
+        deeper = f"{root}{top}/"
         if not all(name.startswith(deeper) for name in names):
             break
         if not all("/" in name[len(deeper) :] for name in names) and files.find(f"{deeper}dataset.json") is None:
             break
-        inside = deeper
-    return inside
+        root = deeper
+    return root
 
 
 def labels_from_folders(names: list[str]) -> Labels | None:

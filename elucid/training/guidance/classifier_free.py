@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.batches import repeat_batch
 from elucid.training.guidance.base import Guidance
 from elucid.training.types import Cond, Prediction
 
@@ -26,13 +27,8 @@ class ClassifierFreeGuidance(Guidance):
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
         count = len(x)
         labels = cond.get("labels", x.new_zeros(count, self.spec.label_dim))
-        both = {name: twice(value, count) for name, value in cond.items()}
+        both = {name: repeat_batch(value, count) for name, value in cond.items()}
         both["labels"] = torch.cat([labels.expand(count, -1), torch.zeros_like(labels).expand(count, -1)])
-        out = self.denoiser(torch.cat([x, x]), twice(sigma, count), both)
+        out = self.denoiser(repeat_batch(x), repeat_batch(sigma, count), both)
         main = Prediction(*(None if part is None else part[:count] for part in (out.x0, out.var, out.logvar)))
         return main, out.x0[count:]
-
-
-def twice(value: Tensor, count: int) -> Tensor:
-    """Expand the first axis, of length `count` or 1, to `count` and repeat it to 2 `count`."""
-    return value.expand(count, *value.shape[1:]).repeat(2, *[1] * (value.ndim - 1))

@@ -13,7 +13,7 @@ from elucid.torch_utils import distributed
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.sampling.generate import generate
-from elucid.training.sampling.grid import save_grid, to_look_at
+from elucid.training.sampling.grid import enlarged_grid, save_grid
 
 STEPS = 8
 """Number of sampling steps if the run's schedule sets none."""
@@ -43,16 +43,16 @@ class SampleGrid(Hook):
     def on_snapshot(self, run, path: Path) -> None:
         denoiser, count = next(iter(run.ema.averages.values())), run.loop.grid_images
         if distributed.is_main() and count and isinstance(denoiser, Denoiser):
-            images = self.draw(run, denoiser, count)
+            images = self.sample_in_time(run, denoiser, count)
             if images is not None:
                 picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
-                save_grid(to_look_at(images, cells=count), picture)
+                save_grid(enlarged_grid(images, cells=count), picture)
                 if self.loggers is not None:
                     self.loggers.image("samples", picture, run.nimg)
         distributed.barrier()
         self.since = time.monotonic()
 
-    def draw(self, run, denoiser: Denoiser, count: int) -> Tensor | None:
+    def sample_in_time(self, run, denoiser: Denoiser, count: int) -> Tensor | None:
         """Return samples of the first seeds, or None if there was no time for any."""
         seconds = max(LEAST, SHARE * (time.monotonic() - self.since))
         started, over = time.monotonic(), threading.Event()

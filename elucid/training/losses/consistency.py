@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.batches import repeat_batch
 from elucid.training.losses.base import Loss, LossWrapper, per_element
 from elucid.training.losses.dsm import DSM
 from elucid.training.noise.schedules import rho_levels
@@ -63,20 +64,21 @@ class ConsistencyLoss(LossWrapper):
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         start = self.base.evaluate(denoiser, batch)
         dsm = start.error.sum(dim=(1, 2, 3))
-        count, weight = self.share(len(batch), step)
-        full = torch.zeros_like(dsm)
+        count, weight = self.subset_and_weight(len(batch), step)
+        martingale = torch.zeros_like(dsm)  # of each image; 0 for those not chosen in this step
         if count > 0:
             everywhere = count == len(batch)
             chosen = slice(None) if everywhere else torch.randperm(len(batch), device=batch.images.device)[:count]
             cond = {key: value[chosen] for key, value in batch.cond.items()}
             x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
             ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
-            full[chosen] = self.consistency(denoiser, ends, sigma_end, x0, cond).sum(dim=(1, 2, 3)) * weight
-        loss = dsm + self.martingale_lambda * full if count > 0 else dsm
-        terms = {"loss": loss, "dsm": dsm, "consistency": full}
+            term = self.consistency(denoiser, ends, sigma_end, x0, cond)
+            martingale[chosen] = term.sum(dim=(1, 2, 3)) * weight
+        loss = dsm + self.martingale_lambda * martingale if count > 0 else dsm
+        terms = {"loss": loss, "dsm": dsm, "consistency": martingale}
         return LossOutput(loss, {name: per_element(term, batch.images) for name, term in terms.items()})
 
-    def share(self, batch_size: int, step: Step) -> tuple[int, float]:
+    def subset_and_weight(self, batch_size: int, step: Step) -> tuple[int, float]:
         """Return how many images of the batch get the term in this step, and the weight that makes up for the rest."""
         wanted = self.consistency_fraction * batch_size
         if wanted >= 1:
@@ -92,26 +94,21 @@ class ConsistencyLoss(LossWrapper):
     @torch.no_grad()
     def path_ends(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, x0: Tensor, cond: dict) -> tuple[Tensor, Tensor]:
         """Sample two paths per image; return their ends [2B,C,H,W] (first paths, then second) and levels [2B,1,1,1]."""
-        doubled = {key: twice(value) for key, value in cond.items()}
+        doubled = {key: repeat_batch(value) for key, value in cond.items()}
         end = self.sigma_end(sigma)
-        sigmas = rho_levels(self.martingale_steps, twice(end).flatten(), twice(sigma).flatten(), self.rho)
-        first = twice(x0.detach()) if self.reuse_start else None
+        sigmas = rho_levels(self.martingale_steps, repeat_batch(end).flatten(), repeat_batch(sigma).flatten(), self.rho)
+        first = repeat_batch(x0.detach()) if self.reuse_start else None
         with mode(denoiser, self.path_mode):
-            ends = reverse_sde_path(partial(denoiser, cond=doubled), twice(x), sigmas, first=first)
-        return ends.to(x.dtype), twice(end)
+            ends = reverse_sde_path(partial(denoiser, cond=doubled), repeat_batch(x), sigmas, first=first)
+        return ends.to(x.dtype), repeat_batch(end)
 
     @staticmethod
     def consistency(denoiser: Denoiser, ends: Tensor, sigma_end: Tensor, x0: Tensor, cond: dict) -> Tensor:
         """(D1 - D)(D2 - D), elementwise [B,C,H,W]."""
-        doubled = {key: twice(value) for key, value in cond.items()}
+        doubled = {key: repeat_batch(value) for key, value in cond.items()}
         prediction: Prediction = denoiser(ends, sigma_end, doubled)
         first, second = prediction.x0.chunk(2)
         return (first - x0) * (second - x0)
-
-
-def twice(values: Tensor) -> Tensor:
-    """Concatenate the batch with itself."""
-    return torch.cat([values, values])
 
 
 @contextmanager

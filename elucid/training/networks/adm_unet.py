@@ -16,7 +16,7 @@ from elucid.training.networks.layers import (
     unit_normal,
     zeros,
 )
-from elucid.training.networks.levels import LevelPlan
+from elucid.training.networks.resolutions import ResolutionPlan
 from elucid.training.types import Cond
 
 
@@ -42,7 +42,7 @@ class DhariwalUNet(Conditioned):
         implicit_mlp: bool = False,
     ):
         super().__init__(vector, label_dropout)
-        plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         plan.require_blocks(num_blocks, dropout)
         self.halvings = plan.halvings
         n_emb = model_channels * channel_mult_emb
@@ -57,8 +57,8 @@ class DhariwalUNet(Conditioned):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, implicit_mlp, inits)
         self._build_decoder(plan, n_emb, num_blocks, skips)
-        self.out_norm = GroupNorm(plan.levels[0].channels)
-        self.out_conv = Conv2d(plan.levels[0].channels, out_channels, 3, init=zeros())
+        self.out_norm = GroupNorm(plan.resolutions[0].channels)
+        self.out_conv = Conv2d(plan.resolutions[0].channels, out_channels, 3, init=zeros())
 
     def _block(self, n_in: int, n_out: int, n_emb: int, attention: bool = False, resample: str | None = None):
         heads = max(n_out // 64, 1) if attention else 0
@@ -66,36 +66,38 @@ class DhariwalUNet(Conditioned):
 
     def _build_encoder(self, plan, in_channels, n_emb, num_blocks, implicit_mlp, inits) -> list[int]:
         """Build `enc`; returns the channels of the skip connections, which the decoder takes in reverse order."""
-        channels, skips = plan.levels[0].channels, []
-        for level in plan.levels:
-            if level.index == 0:
+        channels, skips = plan.resolutions[0].channels, []
+        for resolution in plan.resolutions:
+            if resolution.index == 0:
                 stem = implicit_mlp_stem(in_channels, channels, **inits) if implicit_mlp else None
-                self.enc[f"{level.name}_conv"] = stem or Conv2d(in_channels, channels, 3, **inits)
+                self.enc[f"{resolution.name}_conv"] = stem or Conv2d(in_channels, channels, 3, **inits)
             else:
-                self.enc[f"{level.name}_down"] = self._block(channels, channels, n_emb, resample="down")
+                self.enc[f"{resolution.name}_down"] = self._block(channels, channels, n_emb, resample="down")
             skips.append(channels)
             for index in range(num_blocks):
-                self.enc[f"{level.name}_block{index}"] = self._block(channels, level.channels, n_emb, level.attention)
-                channels = level.channels
+                self.enc[f"{resolution.name}_block{index}"] = self._block(
+                    channels, resolution.channels, n_emb, resolution.attention
+                )
+                channels = resolution.channels
                 skips.append(channels)
         return skips
 
     def _build_decoder(self, plan, n_emb, num_blocks, skips) -> None:
         channels, skips = skips[-1], list(skips)
         self.joins = []  # which decoder blocks take a skip connection
-        for level in reversed(plan.levels):
-            if level.index == len(plan.levels) - 1:
-                self.dec[f"{level.name}_in0"] = self._block(channels, channels, n_emb, attention=True)
-                self.dec[f"{level.name}_in1"] = self._block(channels, channels, n_emb)
+        for resolution in reversed(plan.resolutions):
+            if resolution.index == len(plan.resolutions) - 1:
+                self.dec[f"{resolution.name}_in0"] = self._block(channels, channels, n_emb, attention=True)
+                self.dec[f"{resolution.name}_in1"] = self._block(channels, channels, n_emb)
                 self.joins += [False, False]
             else:
-                self.dec[f"{level.name}_up"] = self._block(channels, channels, n_emb, resample="up")
+                self.dec[f"{resolution.name}_up"] = self._block(channels, channels, n_emb, resample="up")
                 self.joins.append(False)
             for index in range(num_blocks + 1):
-                block = self._block(channels + skips.pop(), level.channels, n_emb, level.attention)
-                self.dec[f"{level.name}_block{index}"] = block
+                block = self._block(channels + skips.pop(), resolution.channels, n_emb, resolution.attention)
+                self.dec[f"{resolution.name}_block{index}"] = block
                 self.joins.append(True)
-                channels = level.channels
+                channels = resolution.channels
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embed the noise level and the vector conditions, [B, n_emb]."""

@@ -20,7 +20,7 @@ from elucid.training.networks.layers import (
     implicit_mlp_stem,
     xavier_uniform,
 )
-from elucid.training.networks.levels import LevelPlan
+from elucid.training.networks.resolutions import ResolutionPlan
 from elucid.training.types import Cond
 
 
@@ -29,22 +29,22 @@ class Role(Enum):
 
     STEM = auto()  # the first convolution
     BLOCK = auto()  # x -> block(x, emb)
-    SHRINK = auto()  # downsamples the copy of the input
-    ADD = auto()  # adds that copy to x
-    MERGE = auto()  # adds that copy to x; the sum becomes the new copy
-    JOIN = auto()  # a block that first concatenates a skip connection
-    ENLARGE = auto()  # upsamples the output image to the next level
-    NORM = auto()  # normalises x for the output image
-    PICTURE = auto()  # adds this level's contribution to the output image
+    DOWNSAMPLE_INPUT = auto()  # downsamples the copy of the input
+    ADD_INPUT = auto()  # adds that copy to x
+    ADD_INPUT_AND_KEEP = auto()  # adds that copy to x; the sum becomes the new copy
+    CONCAT_SKIP = auto()  # concatenates a skip connection to x, then as BLOCK
+    UPSAMPLE_OUTPUT = auto()  # upsamples the output image to the next resolution
+    NORM_FOR_OUTPUT = auto()  # normalises x for the output image
+    ADD_TO_OUTPUT = auto()  # adds the contribution of this resolution to the output image
 
 
 class SongUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
     DDPM++ has a positional embedding, standard encoder and filter [1,1]; NCSN++ has fourier, residual and [1,3,3,1].
-    With a skip or residual encoder, each level also takes a downsampled copy of the input; with a skip decoder, each
-    level adds its own contribution to the output image. `implicit_mlp` puts three 1x1 convolutions before the first
-    3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
+    With a skip or residual encoder, each resolution also takes a downsampled copy of the input; with a skip decoder,
+    each resolution adds its own contribution to the output image. `implicit_mlp` puts three 1x1 convolutions before the
+    first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SongUNet(Conditioned):
         implicit_mlp: bool = False,
     ):
         super().__init__(vector, label_dropout)
-        plan = LevelPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         plan.require_blocks(num_blocks, dropout)
         plan.require("embedding_type", embedding_type, ("positional", "fourier"))
         plan.require("encoder_type", encoder_type, ("standard", "skip", "residual"))
@@ -105,25 +105,27 @@ class SongUNet(Conditioned):
         channels, aux_channels = plan.model_channels, in_channels
         taps = self.block_options["taps"]
         skips = []
-        for level in plan.levels:
-            if level.index == 0:
+        for resolution in plan.resolutions:
+            if resolution.index == 0:
                 stem = implicit_mlp_stem(in_channels, channels) if implicit_mlp else Conv2d(in_channels, channels, 3)
-                self._encode(f"{level.name}_conv", stem, Role.STEM)
+                self._encode(f"{resolution.name}_conv", stem, Role.STEM)
             else:
                 down = ResidualBlock(channels, channels, n_emb, resample="down", **self.block_options)
-                self._encode(f"{level.name}_down", down, Role.BLOCK)
+                self._encode(f"{resolution.name}_down", down, Role.BLOCK)
                 if encoder_type == "skip":
-                    self._encode(f"{level.name}_aux_down", Resample("down", taps), Role.SHRINK)
-                    self._encode(f"{level.name}_aux_skip", Conv2d(aux_channels, channels, 1), Role.ADD)
+                    self._encode(f"{resolution.name}_aux_down", Resample("down", taps), Role.DOWNSAMPLE_INPUT)
+                    self._encode(f"{resolution.name}_aux_skip", Conv2d(aux_channels, channels, 1), Role.ADD_INPUT)
                 elif encoder_type == "residual":
                     strided = StridedConv2d(aux_channels, channels, taps)
-                    self._encode(f"{level.name}_aux_residual", strided, Role.MERGE)
+                    self._encode(f"{resolution.name}_aux_residual", strided, Role.ADD_INPUT_AND_KEEP)
                     aux_channels = channels
             skips.append(channels)
             for index in range(num_blocks):
-                block = ResidualBlock(channels, level.channels, n_emb, heads=int(level.attention), **self.block_options)
-                self._encode(f"{level.name}_block{index}", block, Role.BLOCK)
-                channels = level.channels
+                block = ResidualBlock(
+                    channels, resolution.channels, n_emb, heads=int(resolution.attention), **self.block_options
+                )
+                self._encode(f"{resolution.name}_block{index}", block, Role.BLOCK)
+                channels = resolution.channels
                 skips.append(channels)
         return skips
 
@@ -132,28 +134,28 @@ class SongUNet(Conditioned):
         taps = self.block_options["taps"]
         channels = skips[-1]
         skips = list(skips)
-        for level in reversed(plan.levels):
-            deepest = level.index == len(plan.levels) - 1
+        for resolution in reversed(plan.resolutions):
+            deepest = resolution.index == len(plan.resolutions) - 1
             if deepest:
                 for index, heads in enumerate((1, 0)):
                     block = ResidualBlock(channels, channels, n_emb, heads=heads, **self.block_options)
-                    self._decode(f"{level.name}_in{index}", block, Role.BLOCK)
+                    self._decode(f"{resolution.name}_in{index}", block, Role.BLOCK)
             else:
                 up = ResidualBlock(channels, channels, n_emb, resample="up", **self.block_options)
-                self._decode(f"{level.name}_up", up, Role.BLOCK)
+                self._decode(f"{resolution.name}_up", up, Role.BLOCK)
             for index in range(num_blocks + 1):
-                attention = level.attention and index == num_blocks
+                attention = resolution.attention and index == num_blocks
                 block = ResidualBlock(
-                    channels + skips.pop(), level.channels, n_emb, heads=int(attention), **self.block_options
+                    channels + skips.pop(), resolution.channels, n_emb, heads=int(attention), **self.block_options
                 )
-                self._decode(f"{level.name}_block{index}", block, Role.JOIN)
-                channels = level.channels
-            if self.decoder_type == "skip" or level.index == 0:
+                self._decode(f"{resolution.name}_block{index}", block, Role.CONCAT_SKIP)
+                channels = resolution.channels
+            if self.decoder_type == "skip" or resolution.index == 0:
                 if self.decoder_type == "skip" and not deepest:
-                    self._decode(f"{level.name}_aux_up", Resample("up", taps), Role.ENLARGE)
-                self._decode(f"{level.name}_aux_norm", GroupNorm(channels, 1e-6), Role.NORM)
+                    self._decode(f"{resolution.name}_aux_up", Resample("up", taps), Role.UPSAMPLE_OUTPUT)
+                self._decode(f"{resolution.name}_aux_norm", GroupNorm(channels, 1e-6), Role.NORM_FOR_OUTPUT)
                 last = Conv2d(channels, out_channels, 3, init=xavier_uniform(1e-5))
-                self._decode(f"{level.name}_aux_conv", last, Role.PICTURE)
+                self._decode(f"{resolution.name}_aux_conv", last, Role.ADD_TO_OUTPUT)
 
     def _encode(self, name: str, layer: nn.Module, role: Role) -> None:
         self.enc[name] = layer
@@ -175,26 +177,26 @@ class SongUNet(Conditioned):
         emb = self.embed(c_noise, cond).to(x.dtype)
         skips, aux = [], x
         for role, layer in zip(self.enc_roles, self.enc.values(), strict=True):
-            if role is Role.SHRINK:
+            if role is Role.DOWNSAMPLE_INPUT:
                 aux = layer(aux)
-            elif role is Role.ADD:
+            elif role is Role.ADD_INPUT:
                 x = skips[-1] = x + layer(aux)
-            elif role is Role.MERGE:
+            elif role is Role.ADD_INPUT_AND_KEEP:
                 x = skips[-1] = aux = (x + layer(aux)) * math.sqrt(0.5)
             else:
                 x = layer(x, emb) if role is Role.BLOCK else layer(x)
                 skips.append(x)
         out, normed = None, None
         for role, layer in zip(self.dec_roles, self.dec.values(), strict=True):
-            if role is Role.ENLARGE:
+            if role is Role.UPSAMPLE_OUTPUT:
                 out = layer(out)
-            elif role is Role.NORM:
+            elif role is Role.NORM_FOR_OUTPUT:
                 normed = layer(x)
-            elif role is Role.PICTURE:
+            elif role is Role.ADD_TO_OUTPUT:
                 picture = layer(F.silu(normed))
                 out = picture if out is None else out + picture
             else:
-                if role is Role.JOIN:
+                if role is Role.CONCAT_SKIP:
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, emb)
         return out

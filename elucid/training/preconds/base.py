@@ -131,4 +131,4 @@ class Denoiser(Preconditioned):
             name = type(self.model).__name__
             raise UserError(f"network {name} returned {list(out.shape)} , expected {list(wanted)}")
         var = out[:, channels:] if out.shape[1] > channels else None
-        return Prediction(c[0] * x + c[1] * out[:, :channels], var)
+        return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var)

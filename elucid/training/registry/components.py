@@ -12,7 +12,7 @@ from elucid.dnnlib.config import construct, lookup
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.values import signature
 from elucid.training.registry.interfaces import INTERFACES
-from elucid.training.registry.names import OPTIONS, TABLES, USUAL
+from elucid.training.registry.names import DEFAULT_COMPONENTS, OPTIONS, TABLES
 
 
 def split(component: Any, kind: str) -> tuple[str, dict]:
@@ -29,14 +29,14 @@ def find(kind: str, name: str) -> Any:
     return lookup(TABLES[kind], name, kind, INTERFACES.get(kind))
 
 
-def nested(target: Any) -> dict[str, str]:
+def component_arguments(target: Any) -> dict[str, str]:
     """Return the constructor arguments that take components, with their kinds."""
-    kinds = {}
+    kind_of_argument = {}
     for name, parameter in signature(target).parameters.items():
         kind = _kind_of(parameter.annotation)
         if kind is not None:
-            kinds[name] = kind
-    return kinds
+            kind_of_argument[name] = kind
+    return kind_of_argument
 
 
 def _kind_of(annotation: Any) -> str | None:
@@ -51,31 +51,36 @@ def _kind_of(annotation: Any) -> str | None:
     return None
 
 
-def make(component: Any, kind: str, what: str | None = None, **parts) -> Any:
+def make(component: Any, kind: str, label: str | None = None, **parts) -> Any:
     """Create the object that a component describes, with its nested components; `parts` are further arguments.
 
-    Raises UserError for unknown names and options, and for a missing or unexpected nested component.
+    `label` names the component in errors, by default by its kind and name. Raises UserError for unknown names and
+    options, and for a missing or unexpected nested component.
     """
     name, options = split(component, kind)
-    what = what or f"{kind} {name}"
+    label = label or f"{kind} {name}"
     target = find(kind, name)
     options = merged(OPTIONS.get(kind, {}).get(name, {}), options)
-    kinds = {argument: inner for argument, inner in nested(target).items() if argument not in parts}
+    component_args = {
+        argument: argument_kind
+        for argument, argument_kind in component_arguments(target).items()
+        if argument not in parts
+    }
     required = {name for name, one in signature(target).parameters.items() if one.default is one.empty}
     if kind == "loss":
-        _require_base(name, kinds, options)
+        _require_base(name, component_args, options)
     made = {}
-    for argument, inner in kinds.items():
+    for argument, argument_kind in component_args.items():
         if options.get(argument) is not None:
             given = options.pop(argument)
-        elif argument in required and inner in USUAL:
-            given = USUAL[inner]
+        elif argument in required and argument_kind in DEFAULT_COMPONENTS:
+            given = DEFAULT_COMPONENTS[argument_kind]
         else:
             continue
         if isinstance(given, dict):
-            given = merged(USUAL.get(inner, {}), given)
-        made[argument] = make(given, inner, f"{what}, {argument}" if inner != "loss" else None)
-    result = construct(target, options, what, **parts, **made)
+            given = merged(DEFAULT_COMPONENTS.get(argument_kind, {}), given)
+        made[argument] = make(given, argument_kind, f"{label}, {argument}" if argument_kind != "loss" else None)
+    result = construct(target, options, label, **parts, **made)
     result.config["name"] = name
     result.config["options"] |= {argument: resolved(child) for argument, child in made.items()}
     return result
@@ -93,10 +98,10 @@ def merged(defaults: dict, options: dict) -> dict:
     return result
 
 
-def _require_base(name: str, kinds: dict[str, str], options: dict) -> None:
-    if "base" in kinds and options.get("base") is None:
+def _require_base(name: str, component_args: dict[str, str], options: dict) -> None:
+    if "base" in component_args and options.get("base") is None:
         raise UserError(f"the loss {name} wraps another loss; write for example `loss`={name}(edm)")
-    if "base" in options and "base" not in kinds:
+    if "base" in options and "base" not in component_args:
         raise UserError(f"the loss {name} does not wrap another loss; write `loss`={name}")
 
 

@@ -168,5 +168,5 @@ OPTIONS: dict[str, dict[str, dict]] = {
 }
 """Options that a short name implies, by kind."""
 
-USUAL = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
+DEFAULT_COMPONENTS = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
 """The default component of an argument of this kind, if the argument has no default of its own."""

@@ -50,7 +50,7 @@ class AblationSampler(Sampler):
     def evaluations(self, num_steps: int) -> int:
         return num_steps if self.solver == "euler" else 2 * num_steps - 1
 
-    def bound(self, schedule, denoise: Denoise) -> "AblationSampler":
+    def for_schedule(self, schedule, denoise: Denoise) -> "AblationSampler":
         """Return a copy whose process is fitted to the schedule's ends before the denoiser rounds them."""
         sampler = copy.copy(self)
         sampler.ends = schedule.sigma_range(denoise)
@@ -76,10 +76,10 @@ class AblationSampler(Sampler):
         x = x * self.scale(sigmas[0])
         for i in range(num_steps):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]
-            sigma_hat = self.churn.churned(denoise, sigma, num_steps)
+            sigma_hat = self.churn.raised_sigma(denoise, sigma, num_steps)
             t_hat, t_next = curve.time(sigma_hat), curve.time(sigma_next)
             s_hat = self.scale(sigma_hat)
-            x_hat = s_hat / self.scale(sigma) * x + s_hat * self.churn.added(x, sigma, sigma_hat, noise)
+            x_hat = s_hat / self.scale(sigma) * x + s_hat * self.churn.noise_to_add(x, sigma, sigma_hat, noise)
             step = t_next - t_hat
             first = slope(x_hat, t_hat, sigma_hat, callback)
             if self.solver == "euler" or is_zero[i + 1]:

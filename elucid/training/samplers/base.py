@@ -49,7 +49,7 @@ class Sampler(ABC):
         """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0."""
         return num_steps
 
-    def bound(self, schedule, denoise: Denoise) -> "Sampler":
+    def for_schedule(self, schedule, denoise: Denoise) -> "Sampler":
         """Return the sampler for this schedule and denoiser; `self` unless its equation depends on them."""
         return self
 

@@ -22,7 +22,7 @@ class Churn:
         self.S_churn, self.S_min, self.S_noise = S_churn, S_min, S_noise
         self.S_max = math.inf if S_max is None else S_max
 
-    def churned(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
+    def raised_sigma(self, denoise: Denoise, sigma: Tensor, num_steps: int) -> Tensor:
         """Return the noise level sigma_hat after adding noise."""
         if self.S_churn == 0:
             return sigma
@@ -30,7 +30,7 @@ class Churn:
         inside = (sigma >= self.S_min) & (sigma <= self.S_max)
         return torch.where(inside, denoise.round_sigma(sigma * (1 + gamma)), sigma)
 
-    def added(self, x: Tensor, sigma: Tensor, sigma_hat: Tensor, noise: Noise) -> Tensor:
+    def noise_to_add(self, x: Tensor, sigma: Tensor, sigma_hat: Tensor, noise: Noise) -> Tensor:
         """Return the noise that takes x from sigma to sigma_hat.
 
         It is drawn at every step, so that S_min and S_max do not shift the random numbers.

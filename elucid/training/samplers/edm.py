@@ -27,8 +27,8 @@ class EDMSampler(Sampler):
         num_steps = len(sigmas) - 1
         for i in range(num_steps):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]
-            sigma_hat = self.churn.churned(denoise, sigma, num_steps)
-            x_hat = x + self.churn.added(x, sigma, sigma_hat, noise)
+            sigma_hat = self.churn.raised_sigma(denoise, sigma, num_steps)
+            x_hat = x + self.churn.noise_to_add(x, sigma, sigma_hat, noise)
             slope = (x_hat - estimate(denoise, x_hat, sigma_hat, callback)) / sigma_hat
             x = x_hat + (sigma_next - sigma_hat) * slope
             if not is_zero[i + 1]:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-SIZE = 4
+BLOCK_SIZE = 4
 """Batch size on the CPU: more is hardly faster, and a single image is much slower with small networks."""
 
 
@@ -23,28 +23,29 @@ class Samples:
 
 
 def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Generator[Samples, None, None]:
-    """Yield make(items) for all items (seed and class) in order, computed in parallel blocks of `SIZE`.
+    """Yield make(items) for all items (seed and class) in order, computed in parallel blocks of `BLOCK_SIZE`.
 
     The blocks are joined to about `batch_size` images.
     """
-    return _regrouped(_side_by_side(partial(_padded, make, SIZE), list(cut(items, SIZE))), batch_size)
+    blocks = _map_in_parallel(partial(_make_padded, make, BLOCK_SIZE), list(chunks(items, BLOCK_SIZE)))
+    return _join_to_size(blocks, batch_size)
 
 
-def _padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samples:
-    """Pad the items to `size`, and drop the extra samples."""
+def _make_padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samples:
+    """Return make(items), called with items padded to `size`; the extra samples are dropped."""
     count = len(items)
     samples = make([*items, *[items[-1]] * (size - count)])
     labels = samples.labels[:count] if samples.labels is not None else None
     return Samples(samples.seeds[:count], samples.images[:count], labels)
 
 
-def cut(items: Sequence, size: int) -> Iterator[Sequence]:
+def chunks(items: Sequence, size: int) -> Iterator[Sequence]:
     """Yield consecutive slices of this size; the last one may be smaller."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _side_by_side(function: Callable, items: list) -> Iterator:
+def _map_in_parallel(function: Callable, items: list) -> Iterator:
     """Yield function(item) for each item in order, computed by as many single-threaded workers as torch has threads.
 
     Splitting a convolution between threads changes its rounding; distributing whole blocks does not.
@@ -66,18 +67,18 @@ def _side_by_side(function: Callable, items: list) -> Iterator:
         torch.set_num_threads(threads)
 
 
-def _regrouped(parts: Iterable[Samples], size: int) -> Generator[Samples, None, None]:
+def _join_to_size(parts: Iterable[Samples], size: int) -> Generator[Samples, None, None]:
     """Join the samples to about `size` images at a time."""
     waiting: list[Samples] = []
     for part in parts:
         if waiting and sum(len(samples.seeds) for samples in waiting) + len(part.seeds) > size:
-            yield _joined(waiting)
+            yield _join(waiting)
             waiting = []
         waiting.append(part)
     if waiting:
-        yield _joined(waiting)
+        yield _join(waiting)
 
 
-def _joined(parts: list[Samples]) -> Samples:
+def _join(parts: list[Samples]) -> Samples:
     labels = None if parts[0].labels is None else torch.cat([part.labels for part in parts])
     return Samples([seed for part in parts for seed in part.seeds], torch.cat([part.images for part in parts]), labels)

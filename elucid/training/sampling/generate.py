@@ -15,7 +15,7 @@ from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import Callback, Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
-from elucid.training.sampling.cpu_blocks import Samples, cut, in_blocks
+from elucid.training.sampling.cpu_blocks import Samples, chunks, in_blocks
 
 
 def generate(
@@ -35,8 +35,8 @@ def generate(
 
     Classes are drawn at random unless `classes` gives one number for all or one per seed. The denoiser must be on
     `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
-    On the CPU an image depends on its seed only, bit by bit, because each pass has `cpu_blocks.SIZE` images and one
-    thread; on other devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes
+    On the CPU an image depends on its seed only, bit by bit, because each pass has `cpu_blocks.BLOCK_SIZE` images and
+    one thread; on other devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes
     that are out of range or that the model does not have.
     """
     classes = class_numbers(classes, denoiser.spec.label_dim)
@@ -45,11 +45,11 @@ def generate(
     items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
     device, sampler, schedule = torch.device(device), sampler or EDMSampler(), schedule or Karras()
     sigmas = schedule(denoiser, steps or sampler.default_steps)
-    sampler = sampler.bound(schedule, denoiser)
+    sampler = sampler.for_schedule(schedule, denoiser)
     make = partial(_sample, denoiser, encoder, sampler, sigmas, device, callback)
     if device.type == "cpu":
         return in_blocks(make, items, batch_size)
-    return (make(part) for part in cut(items, batch_size))
+    return (make(part) for part in chunks(items, batch_size))
 
 
 def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = None) -> tuple[Tensor, Tensor | None]:

@@ -47,7 +47,7 @@ def tile(images: Tensor, columns: int | None = None, cells: int | None = None, g
     return canvas[:, : canvas.shape[1] - gap, : canvas.shape[2] - gap]
 
 
-def to_look_at(images: Tensor, columns: int | None = None, cells: int | None = None) -> Tensor:
+def enlarged_grid(images: Tensor, columns: int | None = None, cells: int | None = None) -> Tensor:
     """Arrange u8[N,C,H,W] in one u8[C,height,width] with gaps, enlarged to a width of about 1,000 pixels."""
     columns = columns or math.ceil(math.sqrt(cells or len(images)))
     factor = max(1, round(USUAL_WIDTH / (columns * images.shape[-1])))

@@ -1,4 +1,4 @@
-"""Prepares a snapshot for sampling with `SampleOptions`."""
+"""The pipeline from seeds to images: a snapshot, prepared for sampling with `SampleOptions`."""
 
 import sys
 from collections.abc import Generator, Sequence
@@ -26,7 +26,7 @@ from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.generate import Samples, generate
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
-from elucid.training.snapshots.trust import trust
+from elucid.training.snapshots.trust import import_plugins
 from elucid.training.types import NetSpec
 
 PATHS = {
@@ -52,7 +52,7 @@ ABLATION = ("solver", "disc", "schedule", "scaling")
 
 
 @dataclass
-class Prepared:
+class SamplingPipeline:
     """A snapshot ready to sample. `description` and the seed determine an image completely.
 
     `classes` is None, one number for all, or one per seed.
@@ -73,14 +73,14 @@ class Prepared:
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=self.classes, **parts)
 
 
-def prepare(network: str, options: SampleOptions, device: torch.device) -> Prepared:
+def load_pipeline(network: str, options: SampleOptions, device: torch.device) -> SamplingPipeline:
     """Load a snapshot and prepare it for sampling. Raises UserError for options or classes that it does not have."""
     plugins = options.plugins or ()
-    trust(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
+    import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
-    result = prepared(load_snapshot(network, device, options.ema), options, device)
-    result.description["network"] = sha256(located(network))
-    return result
+    pipeline = make_pipeline(load_snapshot(network, device, options.ema), options, device)
+    pipeline.description["network"] = sha256(located(network))
+    return pipeline
 
 
 def require_parts(options: SampleOptions) -> None:
@@ -91,7 +91,7 @@ def require_parts(options: SampleOptions) -> None:
             make(chosen[kind], kind)
 
 
-def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> Prepared:
+def make_pipeline(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> SamplingPipeline:
     """Prepare a loaded snapshot for sampling. Only the precision of its denoiser is changed in place."""
     chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
@@ -117,7 +117,7 @@ def prepared(snapshot: Snapshot, options: SampleOptions, device: torch.device) -
         "guidance": None if guided is window else resolved(guided),
         "guide": options.guide and sha256(located(options.guide)),
     }
-    return Prepared(snapshot, guided, encoder, sampler, schedule, device, classes, description)
+    return SamplingPipeline(snapshot, guided, encoder, sampler, schedule, device, classes, description)
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:

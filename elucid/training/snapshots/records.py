@@ -13,7 +13,7 @@ from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
-from elucid.training.snapshots.trust import registered_name, trusted_class
+from elucid.training.snapshots.trust import load_class, name_in_files
 from elucid.training.types import NetSpec
 
 DTYPES = {
@@ -34,9 +34,9 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
             )
     network = denoiser.model
     return {
-        "name": registered_name(names.PRECONDS, type(denoiser)),
+        "name": name_in_files(names.PRECONDS, type(denoiser)),
         "options": denoiser.config["options"],
-        "network": {"name": registered_name(names.NETWORKS, type(network)), "options": network.config["options"]},
+        "network": {"name": name_in_files(names.NETWORKS, type(network)), "options": network.config["options"]},
         "spec": dataclasses.asdict(denoiser.spec),
         "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
     }
@@ -54,8 +54,8 @@ def rebuild_denoiser(record: dict) -> Preconditioned:
         require_spec(network["options"], spec)
         state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
         return assemble(
-            trusted_class(names.NETWORKS, network["name"], nn.Module), network["options"],
-            trusted_class(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,
+            load_class(names.NETWORKS, network["name"], nn.Module), network["options"],
+            load_class(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,
         )  # fmt: skip
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the denoiser's description is damaged ({type(error).__name__}: {error})") from error

@@ -22,7 +22,7 @@ from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
 from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
-from elucid.training.snapshots.trust import resolve_trusted
+from elucid.training.snapshots.trust import load_object
 
 FORMAT, VERSION = "elucid-snapshot", 2
 REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
@@ -196,7 +196,7 @@ def chosen(emas: dict[str, Any], name: str) -> Any:
 
 
 def check_component(kind: str, component: dict[str, Any]) -> None:
-    """Raise UserError unless a component is our own or from a trusted plugin (`trust.resolve_trusted`)."""
+    """Raise UserError unless a component is our own or from a trusted plugin (`load_object`)."""
     name = str(component.get("name"))
     if name not in TABLES[kind]:
-        INTERFACES[kind].require(resolve_trusted(TABLES[kind], name), name)
+        INTERFACES[kind].require(load_object(TABLES[kind], name), name)

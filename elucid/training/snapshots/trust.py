@@ -16,26 +16,26 @@ PLUGINS = "ELUCID_PLUGINS"
 """Environment variable: comma-separated modules (`my_pkg.nets`) and files (`nets.py`) that snapshots may refer to."""
 
 
-def registered_name(table: Mapping[str, str], kind: type) -> str:
+def name_in_files(table: Mapping[str, str], target: type) -> str:
     """Return the name under which files store a class: its short name, or `module:Name` if it is external."""
-    path = f"{kind.__module__}:{kind.__qualname__}"
+    path = f"{target.__module__}:{target.__qualname__}"
     return next((name for name, place in table.items() if place == path), path)
 
 
-def trusted_class(table: Mapping[str, str], name: str, base: type) -> type:
-    """Return the trusted class with that name. Raises UserError if it is not trusted or not a subclass of `base`."""
-    target = resolve_trusted(table, name)
+def load_class(table: Mapping[str, str], name: str, base: type) -> type:
+    """Return the class that a snapshot names. Raises UserError if it is not allowed or not a subclass of `base`."""
+    target = load_object(table, name)
     if not isinstance(target, type) or not issubclass(target, base):
         raise UserError(f"the snapshot names {name!r}, which is not a subclass of {base.__name__}; refused")
     return target
 
 
-def resolve_trusted(table: Mapping[str, str], name: str) -> Any:
-    """Resolve a short name or `module:Name` from a snapshot, if it is trusted.
+def load_object(table: Mapping[str, str], name: str) -> Any:
+    """Return the object of a short name or `module:Name` from a snapshot, if it is allowed.
 
-    Names are trusted if they are in our own table, in a module that is already imported (see `trust`) or listed in the
-    environment variable ELUCID_PLUGINS, or registered by an installed package as an entry point. Raises UserError
-    otherwise, without importing anything.
+    Names are allowed if they are in our own table, in a module that is already imported (see `import_plugins`) or
+    listed in the environment variable ELUCID_PLUGINS, or registered by an installed package as an entry point. Raises
+    UserError otherwise, without importing anything.
     """
     if name in table:
         return resolve(table[name])
@@ -44,16 +44,16 @@ def resolve_trusted(table: Mapping[str, str], name: str) -> Any:
         raise UserError(f"the snapshot names {name!r}, which does not exist in this version; update the program")
     if module in sys.modules:
         return getattr(sys.modules[module], attribute, None)
-    return registered(name) or resolve(f"{trusted(module, name)}:{attribute}")
+    return entry_point_class(name) or resolve(f"{allowed_plugin(module, name)}:{attribute}")
 
 
-def trust(plugins: Iterable[str]) -> None:
+def import_plugins(plugins: Iterable[str]) -> None:
     """Import modules (`my_pkg.nets`) and files (`nets.py`), so that snapshots may refer to their classes."""
     for name in plugins:
         import_code(name)
 
 
-def registered(name: str) -> type | None:
+def entry_point_class(name: str) -> type | None:
     """Return the class `module:Name` if an installed package registers it, under this or another path, else None."""
     package = name.partition(":")[0].partition(".")[0]
     for kind in ("network", "preconditioner", "encoder", "sampler", "schedule"):
@@ -65,8 +65,8 @@ def registered(name: str) -> type | None:
     return None
 
 
-def trusted(module: str, name: str) -> str:
-    """Return the entry of ELUCID_PLUGINS for this module. Raises UserError if there is none."""
+def allowed_plugin(module: str, name: str) -> str:
+    """Return the entry of ELUCID_PLUGINS that allows this module. Raises UserError if there is none."""
     for entry in filter(None, os.environ.get(PLUGINS, "").split(",")):
         if entry == module or (entry.endswith(".py") and module == plugin_name(entry)):
             return entry
@@ -86,7 +86,7 @@ def require_named(options: dict, named: Iterable[str]) -> None:
     known = {_place(name) for name in [*named, *os.environ.get(PLUGINS, "").split(",")] if name}
     for component in walk(options):
         module, _, _ = component["name"].rpartition(":")
-        if module and _place(module) not in known and registered(component["name"]) is None:
+        if module and _place(module) not in known and entry_point_class(component["name"]) is None:
             raise UserError(
                 f"the state uses the code {component['name']!r}, not named on the command line; if you trust it, "
                 f"give `plugins`={module} or set {PLUGINS}={module}"

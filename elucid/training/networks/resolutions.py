@@ -1,4 +1,4 @@
-"""Resolution levels of a U-Net."""
+"""The resolutions at which a U-Net works."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from elucid.dnnlib.errors import UserError
 
 
 @dataclass(frozen=True)
-class Level:
+class Resolution:
     index: int
     height: int
     width: int
@@ -15,12 +15,12 @@ class Level:
 
     @property
     def name(self) -> str:
-        """`{height}x{width}`, the prefix of this level's blocks in the published parameter names."""
+        """`{height}x{width}`, the prefix of this resolution's blocks in the published parameter names."""
         return f"{self.height}x{self.width}"
 
 
-class LevelPlan:
-    """Levels from full resolution down, each half the previous; with attention if the shorter side is listed.
+class ResolutionPlan:
+    """Resolutions from full size down, each half the previous; with attention if the shorter side is listed.
 
     `img_resolution` is the side of a square or [height, width]; `attn_resolutions` lists the sides with attention.
     Raises UserError if a side is not divisible by 2^halvings.
@@ -31,7 +31,7 @@ class LevelPlan:
         self.model_channels = model_channels
         self.halvings = len(channel_mult) - 1
         if not channel_mult:
-            raise UserError("channel_mult is empty; give one multiplier per level, e.g. `cres`=1,2,2,2")
+            raise UserError("channel_mult is empty; give one multiplier per resolution, e.g. `cres`=1,2,2,2")
         if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
             raise UserError(
                 f"model_channels={model_channels} times channel_mult={list(channel_mult)} gives invalid widths; use an "
@@ -40,14 +40,14 @@ class LevelPlan:
         divisor = 2**self.halvings
         if any(side % divisor for side in size):
             raise UserError(
-                f"a network of {len(channel_mult)} levels halves {size[0]}x{size[1]} {self.halvings} times, "
-                f"which is not divisible by {divisor}; use fewer levels (`cres`) or images of another size"
+                f"a network of {len(channel_mult)} resolutions halves {size[0]}x{size[1]} {self.halvings} times, "
+                f"which is not divisible by {divisor}; use fewer resolutions (`cres`) or images of another size"
             )
-        self.levels = []
+        self.resolutions = []
         for index, multiplier in enumerate(channel_mult):
             height, width = (side >> index for side in size)
             attention = min(height, width) in attn_resolutions
-            self.levels.append(Level(index, height, width, model_channels * multiplier, attention))
+            self.resolutions.append(Resolution(index, height, width, model_channels * multiplier, attention))
 
     @staticmethod
     def require_blocks(num_blocks: int, dropout: float) -> None:

@@ -1,6 +1,6 @@
 """Flags of other programs and their equivalents here. The first word of each value is the flag."""
 
-MEANINGS = {
+FOREIGN_FLAGS = {
     "epochs": "--duration, in millions of images: --duration=1 shows a dataset of 50,000 images 20 times",
     "num_epochs": "--duration, in millions of images: --duration=1 shows a dataset of 50,000 images 20 times",
     "max_steps": "--duration, in millions of images: steps x batch / 1e6",
