@@ -104,6 +104,15 @@ def gather_objects(value) -> list:
     return values
 
 
+def gather_tensors(tensor: Tensor) -> Tensor:
+    """Return the tensors of all processes, of equal shape, concatenated in order of rank."""
+    if not dist.is_initialized():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def rank_share(items: Sequence, batch_size: int) -> Iterable[Sequence]:
     """Return this process's batches of a list, which is split into batches that are assigned round-robin."""
     starts = range(rank() * batch_size, len(items), batch_size * world_size())

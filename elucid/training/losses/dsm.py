@@ -1,11 +1,12 @@
 """Denoising score matching: the loss of VP, VE, iDDPM and EDM, which differ only in the distribution of sigma."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from elucid.training.losses.base import Loss, per_element, require_denoiser
+from elucid.training.losses.base import Load, Loss, per_element, require_denoiser
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, Prediction, Step
@@ -13,13 +14,17 @@ from elucid.training.types import Batch, LossOutput, Prediction, Step
 
 @dataclass
 class DSMEvaluation:
-    """Intermediate results of DSM, for losses that build on it: x [B,C,H,W], sigma and weight [B,1,1,1]."""
+    """Intermediate results of DSM, for losses that build on it: x [B,C,H,W], sigma and weight [B,1,1,1].
+
+    `importance` [B,1,1,1], contained in the weight, compensates for a distribution that draws some sigma more often.
+    """
 
     x: Tensor
     sigma: Tensor
     prediction: Prediction
     weight: Tensor
     error: Tensor  # weighted squared error, elementwise [B,C,H,W]
+    importance: Tensor
 
 
 class DSM(Loss):
@@ -36,6 +41,9 @@ class DSM(Loss):
         require_denoiser(self, denoiser)
         self.noise.check(denoiser)
 
+    def setup(self, denoiser: Preconditioned, load: Load) -> None:
+        self.noise.setup(denoiser)
+
     def evaluate(
         self, denoiser: Denoiser, batch: Batch, sigma: Tensor | None = None, noise: Tensor | None = None
     ) -> DSMEvaluation:
@@ -46,10 +54,20 @@ class DSM(Loss):
             noise = torch.randn_like(batch.images)
         x = batch.images + noise * sigma
         prediction = denoiser(x, sigma, batch.cond)
-        weight = denoiser.coefficients(sigma).c_out ** -2
+        importance = self.noise.importance(sigma, denoiser)
+        weight = importance * denoiser.coefficients(sigma).c_out ** -2
         error = weight * (prediction.x0 - batch.images) ** 2
-        return DSMEvaluation(x, sigma, prediction, weight, error)
+        return DSMEvaluation(x, sigma, prediction, weight, error, importance)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
-        loss = self.evaluate(denoiser, batch).error.sum(dim=(1, 2, 3))
-        return LossOutput(loss, {"loss": per_element(loss, batch.images)})
+        one = self.evaluate(denoiser, batch)
+        return self.output(denoiser, batch, one, one.error.sum(dim=(1, 2, 3)))
+
+    def output(self, denoiser: Denoiser, batch: Batch, one: DSMEvaluation, loss: Tensor, **terms: Tensor) -> LossOutput:
+        """Return `loss` and `terms` [B], logged per element, and tell `noise` the loss of each image."""
+        self.noise.observe(one.sigma, (loss / one.importance.reshape(-1)).detach(), denoiser)
+        terms = {"loss": loss, **terms}
+        return LossOutput(loss, {name: per_element(term, batch.images) for name, term in terms.items()})
+
+    def after_step(self, denoiser: Preconditioned, step: Step, stepped: AbstractSet[str]) -> None:
+        self.noise.after_step()

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import per_element
 from elucid.training.losses.dsm import DSM, DSMEvaluation
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.noise.gaussian_steps import GaussianSteps, normal_kl
@@ -48,10 +47,11 @@ class BoundLoss(DSM):
         return self._steps
 
     def bits(self, denoiser: Denoiser, images: Tensor, one: DSMEvaluation, x0: Tensor) -> Tensor:
-        """Return the terms of the bound in bits [B,C,H,W] for the estimate x0."""
+        """Return the terms of the bound in bits [B,C,H,W] for the estimate x0, times the importance of sigma."""
         steps, index = self.steps(denoiser, images.device), denoiser.index(one.sigma).reshape(-1)
         variance = "learned" if self.learn_sigma else getattr(denoiser, "variance", "small")
-        return steps.bits(images, one.x, x0, steps.log_variance(index, variance, one.prediction.var), index)
+        log_variance = steps.log_variance(index, variance, one.prediction.var)
+        return one.importance * steps.bits(images, one.x, x0, log_variance, index)
 
 
 class HybridLoss(BoundLoss):
@@ -69,7 +69,7 @@ class HybridLoss(BoundLoss):
         simple = one.error.sum(dim=(1, 2, 3))
         bound = self.bits(denoiser, batch.images, one, one.prediction.x0.detach()).sum(dim=(1, 2, 3))
         bound = bound * (self.weight * len(denoiser.levels))
-        return self.weighted(denoiser, batch, one.sigma, simple + bound, {"mse": simple, "vb": bound})
+        return self.output(denoiser, batch, one, simple + bound, mse=simple, vb=bound)
 
 
 class VariationalLoss(BoundLoss):
@@ -86,7 +86,7 @@ class VariationalLoss(BoundLoss):
         one = self.evaluate(denoiser, batch)
         bound = self.bits(denoiser, batch.images, one, one.prediction.x0).sum(dim=(1, 2, 3))
         bound = bound * (len(denoiser.levels) if self.whole else 1)
-        return self.weighted(denoiser, batch, one.sigma, bound, {})
+        return self.output(denoiser, batch, one, bound)
 
 
 def prior_bits(images: Tensor, sigma_max: float) -> Tensor:

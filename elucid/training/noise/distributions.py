@@ -16,9 +16,22 @@ class NoiseDistribution(ABC):
     def check(self, denoiser) -> None:  # noqa: B027 - most work with any denoiser
         """Raise UserError if this distribution does not work with the denoiser; called once when the run is built."""
 
+    def setup(self, denoiser) -> None:  # noqa: B027
+        """Create what depends on the denoiser; called once. State belongs in the buffers of an nn.Module."""
+
     @abstractmethod
     def sample(self, count: int, denoiser, device) -> Tensor:
         """Draw noise levels [count,1,1,1] on the device."""
+
+    def importance(self, sigma: Tensor, denoiser) -> Tensor:
+        """Return the factors of the loss at sigma, in its shape, that keep its expectation if draws are not uniform."""
+        return torch.ones_like(sigma)
+
+    def observe(self, sigma: Tensor, loss: Tensor, denoiser) -> None:  # noqa: B027
+        """Take note of the loss [B] at sigma [B,1,1,1], without the factors of `importance`."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called on all processes after each optimizer step."""
 
 
 class LogNormal(NoiseDistribution):

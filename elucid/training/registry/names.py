@@ -42,6 +42,7 @@ NOISES = {
     "loguniform": _T + "noise.distributions:LogUniform",
     "vp": _T + "noise.distributions:VPUniform",
     "levels": _T + "noise.distributions:DiscreteLevels",
+    "loss_aware": _T + "noise.loss_aware:LossAwareLevels",
 }
 
 PROCESSES = {
