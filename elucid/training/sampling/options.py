@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elucid.dnnlib.values import repr_of_set
 
-@dataclass(kw_only=True)
+
+@dataclass(kw_only=True, repr=False)
 class SampleOptions:
     """Sampling options; None means the snapshot's own value or the default.
 
@@ -42,3 +44,6 @@ class SampleOptions:
     precision: str | None = None
     plugins: str | Sequence[str] | None = None
     set: Mapping[str, Any] | Sequence[str] | None = None
+
+    def __repr__(self) -> str:
+        return repr_of_set(self)
