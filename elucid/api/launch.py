@@ -168,15 +168,11 @@ def describe_saving(run: Run) -> Iterator[str]:
     """Yield how often the run saves, and a note if it ends within the warm-up of its learning rate."""
     loop, end = run.loop, run.loop.duration_mimg * 1000
     every = [(ticks or 0) * loop.tick_kimg for ticks in (loop.snapshot_ticks, loop.state_ticks)]
-    when = [f"every {kimg:g} kimg" if 0 < kimg < end else "at the end" for kimg in every]
-    seldom = "; --dump=TICKS saves more often" if when[1] == "at the end" else ""
-    yield (
-        f"saving    snapshots {when[0]}, states to resume from {when[1]} and on Ctrl-C or SIGTERM; a kill loses what "
-        f"came after the last{seldom}"
-    )
+    snapshots, states = (f"every {kimg:g} kimg" if 0 < kimg < end else "at the end" for kimg in every)
+    yield f"saving    snapshots {snapshots}, states {states} and on Ctrl-C; a kill loses what is newer, see --dump"
     warmup = getattr(run.lr_schedule, "warmup_kimg", 0)
     if warmup > end:
         yield (
-            f"note: the learning rate rises over the first {warmup:g} kimg, but the run has {end:g}, so it reaches "
-            f"{end / warmup:.2%} of lr; for a shorter warm-up: --set lr_schedule.warmup_kimg={end / 10:g}"
+            f"note: the learning rate rises over the first {warmup:g} kimg, but the run has {end:g}: it reaches "
+            f"{100 * end / warmup:.2g} % of lr; to warm up faster: --set lr_schedule.warmup_kimg={end / 10:g}"
         )

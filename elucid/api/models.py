@@ -77,7 +77,7 @@ class Model:
         classes = f", {self.num_classes} classes" if self.num_classes else ""
         shape = "x".join(map(str, self.shape))
         of = f" of {self.snapshot.dataset['name']}" if self.snapshot.dataset.get("name") else ""
-        trained = f", trained on {self.snapshot.nimg / 1000:,.0f} kimg" if self.snapshot.nimg else ""
+        trained = f", trained on {self.snapshot.nimg:,} images" if self.snapshot.nimg else ""
         return f"<elucid.Model{of}: {shape}{classes}{trained}, on {self.device}>"
 
 

@@ -81,7 +81,7 @@ def test_objects_say_what_they_are(run, data, tmp_path):
     assert repr(report).startswith("80 images of 16x16") and len(repr(report)) < 400
     assert (
         repr(elucid.load(run, device="cpu"))
-        == "<elucid.Model of digits: 1x16x16, 10 classes, trained on 0.016 kimg, on cpu>"
+        == "<elucid.Model of digits: 1x16x16, 10 classes, trained on 16 images, on cpu>"
     )
     assert repr(elucid.TrainOptions(data="a.zip", cond=False)) == "TrainOptions(data='a.zip', cond=False)"
     assert repr(elucid.SampleOptions(steps=3)) == "SampleOptions(steps=3)"
@@ -132,8 +132,8 @@ def test_other_classes_and_objects_are_refused_with_the_mend():
 @pytest.mark.parametrize(
     ("duration", "extra", "said"),
     [
-        (16e-6, {}, ["snapshots at the end, states to resume from at the end and on Ctrl-C", "--dump=TICKS", "0.80%"]),
-        (0.004, {"dump": 100}, ["states to resume from every 0.8 kimg"]),
+        (16e-6, {}, ["snapshots at the end, states at the end and on Ctrl-C", "--dump", "reaches 0.8 % of lr"]),
+        (0.004, {"dump": 100}, ["states every 0.8 kimg and on Ctrl-C"]),
     ],
 )
 def test_the_log_says_how_often_a_run_saves_and_of_a_long_warmup(duration, extra, said, data, tmp_path):
