@@ -58,7 +58,7 @@ class Model:
         *,
         steps: int | None = None,
         guidance: float | None = None,
-        sampler: str | None = None,
+        sampler: str | type | None = None,
         batch_size: int = 64,
         **options: Any,
     ) -> Tensor:

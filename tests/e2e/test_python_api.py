@@ -9,6 +9,7 @@ import pytest
 
 import elucid
 from elucid.training.hooks.base import Hook
+from elucid.training.samplers.edm import EDMSampler
 
 SMALL = {"network.num_blocks": 1, "network.attn_resolutions": [], "loop.grid_images": 0}
 OPTIONS = {"preset": "demo", "cbase": 16, "batch": 8, "tick": 0.008, "device": "cpu", "set": SMALL}
@@ -123,6 +124,9 @@ def test_other_classes_and_objects_are_refused_with_the_mend():
         elucid.UserError, match="`loss` is an object of .*Hook; give a name or class, and its options by"
     ):
         elucid.TrainOptions(loss=Hook()).flags()
+    assert elucid.SampleOptions(sampler=EDMSampler).sampler == "elucid.training.samplers.edm:EDMSampler"
+    with pytest.raises(elucid.UserError, match="`sampler` is an object of .*EDMSampler; give a name or class"):
+        elucid.SampleOptions(sampler=EDMSampler())
     with pytest.raises(elucid.UserError, match=r"`hooks` is an object .*elucid.train\(options, hooks="):
         elucid.TrainOptions(hooks=[Hook()]).flags()
     with pytest.raises(elucid.UserError, match="`hooks`='mine.py:MyHook' is not a list"):
