@@ -15,14 +15,17 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
     from elucid.api.models import load as load
     from elucid.api.models import save_grid as save_grid
     from elucid.api.models import show as show
     from elucid.api.scoring import Score as Score
+    from elucid.api.scoring import class_agreement as class_agreement
     from elucid.api.scoring import reference as reference
     from elucid.api.scoring import score as score
+    from elucid.dnnlib.errors import Stopped as Stopped
     from elucid.dnnlib.errors import UserError as UserError
     from elucid.training.config.train_options import TrainOptions as TrainOptions
     from elucid.training.sampling.options import SampleOptions as SampleOptions
@@ -31,8 +34,11 @@ _PLACES = {
     "Model": "elucid.api.models",
     "SampleOptions": "elucid.training.sampling.options",
     "Score": "elucid.api.scoring",
+    "Stopped": "elucid.dnnlib.errors",
     "TrainOptions": "elucid.training.config.train_options",
     "UserError": "elucid.dnnlib.errors",
+    "class_agreement": "elucid.api.scoring",
+    "generate": "elucid.api.generate",
     "load": "elucid.api.models",
     "reference": "elucid.api.scoring",
     "save_grid": "elucid.api.models",

@@ -1,6 +1,7 @@
 """Samples from a snapshot into a folder, in one process or under torchrun."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.sampling.folder import SampleFolder, digest
+from elucid.training.sampling.generate import seed_list
 from elucid.training.sampling.grid import enlarged_grid, rows_of_classes, save_grid
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import load_pipeline
@@ -19,25 +21,28 @@ MOST_IN_GRID = 1024
 
 
 def generate(
-    network: str,
-    outdir: str,
-    seeds: Sequence[int],
-    options: SampleOptions,
+    network: str | os.PathLike,
+    outdir: str | os.PathLike,
+    seeds: Iterable[int],
+    options: SampleOptions | None = None,
     *,
     device: str | None = None,
     batch: int = 64,
     subdirs: bool = False,
     labels: bool = False,
     overwrite: bool = False,
-    grid: str | None = None,
+    grid: str | os.PathLike | None = None,
     grid_classes: bool = False,
-) -> None:
-    """Write one PNG per seed to `outdir`; existing ones are skipped unless `overwrite`.
+) -> Path:
+    """Sample from a snapshot, write one PNG per seed to the folder `outdir`, and return it, as `generate.py` does.
 
-    `labels` writes dataset.json, `grid` an image grid of the first samples (with `grid_classes` one row per class),
-    `subdirs` uses one folder per 1000 seeds. Under torchrun all processes must call it. Raises UserError for options
-    that do not fit the snapshot or the folder.
+    `network` is what `elucid.load` takes. Images that are there already are skipped unless `overwrite`. `labels` writes
+    dataset.json, `grid` an image grid of the first samples (with `grid_classes` one row per class), `subdirs` uses one
+    folder per 1000 seeds. Under torchrun all processes must call it. Raises UserError for options that do not fit the
+    snapshot or the folder.
     """
+    seeds, options = seed_list(seeds), options or SampleOptions()
+    network, outdir, grid = os.fspath(network), os.fspath(outdir), None if grid is None else os.fspath(grid)
     place = distributed.choose_device(device)
     distributed.init(place)
     check_grid(grid, outdir)
@@ -74,6 +79,7 @@ def generate(
                 images, columns = rows_of_classes(images, shown, pipeline.denoiser.spec.label_dim)
             save_grid(enlarged_grid(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
+    return folder.path
 
 
 def check_grid(grid: str | None, outdir: str) -> None:

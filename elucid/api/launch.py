@@ -1,14 +1,14 @@
 """Starts or resumes a training run."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from elucid.api.estimate import estimate
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.options import describe, explicit, options_from
 from elucid.training.config.run_folders import (
@@ -33,10 +33,11 @@ from elucid.training.snapshots.trust import import_plugins, require_named
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
-    """Train a model and return the run's folder, which contains snapshots, states, log and options.
+    """Train a model to the end and return the run's folder, which contains snapshots, states, log and options.
 
     `hooks` are called during training (see `elucid.training.hooks.base.Hook`). On Ctrl-C or SIGTERM, the current step
-    is finished and the state saved. Under torchrun all processes must call it. Raises UserError for invalid options.
+    is finished, state and snapshot are saved, and `elucid.Stopped` is raised, a KeyboardInterrupt with the `folder`.
+    Under torchrun all processes must call it. Raises UserError for invalid options.
     """
     device = distributed.choose_device(options.device)
     distributed.init(device)
@@ -58,6 +59,8 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
         if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
+        else:
+            raise Stopped(folder, run.nimg)
     return folder
 
 
@@ -159,3 +162,19 @@ def describe_run(run: Run, folder: Path) -> None:
     log(f"batch     {loop.batch_size} = {processes} processes x {passes}")
     threads = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
     log(f"device    {run.device}{threads}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
+    for line in describe_saving(run):
+        log(line)
+
+
+def describe_saving(run: Run) -> Iterator[str]:
+    """Yield how often the run saves, and a note if it ends within the warm-up of its learning rate."""
+    loop, end = run.loop, run.loop.duration_mimg * 1000
+    every = [(ticks or 0) * loop.tick_kimg for ticks in (loop.snapshot_ticks, loop.state_ticks)]
+    snapshots, states = (f"every {kimg:g} kimg" if 0 < kimg < end else "at the end" for kimg in every)
+    yield f"saving    snapshots {snapshots}, states {states} and on Ctrl-C; a kill loses what is newer, see --dump"
+    warmup = getattr(run.lr_schedule, "warmup_kimg", 0)
+    if warmup > end:
+        yield (
+            f"note: the learning rate rises over the first {warmup:g} kimg, but the run has {end:g}: it reaches "
+            f"{100 * end / warmup:.2g} % of lr; to warm up faster: --set lr_schedule.warmup_kimg={end / 10:g}"
+        )

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling import grid
+from elucid.training.sampling.generate import seed_list
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
@@ -43,6 +43,7 @@ class Model:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, or width of vector labels; 0 without labels."""
         return self.denoiser.spec.label_dim
 
     @property
@@ -57,7 +58,7 @@ class Model:
         *,
         steps: int | None = None,
         guidance: float | None = None,
-        sampler: str | None = None,
+        sampler: str | type | None = None,
         batch_size: int = 64,
         **options: Any,
     ) -> Tensor:
@@ -66,9 +67,7 @@ class Model:
         `classes` is one class for all or one per seed, by number or name; by default they are drawn at random from the
         seed. `options` are the other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
         """
-        seeds = list(seeds)
-        if not seeds:
-            raise UserError("`seeds` is empty; give at least one, e.g. range(16)")
+        seeds = seed_list(seeds)
         chosen = SampleOptions(classes=classes, steps=steps, guidance=guidance, sampler=sampler, **options)
         require_parts(chosen)
         parts = make_pipeline(self.snapshot, chosen, self.device).generate(seeds, batch_size)
@@ -77,7 +76,9 @@ class Model:
     def __repr__(self) -> str:
         classes = f", {self.num_classes} classes" if self.num_classes else ""
         shape = "x".join(map(str, self.shape))
-        return f"<elucid.Model of {self.snapshot.dataset.get('name')}: {shape}{classes}, {self.snapshot.nimg} images>"
+        of = f" of {self.snapshot.dataset['name']}" if self.snapshot.dataset.get("name") else ""
+        trained = f", trained on {self.snapshot.nimg:,} images" if self.snapshot.nimg else ""
+        return f"<elucid.Model{of}: {shape}{classes}{trained}, on {self.device}>"
 
 
 def load(

@@ -29,7 +29,7 @@ from elucid.training.sampling.pipeline import load_pipeline
 DEFAULT_NUM = 50000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """A Fréchet distance and how it was computed: `about` has detector, reference, images and sampling."""
 
@@ -38,6 +38,10 @@ class Score:
     num_images: int
     ref_images: int | None  # None for EDM's reference files, which do not store it
     about: dict[str, Any]
+
+    def __repr__(self) -> str:
+        ref = f"{self.ref_images or 'unknown many'} of {self.about.get('ref')}"
+        return f"<elucid.Score {self.name}: {self.value:.6g}, {self.num_images} images against {ref}>"
 
     def as_dict(self) -> dict[str, Any]:
         own = {"name": self.name, "value": self.value, "num_images": self.num_images, "ref_images": self.ref_images}
@@ -118,8 +122,16 @@ def reference(
     return f"{dest}: {network.name} features of {statistics.num} images of {data}"
 
 
-def class_agreement(data: str, images: str, test: str | None = None) -> dict[str, Any]:
-    """Return the percentage of samples whose class is recognised by a support vector classifier trained on `data`."""
+def class_agreement(
+    data: str | os.PathLike, images: str | os.PathLike, test: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """Return the percentage of samples that a support vector classifier of pixels assigns to their class, as `value`.
+
+    It is trained on at most 5000 real images of `data`, which suits digits but not photographs, and tried on those of
+    `test`. All are folders or zips with labels: `images` from `generate` with `labels`. Raises UserError for an image
+    without one.
+    """
+    data, images, test = os.fspath(data), os.fspath(images), None if test is None else os.fspath(test)
     real = labelled(data)
     judged = {path: labelled(path) for path in (test, images) if path is not None}
     judge = PixelClassifier(*real)

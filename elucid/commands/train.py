@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from elucid.commands.command import Chain, Command, Name, section, version_option
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
+from elucid.dnnlib.errors import Stopped
 from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
@@ -201,6 +202,8 @@ def main(ctx, **flags):
     )
     try:
         (launch.dry_run if flags["dry_run"] else launch.train)(options)
+    except Stopped:
+        pass  # the log says so, and how to continue
     finally:
         distributed.shutdown()
 

@@ -1,7 +1,8 @@
-"""The exception for errors that the user can fix."""
+"""Exceptions: errors that the user can fix, and a training that was stopped."""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,6 +10,17 @@ class UserError(Exception):
 
     Scripts print it as `error: ...` and exit with code 2; no traceback is shown.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised by `elucid.train` after Ctrl-C or SIGTERM, once the state is saved in `folder`, at `nimg` images.
+
+    It is a KeyboardInterrupt, so that what follows in a script or notebook does not run with a half-trained model.
+    """
+
+    def __init__(self, folder: Path, nimg: int):
+        super().__init__(f"stopped at {nimg / 1000:.1f} kimg; continue with TrainOptions(resume={str(folder)!r})")
+        self.folder, self.nimg = folder, nimg
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,13 @@
-"""Checks values of options against type annotations."""
+"""Checks values of options against type annotations, and writes them as text."""
 
 import inspect
+import sys
 import types
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
+
+from elucid.dnnlib.errors import UserError
 
 NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
@@ -50,3 +54,33 @@ def signature(target: Any) -> inspect.Signature:
         return inspect.signature(target, eval_str=True)
     except (NameError, TypeError, SyntaxError, AttributeError):
         return inspect.signature(target)
+
+
+def component_name(option: str, value: Any) -> str:
+    """Return the name of a component given by name or by class: `module:Name`, or `path/to/file.py:Name` of a plugin.
+
+    Raises UserError for an object, and for a class that another process could not import, e.g. of a notebook cell.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, type):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        hint = " (objects go to elucid.train(options, hooks=[...]))" if option == "hooks" else ""
+        raise UserError(
+            f"`{option}` is an object of {kind}; give a name or class, and its options by `set`, as a run is resumed "
+            f"from its options{hint}"
+        )
+    module, name = value.__module__, value.__qualname__
+    if module == "__main__" or getattr(sys.modules.get(module), name, None) is not value:
+        raise UserError(
+            f"`{option}`: no other process can import the class {name} of {module}; write it at the top of a "
+            f'file, and give its name: `{option}`="mine.py:{value.__name__}"'
+        )
+    return f"{sys.modules[module].__file__ if module.startswith('elucid_plugin_') else module}:{name}"
+
+
+def repr_of_set(options: Any) -> str:
+    """Return `Name(field=value, ...)` with the fields of a dataclass that are not None."""
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+    return f"{type(options).__name__}({said})"

@@ -18,7 +18,7 @@ from elucid.preparation.writer import archive_name, open_destination, require_el
 from elucid.training.data.labels import Labels
 
 
-@dataclass
+@dataclass(repr=False)
 class ConversionReport:
     """Result of a conversion."""
 
@@ -31,6 +31,9 @@ class ConversionReport:
     unlabelled: list[str] = field(default_factory=list)
     labels: Labels | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the report, notes and warnings last."""

@@ -17,7 +17,7 @@ from elucid.training.data.pictures import DECODE_ERRORS, opened
 from elucid.training.data.statistics import channel_sums, from_sums
 
 
-@dataclass
+@dataclass(repr=False)
 class Verdict:
     """Result of a successful verification. `mean` and `std` are per channel over all pixels, 0 to 255 (or latents).
 
@@ -28,6 +28,9 @@ class Verdict:
     mean: np.ndarray
     std: np.ndarray
     overall: tuple[float, float]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the report."""

@@ -87,8 +87,8 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
             with sync_gradients(objective, last=index == run.grad_accum_steps - 1):
                 out = objective(batch, step)
                 run.scaler.scale(out.loss.sum() / (micro_batch_size * run.grad_accum_steps)).backward()
-            whole = "loss" if step.phase == "main" else step.phase
-            for name, term in ({whole: out.loss.detach()} | out.terms).items():
+            whole = {} if step.phase == "main" else {step.phase: out.loss.detach()}
+            for name, term in (whole | out.terms).items():
                 run.stats.report(f"Loss/{name}", term)
             require_finite_loss(out, run.objective)
     return step

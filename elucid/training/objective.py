@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss
+from elucid.training.losses.base import Loss, with_total
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Batch, LossOutput, Step
 
@@ -21,6 +21,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, step: Step) -> LossOutput:
         out = self.loss(self.denoiser, batch, step)
         require_output(out, len(batch), type(self.loss).__name__)
+        out = with_total(out, self.denoiser, batch.images, step)
         # Only the loss carries gradients: with several processes, DDP would wait for the gradients of parameters that
         # only a term depends on.
         return LossOutput(out.loss, {name: term.detach() for name, term in out.terms.items()})

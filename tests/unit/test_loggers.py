@@ -1,6 +1,7 @@
 """Loggers: values reach all of them, and one that fails is left out."""
 
 import json
+import math
 
 import pytest
 
@@ -57,3 +58,15 @@ def test_lines_of_json_are_cut_where_a_run_goes_on(tmp_path):
     JSONLines(tmp_path).start({}, 2000)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/kimg"]["mean"] for line in lines] == [1.0, 2.0]
+
+
+def test_every_line_is_strict_json(tmp_path):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    norm = {"num": 2, "mean": math.inf, "std": math.nan}
+    JSONLines(tmp_path).values({**VALUES, "Optimizer/grad_norm": norm}, 1000)
+    (line,) = (tmp_path / "stats.jsonl").read_text().splitlines()
+    parsed = json.loads(line, parse_constant=refuse)
+    assert parsed["Optimizer/grad_norm"] == {"num": 2, "mean": None, "std": None}
+    assert parsed["Loss/loss"] == VALUES["Loss/loss"]

@@ -9,6 +9,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.checks import require_finite_loss
 from elucid.training.losses.base import Loss
 from elucid.training.losses.consistency import ConsistencyLoss
+from elucid.training.losses.patch import PatchLoss
 from elucid.training.objective import Objective
 from elucid.training.registry.components import make
 from elucid.training.types import Batch, LossOutput
@@ -184,3 +185,22 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_bad_options_of_the_consistency_loss(options, message):
     with pytest.raises(UserError, match=message):
         ConsistencyLoss(make("edm", "loss"), **options)
+
+
+class Squared(Loss):
+    """A loss that says nothing about what to log."""
+
+    def forward(self, denoiser, batch, step):
+        error = (denoiser(batch.images, torch.ones(len(batch)), batch.cond).x0 - batch.images) ** 2
+        return LossOutput(error.sum(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("progressive", [None, True], ids=["whole", "crops"])
+def test_a_loss_without_terms_is_logged_per_element_of_what_it_saw(progressive):
+    denoiser = GaussianDenoiser(bias=0.2).requires_grad_(True)
+    loss = Squared() if progressive is None else PatchLoss(Squared(), progressive=True)
+    out = Objective(denoiser, loss)(Batch(denoiser.data(8)), STEP)
+    side = 4 if progressive is None else 1
+    torch.testing.assert_close(out.terms["loss"], out.loss.detach() / side**2)
+    critic = STEP.replace(phase="critic")
+    assert not Objective(denoiser, loss)(Batch(denoiser.data(8)), critic).terms, "of other phases it is not a sum"

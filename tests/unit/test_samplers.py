@@ -12,6 +12,8 @@ from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import find, make
 from elucid.training.registry.names import PROCESSES, SAMPLERS, SCHEDULES
 from elucid.training.samplers.ablation import SCALINGS, AblationSampler
+from elucid.training.samplers.ddim import DDIMSampler
+from elucid.training.samplers.ddpm import DDPMSampler
 from elucid.training.samplers.dpmpp2m import DPMpp2MSampler
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.samplers.sde import SDESampler
@@ -74,7 +76,7 @@ def mean_error(sampler, num_steps):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_has_the_order_that_it_declares(name):
     sampler = make(name, "sampler")
-    if name == "sde":  # a stochastic one is compared by its distribution
+    if name in ("sde", "ddpm"):  # a stochastic one is compared by its distribution
         observed = math.log2(mean_error(sampler, 256) / mean_error(sampler, 512))
     else:
         observed = observed_order(sampler)
@@ -118,6 +120,10 @@ def test_the_ablation_sampler_contains_edms():
         (ablation("ve", S_churn=20.0), {"name": "geometric", "num_steps": 40}),
         (SDESampler(), {"name": "karras", "num_steps": 200}),
         (DPMpp2MSampler(), {"name": "karras", "num_steps": 40}),
+        (DDPMSampler(), {"name": "respaced", "num_steps": 250}),
+        (DDPMSampler(variance="large"), {"name": "respaced", "num_steps": 250}),
+        (DDIMSampler(), {"name": "respaced", "num_steps": 100}),
+        (DDIMSampler(eta=1.0), {"name": "respaced", "num_steps": 250}),
     ],
     ids=lambda part: type(part).__name__,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.values import component_name, repr_of_set
 from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import LoopOptions
 
@@ -44,13 +45,20 @@ PART_OF = {
 """The component that a flag selects, and the flags that are options of it."""
 
 
-@dataclass(kw_only=True)
+COMPONENTS = {*PART_OF}
+COMPONENT_LISTS = {"transforms", "hooks", "loggers"}
+
+
+@dataclass(kw_only=True, repr=False)
 class TrainOptions:
     """Options of a training run, named like the flags of `train.py`; None means the preset's value or the default.
 
     Units: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
-    half-life, or several, in millions of images. `set` sets any other option by its path, e.g.
-    `set={"network.num_blocks": 2}`. See `train.py --help` for all options.
+    half-life, or several, in millions of images. A component (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`,
+    `transforms`, `hooks`, `loggers`) is a name such as `"edm"` or `"mine.py:MyLoss"`, or a class of a module or plugin
+    file; a class of a notebook cell must be written into a file, so that other processes find it when the run is
+    resumed. `set` sets any other option by its path, e.g. `set={"network.num_blocks": 2, "loss.sigma": 0.3}`. See
+    `train.py --help` for all options.
     """
 
     data: str | os.PathLike | None = None
@@ -62,15 +70,15 @@ class TrainOptions:
     label_dropout: float | None = None
     cache: str | None = None
     workers: int | None = None
-    transforms: Sequence[str] | None = None
+    transforms: Sequence[str | type] | None = None
     augment: float | None = None
-    arch: str | None = None
+    arch: str | type | None = None
     cbase: int | None = None
     cres: Sequence[int] | None = None
     dropout: float | None = None
     implicit_mlp: bool | None = None
-    precond: str | None = None
-    loss: str | None = None
+    precond: str | type | None = None
+    loss: str | type | None = None
     martingale_lambda: float | None = None
     martingale_steps: int | None = None
     patch: bool | None = None
@@ -79,9 +87,9 @@ class TrainOptions:
     duration: float | None = None
     batch: int | None = None
     batch_gpu: int | None = None
-    optimizer: str | None = None
+    optimizer: str | type | None = None
     lr: float | None = None
-    lr_schedule: str | None = None
+    lr_schedule: str | type | None = None
     clip: float | None = None
     ema: float | Sequence[float] | None = None
     seed: int | None = None
@@ -96,18 +104,31 @@ class TrainOptions:
     tick: float | None = None
     snap: int | None = None
     dump: int | None = None
-    hooks: Sequence[str] | None = None
-    loggers: Sequence[str] | None = None
+    hooks: Sequence[str | type] | None = None
+    loggers: Sequence[str | type] | None = None
     plugins: str | Sequence[str] | None = None
     desc: str | None = None
     nosubdir: bool | None = None
     set: Mapping[str, Any] | Sequence[str] | None = None
 
+    def __repr__(self) -> str:
+        return repr_of_set(self)
+
     def given(self) -> dict[str, Any]:
-        """Return the options that were set explicitly."""
+        """Return the options that were set explicitly, components by their names.
+
+        Raises UserError for a component that cannot be named.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        for name in given.keys() & COMPONENTS:
+            given[name] = component_name(name, given[name])
+        for name in given.keys() & COMPONENT_LISTS:
+            if isinstance(given[name], str) or not isinstance(given[name], Sequence):
+                raise UserError(f"`{name}`={given[name]!r} is not a list; write `{name}`=[...]")
+            given[name] = [component_name(name, one) for one in given[name]]
+        return given
 
     def flags(self) -> dict[str, Any]:
         """Return all options: the explicit value, else the preset's, else the default, else None.

@@ -93,6 +93,14 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self._where)
 
+    def __repr__(self) -> str:
+        height, width = self.resolution
+        labels = "no labels" if self._labels is None else f"{self._labels.dim} classes"
+        if self._labels is not None and not self._labels.are_classes:
+            labels = f"label vectors of width {self._labels.dim}"
+        content = f"{len(self)} {'latents' if self.encoder else 'images'}, {height}x{width}, {self.channels} channels"
+        return f"<{type(self).__name__} {self.path}: {content}, {labels}>"
+
     @property
     def has_labels(self) -> bool:
         """Whether the file has labels, used or not."""

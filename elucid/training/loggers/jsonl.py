@@ -1,6 +1,7 @@
 """Logs to `stats.jsonl`, one line of JSON per tick."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from elucid.training.loggers.base import Logger
 
 
 class JSONLines(Logger):
-    """Writes {"Loss/loss": {"num", "mean", "std"}, "Progress/kimg": ..., "timestamp": seconds} for each tick."""
+    """Writes {"Loss/loss": {"num", "mean", "std"}, "Progress/kimg": ..., "timestamp": seconds} for each tick.
+
+    What is not finite, such as the gradient norm of a step that overflowed in fp16, is null, as JSON has no other word.
+    """
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
         if self.folder is not None:
@@ -18,7 +22,13 @@ class JSONLines(Logger):
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
         if self.folder is not None:
-            append_line(self.folder / "stats.jsonl", json.dumps({**values, "timestamp": time.time()}))
+            finite = {name: {key: _finite(one) for key, one in value.items()} for name, value in values.items()}
+            line = json.dumps({**finite, "timestamp": time.time()}, allow_nan=False)
+            append_line(self.folder / "stats.jsonl", line)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _cut_stats(path: Path, nimg: int) -> None:

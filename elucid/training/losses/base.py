@@ -58,7 +58,8 @@ class Loss(nn.Module):
     def forward(self, denoiser: Preconditioned, batch: Batch, step: Step) -> LossOutput:
         """Return the `loss` [B] of each image, summed over C, H and W, and the `terms` to log unchanged.
 
-        A term named "loss" replaces the total in the logs, e.g. to log it per element (`per_element`).
+        `Loss/loss` of the log is the term named "loss". Without one it is `loss` per element (`per_element`), of a
+        classifier per image.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, batch, step)")
 
@@ -116,6 +117,17 @@ class LossWrapper(Loss):
 def per_element(loss: Tensor, images: Tensor) -> Tensor:
     """Convert a loss [B], summed over each image of `images` [B,C,H,W], to the mean per element."""
     return loss / images[0].numel()
+
+
+def with_total(out: LossOutput, denoiser: Preconditioned, images: Tensor, step: Step) -> LossOutput:
+    """Add the term "loss" that is logged in the main phase if a loss has none: per element of the images it saw.
+
+    The loss of a classifier is not a sum over elements; it is logged per image.
+    """
+    if step.phase != "main" or not isinstance(out, LossOutput) or "loss" in out.terms:
+        return out
+    total = per_element(out.loss, images) if isinstance(denoiser, Denoiser) else out.loss
+    return LossOutput(out.loss, {"loss": total, **out.terms})
 
 
 def require_denoiser(loss: Loss, denoiser: Preconditioned) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss, LossWrapper
+from elucid.training.losses.base import Loss, LossWrapper, with_total
 from elucid.training.preconds.base import Denoiser
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Batch, LossOutput, NetSpec, Step
@@ -67,7 +67,8 @@ class PatchLoss(LossWrapper):
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         divisor = self.divisor(step)
         height, width = batch.images.shape[2:]
-        return self.base(denoiser, random_crops(with_coordinates(batch), height // divisor, width // divisor), step)
+        crops = random_crops(with_coordinates(batch), height // divisor, width // divisor)
+        return with_total(self.base(denoiser, crops, step), denoiser, crops.images, step)
 
 
 def with_coordinates(batch: Batch) -> Batch:

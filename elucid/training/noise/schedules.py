@@ -126,6 +126,9 @@ class IDDPMSteps(Schedule):
         return levels[((len(levels) - 1) * ramp(num_steps)).round().long()]
 
 
+_LINEAR = levels_of(betas("linear", 1000))[:-1]
+
+
 class Respaced(Schedule):
     """A selection of a discrete process's steps, `respacing` (Nichol & Dhariwal 2021): "250", "ddim25", "10,15,20", ...
 
@@ -134,7 +137,7 @@ class Respaced(Schedule):
     the range are left out.
     """
 
-    default_range = (0.0, 1e9)
+    default_range = (float(_LINEAR[-1]), float(_LINEAR[0]))
 
     def __init__(
         self,
@@ -150,28 +153,39 @@ class Respaced(Schedule):
             raise UserError(f"num_steps={num_steps} and respacing={respacing} contradict each other (`steps`)")
         self.respacing = None if respacing is None else str(respacing)
         self.beta_schedule, self.diffusion_steps = beta_schedule, diffusion_steps
+        if beta_schedule or diffusion_steps:
+            self.given_levels()
 
-    def process_levels(self, denoise) -> Tensor:
-        """Return the noise levels of the process within the denoiser's range, decreasing float64."""
-        own = getattr(denoise, "levels", None)
-        if own is None or self.beta_schedule or self.diffusion_steps:
-            own = levels_of(betas(self.beta_schedule or "linear", self.diffusion_steps or 1000))[:-1]
-        low, high = self.sigma_range(denoise)
-        own = own.to("cpu", torch.float64)
-        # The denoiser's ends may have been rounded to float32.
-        return own[(own >= low * (1 - 1e-6)) & (own <= high * (1 + 1e-6))]
+    def given_levels(self) -> Tensor:
+        """Return the levels of the process of the options, decreasing float64."""
+        return levels_of(betas(self.beta_schedule or "linear", self.diffusion_steps or 1000))[:-1]
 
     def levels(self, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-        raise NotImplementedError("the levels depend on the denoiser's process, see __call__")
+        return self.select(self.given_levels(), num_steps, sigma_min, sigma_max)
+
+    def select(self, levels: Tensor, num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        """Return the selected ones of `levels` within the range."""
+        # The denoiser's ends may be rounded to float32.
+        levels = levels[(levels >= sigma_min * (1 - 1e-6)) & (levels <= sigma_max * (1 + 1e-6))]
+        if not len(levels):
+            raise UserError(
+                f"no noise levels of the process lie between sigma_min={sigma_min:g} and sigma_max={sigma_max:g}; "
+                "change `sigma_min` or `sigma_max`"
+            )
+        if self.num_steps and self.num_steps > len(levels):
+            raise UserError(
+                f"num_steps={num_steps} exceeds the {len(levels)} steps of the process; use that many (`steps`)"
+            )
+        if self.respacing is None and num_steps == 1:
+            return levels[:1]  # one step from the largest level, not from the smallest one
+        kept = respaced(self.respacing or str(min(num_steps, len(levels))), len(levels))
+        return levels.flip(0)[torch.tensor(kept)].flip(0)
 
     def __call__(self, denoise, num_steps: int = 250) -> Tensor:
-        levels = self.process_levels(denoise)
-        count = self.num_steps or num_steps
-        if self.num_steps and self.num_steps > len(levels):
-            raise UserError(f"num_steps={count} exceeds the {len(levels)} steps of the process (`steps`)")
-        if self.respacing is None and min(count, len(levels)) == 1:
-            kept = [len(levels) - 1]  # from pure noise, rather than the smallest level
-        else:
-            kept = respaced(self.respacing or str(min(count, len(levels))), len(levels))
-        levels = denoise.round_sigma(levels.flip(0)[torch.tensor(kept)].flip(0))
+        own = getattr(denoise, "levels", None)
+        if own is None or self.beta_schedule or self.diffusion_steps:
+            return super().__call__(denoise, num_steps)
+        low, high = self.sigma_min or denoise.sigma_min, self.sigma_max or denoise.sigma_max
+        levels = self.select(own.to("cpu", torch.float64), self.num_steps or num_steps, low, high)
+        levels = denoise.round_sigma(levels)
         return torch.cat([levels, levels.new_zeros(1)])

@@ -9,7 +9,7 @@ from elucid.training.types import Prediction
 
 
 class Clipping:
-    """Clips x0 to [-1, 1], as DDPM samples; `clip` None does so for pixels and not for latents.
+    """Clips x0 to [-1, 1]; `clip` None does so for models of pixels with discrete noise levels, as published for DDPM.
 
     With `threshold` p, e.g. 0.995, each image is instead clipped to [-s, s] and divided by s, where s is the
     p-quantile of its |x0|, at least 1 (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, section 2.3).
@@ -30,6 +30,7 @@ class Clipping:
         if self.threshold is not None:
             bound = torch.quantile(x0.abs().flatten(1), self.threshold, dim=1).clamp(min=1).reshape(-1, 1, 1, 1)
             return x0.clamp(-bound, bound) / bound
-        spec = getattr(denoise, "spec", None)
-        clip = self.clip if self.clip is not None else spec is not None and not spec.latent
+        clip = self.clip
+        if clip is None:
+            clip = getattr(denoise, "levels", None) is not None and not denoise.spec.latent
         return x0.clamp(-1, 1) if clip else x0

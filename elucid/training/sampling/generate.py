@@ -1,6 +1,7 @@
 """Generates uint8 images from seeds. Used by generate.py, fid.py and the sample grid during training."""
 
-from collections.abc import Generator, Sequence
+import operator
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -50,6 +51,18 @@ def generate(
     if device.type == "cpu":
         return in_blocks(make, items, batch_size)
     return (make(part) for part in chunks(items, batch_size))
+
+
+def seed_list(seeds: Iterable[int]) -> list[int]:
+    """Return the seeds as a list. Raises UserError unless they are one or more integers."""
+    try:
+        result = [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        given = f"range({seeds})" if isinstance(seeds, int) and seeds > 0 else "range(16)"
+        raise UserError(f"`seeds`={seeds!r} is not a sequence of integers; give for example {given}") from error
+    if not result:
+        raise UserError("`seeds` is empty; give at least one, e.g. range(16)")
+    return result
 
 
 def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = None) -> tuple[Tensor, Tensor | None]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elucid.dnnlib.values import component_name, repr_of_set
 
-@dataclass(kw_only=True)
+
+@dataclass(kw_only=True, repr=False)
 class SampleOptions:
     """Sampling options; None means the snapshot's own value or the default.
 
@@ -18,7 +20,7 @@ class SampleOptions:
 
     classes: int | str | Sequence[int | str] | None = None
     steps: int | None = None
-    sampler: str | None = None
+    sampler: str | type | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
     rho: float | None = None
@@ -42,3 +44,9 @@ class SampleOptions:
     precision: str | None = None
     plugins: str | Sequence[str] | None = None
     set: Mapping[str, Any] | Sequence[str] | None = None
+
+    def __post_init__(self):
+        self.sampler = self.sampler and component_name("sampler", self.sampler)
+
+    def __repr__(self) -> str:
+        return repr_of_set(self)
