@@ -7,10 +7,12 @@ import click
 from elucid.commands.command import Name, section
 from elucid.dnnlib import cli
 from elucid.training.config.settings import PRECISIONS
+from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.options import SampleOptions
 
 _above_zero = cli.FloatRange(min=0, min_open=True)
+_unit = cli.FloatRange(min=0, max=1)
 _not_negative, _any_positive = cli.FloatRange(min=0), click.FloatRange(min=0)
 
 
@@ -47,6 +49,21 @@ _SAMPLER = [
     click.option("--disc", type=click.Choice(["vp", "ve", "iddpm", "edm"]), help="Ablation sampler: time steps."),
     click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation sampler: sigma(t)."),
     click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation sampler: s(t)."),
+    click.option(
+        "--respacing",
+        "--timestep_respacing",
+        "respacing",
+        metavar="TEXT",
+        help="Steps of a discrete process: 250, ddim25 or 10,15,20 (of three sections).",
+    ),
+    click.option("--eta", type=_unit, help="ddim: 0 is deterministic, 1 like ddpm.  [default: 0]"),
+    click.option(
+        "--variance",
+        type=click.Choice(VARIANCES),
+        help="ddpm: variance of a step, beta-tilde, beta or the network's.  [default: the model's]",
+    ),
+    click.option("--clip", type=bool, help="ddpm, ddim: clip the predicted image to [-1, 1].  [default: as published]"),
+    click.option("--threshold", type=_unit, metavar="P", help="ddpm, ddim: dynamic thresholding, e.g. 0.995."),
     click.option(
         "--set",
         "set",

@@ -12,6 +12,7 @@ from elucid.dnnlib.errors import Stopped
 from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
+from elucid.training.noise.choices import BETA_SCHEDULES
 
 LOOP = LoopOptions()
 NO_EFFECT = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
@@ -67,9 +68,12 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm; cdm, pedm: edm with that loss.  "
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, ddpm; cdm, pedm: edm with that loss.  "
         f"[default: {DEFAULTS['precond']}]",
     ),
+    click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
+    click.option("--diffusion_steps", type=_positive, help="ddpm: number of noise levels.  [default: 1000]"),
+    click.option("--learn_sigma", type=bool, help="ddpm: learn the variance, with the loss hybrid.  [default: 0]"),
 )
 LOSS = section(
     "Loss",

@@ -24,6 +24,8 @@ FLAGS = {
     "dropout": "network.dropout",
     "implicit_mlp": "network.implicit_mlp",
     "precond": "precond.name",
+    "beta_schedule": "precond.beta_schedule",
+    "diffusion_steps": "precond.diffusion_steps",
     "optimizer": "optimizer.name",
     "lr": "optimizer.lr",
     "lr_schedule": "lr_schedule.name",
@@ -52,7 +54,7 @@ LOSS_FLAGS = {
 }
 """Flags that set the option of the same name of a loss in the chain."""
 
-FLAGS_THAT_CHOOSE_LOSS = {"precond", "loss", "patch", "real_p", "progressive"}
+FLAGS_THAT_CHOOSE_LOSS = {"precond", "loss", "patch", "real_p", "progressive", "learn_sigma"}
 """Flags that determine the chain of losses."""
 
 PRECOND_ALIASES = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
@@ -92,12 +94,12 @@ def options_from(flags: dict) -> dict:
         "transforms": [{"name": name} for name in flags["transforms"]],
         "network": {},
         "precond": {},
-        "loss": loss_chain(flags["loss"] or default_loss_of(precond), flags),
+        "loss": loss_chain(flags["loss"] or default_loss_of(precond, flags["learn_sigma"]), flags),
         "optimizer": {},
         "lr_schedule": {},
         "ema": {"name": "halflife"},
-        "sampler": {"name": "edm"},
-        "schedule": {"name": "karras"},
+        "sampler": {"name": default_of(precond, "default_sampler", "edm")},
+        "schedule": {"name": default_of(precond, "default_schedule", "karras")},
         "loop": {},
         "hooks": [{"name": name} for name in flags["hooks"]],
         "loggers": [{"name": name} for name in flags["loggers"]],
@@ -118,12 +120,17 @@ def options_from(flags: dict) -> dict:
     return options
 
 
-def default_loss_of(precond: str) -> str:
+def default_of(precond: str, attribute: str, otherwise: str | None = None) -> str | None:
+    """Return a default that a preconditioner's class states, such as `default_sampler`."""
+    return getattr(find("preconditioner", precond), attribute, otherwise)
+
+
+def default_loss_of(precond: str, learn_sigma: bool | None = None) -> str:
     """Return the default loss of a preconditioner. Raises UserError if it has none."""
-    loss = find("preconditioner", precond).default_loss
+    loss = default_of(precond, "default_loss")
     if loss is None:
         raise UserError(f"`precond`={precond} has no default loss; choose a `loss`")
-    return loss
+    return "hybrid" if learn_sigma and loss == "simple" else loss
 
 
 def precond_and_loss(options: dict) -> str:
@@ -169,7 +176,21 @@ def loss_chain(text: str, flags: dict) -> dict:
                 f"use `loss`={owner}({text})"
             )
         component[flag] = flags[flag]
+    set_learned_variance(chain, text, flags["learn_sigma"])
     return chain
+
+
+def set_learned_variance(chain: dict, text: str, learn_sigma: bool | None) -> None:
+    """Set the option of the innermost loss. Raises UserError if that loss contradicts `learn_sigma`."""
+    while chain.get("base"):
+        chain = chain["base"]
+    name = chain["name"]
+    if learn_sigma is not None and name in ("vlb", "kl"):
+        chain["learn_sigma"] = learn_sigma
+    elif learn_sigma and name != "hybrid":
+        raise UserError(f"`learn_sigma`=1, but `loss`={text} trains no variance; use hybrid, vlb or kl")
+    elif learn_sigma is False and name == "hybrid":
+        raise UserError("`learn_sigma`=0, but the hybrid loss learns the variance; use `loss`=simple")
 
 
 def find_in_chain(chain: dict | None, name: str) -> dict | None:
@@ -189,11 +210,11 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
             result[part] = None
         elif flag in given and name in options[part]:
             result[path] = options[part][name]
-    path, component = "loss", options["loss"]
+    path, component, own = "loss", options["loss"], (*LOSS_FLAGS, "learn_sigma")
     while isinstance(component, dict):
         if given & FLAGS_THAT_CHOOSE_LOSS:
             result[f"{path}.name"] = component.get("name")
-        result.update({f"{path}.{flag}": flags[flag] for flag in LOSS_FLAGS if flag in given and flag in component})
+        result.update({f"{path}.{flag}": flags[flag] for flag in own if flag in given and flag in component})
         path, component = f"{path}.base", component.get("base")
     for part in LISTS & given:
         result[part] = options[part]

@@ -39,8 +39,8 @@ PART_OF = {
     "arch": ("network", ("cbase", "cres", "dropout", "implicit_mlp")),
     "optimizer": ("optimizer", ("lr",)),
     "lr_schedule": ("lr_schedule", ()),
-    "precond": ("precond", ()),
-    "loss": ("loss", ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive")),
+    "precond": ("precond", ("beta_schedule", "diffusion_steps")),
+    "loss": ("loss", ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive", "learn_sigma")),
 }
 """The component that a flag selects, and the flags that are options of it."""
 
@@ -78,6 +78,9 @@ class TrainOptions:
     dropout: float | None = None
     implicit_mlp: bool | None = None
     precond: str | type | None = None
+    beta_schedule: str | None = None
+    diffusion_steps: int | None = None
+    learn_sigma: bool | None = None
     loss: str | type | None = None
     martingale_lambda: float | None = None
     martingale_steps: int | None = None

@@ -12,6 +12,7 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
+from elucid.training.registry.components import make
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.grid import enlarged_grid, save_grid
 
@@ -61,7 +62,8 @@ class SampleGrid(Hook):
             if over.is_set() or run.stop.requested or time.monotonic() - started > seconds:
                 raise _OutOfTime
 
-        options = {"device": run.device, "sampler": run.sampler, "schedule": run.schedule, "steps": STEPS}
+        sampler = make(run.sampler.preview, "sampler") if run.sampler.preview else run.sampler
+        options = {"device": run.device, "sampler": sampler, "schedule": run.schedule, "steps": STEPS}
         parts: list[Tensor] = []
         try:
             with progress_bar(total=count, desc="samples", leave=False) as bar:

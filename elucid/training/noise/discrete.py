@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-
-BETA_SCHEDULES = ("linear", "cosine")
+from elucid.training.noise.choices import BETA_SCHEDULES
 
 
 def betas(schedule: str, steps: int) -> Tensor:

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.noise.choices import VARIANCES
 from elucid.training.noise.discrete import betas_between
-
-VARIANCES = ("small", "large", "learned")
-"""beta-tilde, beta (Ho et al. 2020, section 3.2), and an interpolation that the network predicts."""
 
 
 class GaussianSteps:
@@ -51,7 +49,7 @@ class GaussianSteps:
         return x0 + (self.pick(self.sigma_next, index) / self.pick(self.sigma, index)) ** 2 * (x - x0)
 
     def log_variance(self, index: int | Tensor, variance: str, v: Tensor | None = None) -> Tensor:
-        """Return the log variance of a step.
+        """Return the log variance of a step: of beta-tilde ("small") or beta ("large", Ho et al. 2020, section 3.2).
 
         "learned": v in [-1, 1] interpolates between log beta-tilde and log beta (Nichol & Dhariwal 2021, eq. 15).
         Raises UserError for unknown names, and for "learned" without the network's `v`.
@@ -71,7 +69,7 @@ class GaussianSteps:
         return low + (v + 1) / 2 * (high - low)
 
     def variance(self, index: int | Tensor, variance: str, v: Tensor | None = None) -> Tensor:
-        """Return the variance of a step, by which classifier guidance shifts its mean; "small" is 0 in the step to 0."""
+        """Return the variance by which classifier guidance shifts the mean; "small" is 0 in the step to 0."""
         value = self.log_variance(index, variance, v).exp()
         return torch.where(self.pick(self.sigma_next, index) == 0, 0.0, value) if variance == "small" else value
 

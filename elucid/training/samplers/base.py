@@ -38,12 +38,14 @@ class Sampler(ABC):
     """Base class: sampler(denoise, x, sigmas, noise, callback) takes x at sigmas[0] to a sample at sigmas[-1].
 
     `order` is the order of convergence in the step size (weak order for stochastic samplers). `default_steps` is the
-    number of steps if the schedule sets none; `default_schedule` names the schedule used if none is chosen.
+    number of steps if the schedule sets none; `default_schedule` names the schedule used if none is chosen, and
+    `preview` the sampler for samples in few steps while training, None for this one.
     """
 
     order: int = 1
     default_steps: int = 18
     default_schedule: str = "karras"
+    preview: str | None = None
 
     def evaluations(self, num_steps: int) -> int:
         """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0."""

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.noise.gaussian_steps import VARIANCES, GaussianSteps
+from elucid.training.noise.choices import VARIANCES
+from elucid.training.noise.gaussian_steps import GaussianSteps
 from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, state_and_steps
 from elucid.training.samplers.clipping import Clipping
 
@@ -19,6 +20,7 @@ class DDPMSampler(Sampler):
 
     default_steps = 250
     default_schedule = "respaced"
+    preview = "ddim"
 
     def __init__(
         self,

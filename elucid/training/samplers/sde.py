@@ -13,6 +13,7 @@ class SDESampler(Sampler):
     """
 
     default_steps = 128
+    preview = "edm"
 
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None

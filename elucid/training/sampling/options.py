@@ -14,8 +14,10 @@ class SampleOptions:
     `classes`: one class for all images or one per seed, as numbers or names; None draws them at random. `guidance` is
     the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker snapshot, of autoguidance;
     `guidance_interval` limits it to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of
-    the ablation sampler. `x_start`, `y_start`, `image_size` select a window for a model trained on patches. `set` sets
-    any other option of sampler, schedule, guidance, encoder by its path, e.g. `set={"sampler.eta": 0.5}`.
+    the ablation sampler; `eta`, `clip`, `threshold`, `variance` those of ddpm and ddim. `respacing` selects steps of a
+    discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a window for a model trained on
+    patches. `set` sets any other option of sampler, schedule, guidance, encoder by its path, e.g.
+    `set={"sampler.epsilon_scale": 1.05}`.
     """
 
     classes: int | str | Sequence[int | str] | None = None
@@ -32,6 +34,11 @@ class SampleOptions:
     disc: str | None = None
     schedule: str | None = None
     scaling: str | None = None
+    respacing: str | None = None
+    eta: float | None = None
+    variance: str | None = None
+    clip: bool | None = None
+    threshold: float | None = None
     guidance: float | None = None
     guidance_interval: Sequence[float] | None = None
     guide: str | None = None

@@ -20,7 +20,7 @@ from elucid.training.guidance.window import CoordinateWindow, windowed
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
-from elucid.training.registry.components import make, resolved
+from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.generate import Samples, generate
@@ -42,6 +42,11 @@ PATHS = {
     "sigma_min": "schedule.sigma_min",
     "sigma_max": "schedule.sigma_max",
     "rho": "schedule.rho",
+    "respacing": "schedule.respacing",
+    "eta": "sampler.eta",
+    "variance": "sampler.variance",
+    "clip": "sampler.clip",
+    "threshold": "sampler.threshold",
 }
 """The component option that each field of `SampleOptions` sets, unless it is None."""
 
@@ -129,7 +134,7 @@ def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> An
     if "name" in given:
         return make(given, kind)
     if kind == "schedule" and "name" in chosen["sampler"]:
-        return make({"name": "karras", **given}, kind)
+        return make({"name": find("sampler", chosen["sampler"]["name"]).default_schedule, **given}, kind)
     check_component(kind, own)
     return make({**own, **given}, kind)
 
@@ -205,6 +210,8 @@ def chosen_options(options: SampleOptions) -> dict[str, dict]:
         if value is not None:
             part, _, option = path.partition(".")
             chosen[part][option] = SCHEDULE_OF_DISC[value] if name == "disc" else value
+    if options.respacing is not None:
+        chosen["schedule"].setdefault("name", "respaced")
     for assignment in as_assignments(options.set or ()):
         set_by_path(chosen, moved_assignment(assignment, chosen))
     return chosen
