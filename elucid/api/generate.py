@@ -70,7 +70,7 @@ def generate(
         classes.update(of_one_process)
     if distributed.is_main():
         if labels:
-            folder.write_labels({seed: classes[seed] for seed in seeds}, pipeline.snapshot.dataset.get("class_names"))
+            folder.write_labels({seed: classes[seed] for seed in seeds}, pipeline.class_names)
         if grid:
             first = seeds[:MOST_IN_GRID]
             images, columns = folder.read(first), None

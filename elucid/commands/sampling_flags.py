@@ -84,9 +84,17 @@ _GUIDANCE = [
         "--guidance_interval",
         type=cli.NumberList(float),
         metavar="LO,HI",
-        help="Interval of noise levels with guidance.  [default: all]",
+        help="Interval of noise levels with guidance of any kind.  [default: all]",
     ),
     click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
+    click.option(
+        "--classifier",
+        metavar="PKL|DIR|URL",
+        help="Guidance by this classifier of noisy images, also of models without classes, and besides --cfg.",
+    ),
+    click.option(
+        "--classifier_scale", type=float, metavar="FLOAT", help="Scale of --classifier; 0 disables it.  [default: 1]"
+    ),
 ]
 _WINDOW = [
     click.option(

@@ -48,7 +48,7 @@ DATA = section(
         "transforms",
         multiple=True,
         metavar="NAME",
-        help="Your own batch transform, file.py:Name, applied after all others; may be repeated.",
+        help="random_crop or your own batch transform, file.py:Name, applied after all others; may be repeated.",
     ),
 )
 MODEL = section(
@@ -68,8 +68,8 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm, ddpm; cdm, pedm: edm with that loss.  "
-        f"[default: {DEFAULTS['precond']}]",
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, ddpm; cdm, pedm: edm with that loss; classifier, "
+        f"ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
     ),
     click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
     click.option("--diffusion_steps", type=_positive, help="ddpm: number of noise levels.  [default: 1000]"),

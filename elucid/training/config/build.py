@@ -13,7 +13,7 @@ from elucid.dnnlib.config import bind, construct
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.base import Encoder
 from elucid.training.losses.base import Loss
-from elucid.training.preconds.base import Preconditioned
+from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.registry.components import find, make, merged, resolved, split
 from elucid.training.registry.interfaces import PARTS, SPEC_ARGUMENTS
 from elucid.training.registry.names import OPTIONS
@@ -120,6 +120,11 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     data = options.get("dataset", {})
     first = [Mirror()] if data.get("xflip") else []
     dropout = [LabelDropout(data["label_dropout"])] if data.get("label_dropout") and dataset_spec.label_dim else []
+    if dropout and not isinstance(denoiser, Denoiser):
+        raise UserError(
+            f"`label_dropout`={data['label_dropout']:g}: a classifier learns the labels, so none may be dropped; "
+            "leave `label_dropout` out"
+        )
     coordinates = [Coordinates()] if "coords" in spec.spatial else []
     # Augmentation transforms coordinates together with the image, so they are added before it.
     transforms = [*first, transforms[0], *dropout, *coordinates, *transforms[1:]]

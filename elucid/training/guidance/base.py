@@ -1,6 +1,7 @@
 """Base class of guidance, which pushes a prediction away from a weaker one. Guidances can be nested."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +11,28 @@ from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, Prediction
 
 
+class Interval:
+    """Noise levels in (lo, hi] with guidance (Kynkäänniemi et al. 2024, arXiv 2404.07724); None means all.
+
+    Raises UserError unless lo < hi.
+    """
+
+    def __init__(self, ends: Sequence[float] | None):
+        ends = (0.0, math.inf) if ends is None else tuple(ends)
+        if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+            raise UserError(f"`guidance_interval`={','.join(f'{value:g}' for value in ends)} must be LO,HI, LO < HI")
+        self.lo, self.hi = ends
+
+    def contains(self, sigma: Tensor) -> Tensor:
+        """Return whether each sigma is inside, bool in its shape."""
+        return (sigma > self.lo) & (sigma <= self.hi)
+
+
 class Guidance(DenoiserWrapper):
     """Base class: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], else D_main at no extra cost.
 
-    Subclasses define the weaker prediction (`pair`). `interval` is (lo, hi) (Kynkäänniemi et al. 2024,
-    arXiv 2404.07724). Raises UserError unless lo < hi and the scale is finite.
+    Subclasses define the weaker prediction (`pair`). `interval` is (lo, hi), see `Interval`. Raises UserError unless
+    lo < hi and the scale is finite.
     """
 
     def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None):
@@ -22,11 +40,7 @@ class Guidance(DenoiserWrapper):
         self.scale = float(scale)
         if not math.isfinite(self.scale):
             raise UserError(f"`guidance`={scale:g} must be a finite number; 1 means no guidance")
-        self.interval = (0.0, math.inf) if interval is None else tuple(interval)
-        if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1]:
-            raise UserError(
-                f"`guidance_interval`={','.join(f'{value:g}' for value in self.interval)} must be LO,HI, LO < HI"
-            )
+        self.interval = Interval(interval)
 
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
         """Return the main prediction and x0 of the weaker one."""
@@ -35,7 +49,7 @@ class Guidance(DenoiserWrapper):
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         cond = cond or {}
         sigma = torch.as_tensor(sigma, device=x.device).reshape(-1, 1, 1, 1)
-        inside = (sigma > self.interval[0]) & (sigma <= self.interval[1])
+        inside = self.interval.contains(sigma)
         if self.scale == 1 or not bool(inside.any()):
             return self.denoiser(x, sigma, cond)
         main, weak = self.pair(x, sigma, cond)

@@ -30,5 +30,6 @@ class ClassifierFreeGuidance(Guidance):
         both = {name: repeat_batch(value, count) for name, value in cond.items()}
         both["labels"] = torch.cat([labels.expand(count, -1), torch.zeros_like(labels).expand(count, -1)])
         out = self.denoiser(repeat_batch(x), repeat_batch(sigma, count), both)
-        main = Prediction(*(None if part is None else part[:count] for part in (out.x0, out.var, out.logvar)))
+        parts = (out.x0, out.var, out.logvar, out.guidance)
+        main = Prediction(*(None if part is None else part[:count] for part in parts))
         return main, out.x0[count:]

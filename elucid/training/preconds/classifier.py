@@ -16,6 +16,8 @@ class NoisyClassifier(Preconditioned):
     Raises UserError for a dataset without labels.
     """
 
+    default_loss = "cross_entropy"
+
     def __init__(self, model, spec, precision="fp32", sigma_data: float = 0.5):
         super().__init__(model, spec, precision)
         if sigma_data <= 0:

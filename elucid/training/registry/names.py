@@ -35,6 +35,7 @@ LOSSES = {
     "vlb": _T + "losses.variational:VariationalLoss",
     "kl": _T + "losses.variational:VariationalLoss",
     "patch": _T + "losses.patch:PatchLoss",
+    "cross_entropy": _T + "losses.cross_entropy:CrossEntropy",
 }
 
 NOISES = {
@@ -72,6 +73,7 @@ SAMPLERS = {
 GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
+    "classifier": _T + "guidance.classifier:ClassifierGuidance",
 }
 
 ENCODERS = {
@@ -82,6 +84,7 @@ ENCODERS = {
 TRANSFORMS = {
     "edm": _T + "transforms.augment_pipe:edm_augment",
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
+    "random_crop": _T + "transforms.random_crop:RandomCrop",
 }
 
 DATASETS = {

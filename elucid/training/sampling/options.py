@@ -13,7 +13,9 @@ class SampleOptions:
 
     `classes`: one class for all images or one per seed, as numbers or names; None draws them at random. `guidance` is
     the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker snapshot, of autoguidance;
-    `guidance_interval` limits it to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of
+    `classifier` is a snapshot of a classifier of noisy images, which guides with `classifier_scale`, 1 by default, also
+    besides other guidance and a model without classes; `guidance_interval` limits all guidance to noise levels
+    (low, high). `solver`, `disc`, `schedule`, `scaling` are options of
     the ablation sampler; `eta`, `clip`, `threshold`, `variance` those of ddpm and ddim. `respacing` selects steps of a
     discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a window for a model trained on
     patches. `set` sets any other option of sampler, schedule, guidance, encoder by its path, e.g.
@@ -42,6 +44,8 @@ class SampleOptions:
     guidance: float | None = None
     guidance_interval: Sequence[float] | None = None
     guide: str | None = None
+    classifier: str | None = None
+    classifier_scale: float | None = None
     ema: str | None = None
     on_latents: bool | None = None
     resolution: int | None = None

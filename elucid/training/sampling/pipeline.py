@@ -23,6 +23,7 @@ from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.classes import class_numbers
+from elucid.training.sampling.classifier import load_classifier, with_classifier
 from elucid.training.sampling.generate import Samples, generate
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
@@ -60,7 +61,7 @@ ABLATION = ("solver", "disc", "schedule", "scaling")
 class SamplingPipeline:
     """A snapshot ready to sample. `description` and the seed determine an image completely.
 
-    `classes` is None, one number for all, or one per seed.
+    `classes` is None, one number for all, or one per seed; `class_names` are None if there are none.
     """
 
     snapshot: Snapshot
@@ -70,6 +71,7 @@ class SamplingPipeline:
     schedule: Schedule
     device: torch.device
     classes: int | list[int] | None
+    class_names: list[str] | None
     description: dict[str, Any]
 
     def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Generator[Samples, None, None]:
@@ -102,12 +104,16 @@ def make_pipeline(snapshot: Snapshot, options: SampleOptions, device: torch.devi
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"the snapshot contains a {type(denoiser).__name__}, not a denoiser that generates images")
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
-    classes = class_numbers(options.classes, denoiser.spec.label_dim, snapshot.dataset.get("class_names"))
+    classifier = load_classifier(options, device)
+    labelled = snapshot if denoiser.spec.label_dim or classifier is None else classifier
+    class_names = labelled.dataset.get("class_names")
     encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
     denoiser.precision = options.precision or denoiser.precision
     check_resolution(denoiser.spec, encoder.factor, options.resolution)
     window = windowed(denoiser, options.x_start, options.y_start, options.image_size)
     guided = with_guidance(window, chosen["guidance"], options, device)
+    outermost = with_classifier(guided, classifier, class_names, options)
+    classes = class_numbers(options.classes, outermost.spec.label_dim, class_names)
     warn_of_labels_never_dropped(snapshot.options, options)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
     description = {
@@ -122,7 +128,9 @@ def make_pipeline(snapshot: Snapshot, options: SampleOptions, device: torch.devi
         "guidance": None if guided is window else resolved(guided),
         "guide": options.guide and sha256(located(options.guide)),
     }
-    return SamplingPipeline(snapshot, guided, encoder, sampler, schedule, device, classes, description)
+    if options.classifier is not None:  # not otherwise, as samples without one keep their digest
+        description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
+    return SamplingPipeline(snapshot, outermost, encoder, sampler, schedule, device, classes, class_names, description)
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
@@ -153,7 +161,7 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
     """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit."""
     scale, interval = options.guidance, options.guidance_interval
     if scale is None and not chosen:
-        for name in ("guidance_interval", "guide"):
+        for name in ("guide",) if options.classifier is not None else ("guidance_interval", "guide"):
             if getattr(options, name) is not None:
                 raise UserError(f"`{name}` has no effect without a scale; set `guidance`, e.g. `guidance`=1.5")
         return denoiser
