@@ -39,8 +39,8 @@ def step_at(nimg: int = 0, total_nimg: int = 1000, batch_size: int = 1, seed: in
 class MixtureDenoiser(Denoiser):
     """Exact for data whose class k, drawn with `weights[k]`, is N(means[k], stds[k]^2) in all pixels.
 
-    With r_k = p(k | x; sigma), D = sum_k r_k (std_k^2 x + sigma^2 mean_k) / (std_k^2 + sigma^2). A label that is not all
-    zeros replaces r, if `label_dim` is not 0.
+    With r_k = p(k | x; sigma), D = sum_k r_k (std_k^2 x + sigma^2 mean_k) / (std_k^2 + sigma^2). If it is `labelled`, a
+    label that is not all zeros replaces r.
     """
 
     def __init__(self, means=(-0.6, 0.4), stds=(0.2, 0.3), weights=(0.3, 0.7), shape=(1, 1, 2), labelled=False):

@@ -121,7 +121,8 @@ def test_an_unconditional_model_has_the_classes_of_the_classifier():
 
 @pytest.mark.parametrize("sampler", [EDMSampler(), DDPMSampler(), SDESampler()])
 def test_a_seed_has_one_image_whatever_the_batch(sampler):
-    guided = ClassifierGuidance(MixtureDenoiser(shape=(1, 4, 4)), MixtureClassifier(MixtureDenoiser(shape=(1, 4, 4))), 2)
+    mixture = MixtureDenoiser(shape=(1, 4, 4))
+    guided = ClassifierGuidance(mixture, MixtureClassifier(mixture), 2)
     with_batch = [
         torch.cat([part.images for part in generate(guided, RGB(), range(6), sampler=sampler, batch_size=size)])
         for size in (1, 4, 64)
@@ -164,9 +165,7 @@ def test_inside_of_other_guidance_the_gradient_is_scaled_with_the_rest(outer):
 def test_two_classifiers_add_up():
     out = ClassifierGuidance(ClassifierGuidance(MIXTURE, CLASSIFIER, 0.5), CLASSIFIER, 0.5)(X, SIGMA, labels(0))
     assert torch.allclose(out.x0, of_class(0), atol=2e-5)
-    assert torch.allclose(
-        out.guidance * SIGMA.reshape(-1, 1, 1, 1) ** 2, of_class(0) - MIXTURE(X, SIGMA).x0, atol=2e-5
-    )
+    assert torch.allclose(out.guidance * SIGMA.reshape(-1, 1, 1, 1) ** 2, of_class(0) - MIXTURE(X, SIGMA).x0, atol=2e-5)
 
 
 def test_other_outputs_and_conditions_pass_through():

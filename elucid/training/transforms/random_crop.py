@@ -12,9 +12,9 @@ from elucid.training.types import Batch
 class RandomCrop(Transform):
     """Replaces each image by a random part of it, enlarged to full size (Dhariwal & Nichol 2021, section 4.1).
 
-    Its sides are the same fraction of the image's, uniform from `min_fraction` to 1, and its position is uniform. Images
-    [B,C,H,W] and their `coords` are interpolated bilinearly. Raises UserError for a fraction that is not above 0 and at
-    most 1, and for other spatial maps.
+    Both sides are the same fraction of the image's, uniform from `min_fraction` to 1; the position is uniform as well.
+    Images [B,C,H,W] and their `coords` are interpolated bilinearly. Raises UserError for a fraction that is not above 0
+    and at most 1, and for other spatial maps.
     """
 
     def __init__(self, min_fraction: float = 0.8):
