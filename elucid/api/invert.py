@@ -43,11 +43,11 @@ def invert(
     batch: int = 64,
     device: str | None = None,
 ) -> Inversion:
-    """Find the noise of each image of a folder or zip by DDIM inversion, and generate it again (Song et al. 2021).
+    """Find the noise of images by DDIM inversion, and generate them again (Song et al. 2021, section 4.3).
 
-    Writes `000000.png`, ..., the images generated from that noise, in the order of the source, and `latents.npz` with
-    their `names` there and the noise `latents` f32[N,C,H,W] of unit variance. Classes are the images' labels if they have some, else
-    `options.classes`. The error falls in proportion to the step size, that is with 1 / `steps`. Raises UserError for
+    Reads a folder or zip. Writes `000000.png`, ..., the images generated from that noise, in the order of the source,
+    and `latents.npz` with their `names` there and the noise `latents` f32[N,C,H,W] of unit variance. Classes are
+    `options.classes`, else the images' labels. The error falls in proportion to 1 / `steps`. Raises UserError for
     images that do not fit the model, and for a sampler other than ddim.
     """
     options = options or SampleOptions()
@@ -102,8 +102,7 @@ def open_images(pipeline: SamplingPipeline, path: str):
         numbers = torch.as_tensor(pipeline.classes).expand(len(dataset))
         return dataset, torch.nn.functional.one_hot(numbers, spec.label_dim).to(torch.float32)
     if dataset.label_dim not in (0, spec.label_dim):
-        raise UserError(
-            f"`invert`: {path} has {dataset.label_dim} classes, the model {spec.label_dim}; give `class` or other images"
-        )
+        theirs = dataset.label_dim
+        raise UserError(f"`invert`: {path} has {theirs} classes, the model {spec.label_dim}; give `class`")
     labels = [dataset.label(index) for index in range(len(dataset))] if dataset.label_dim else None
     return dataset, None if labels is None else torch.from_numpy(np.stack(labels))

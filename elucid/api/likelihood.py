@@ -63,8 +63,8 @@ def nll(
 
     `num` images are chosen by `seed`, by default all are used. The process is the model's own; models without discrete
     noise levels get the linear one of 1000 steps. `respacing` uses fewer steps. Of `options`, `variance`, `clip`,
-    `ema`, `precision` and `plugins` count. Under torchrun all processes must call it. Raises UserError for models of latents
-    and for data that does not fit the model.
+    `ema`, `precision` and `plugins` count. Under torchrun all processes must call it. Raises UserError for models of
+    latents and for data that does not fit the model.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
