@@ -54,7 +54,7 @@ def relative_error(value, reference) -> float:
 def denoiser(case: dict, kind: str | None = None, fill_parameters: bool = True):
     """The denoiser that a case's `precond` and `kwargs` describe, filled by the formula."""
     from elucid.dnnlib.config import lookup
-    from elucid.training.networks.adm_unet import DhariwalUNet
+    from elucid.training.networks.dhariwal_unet import DhariwalUNet
     from elucid.training.networks.song_unet import SongUNet
     from elucid.training.registry.names import PRECONDS
     from elucid.training.types import NetSpec

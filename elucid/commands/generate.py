@@ -17,6 +17,11 @@ OUTPUT = section(
         metavar="LIST",
         help="Random seeds, e.g. 1,2,5-10.  [default: 0-63]",
     ),
+    click.option(
+        "--invert",
+        metavar="DIR|ZIP",
+        help="Instead of sampling seeds, find the noise of these images by DDIM inversion and generate them again.",
+    ),
     click.option("--subdirs", is_flag=True, help="Use one folder per 1000 seeds."),
     click.option("--labels", is_flag=True, help="Write the class of each image to OUTDIR/dataset.json."),
     click.option("--overwrite", is_flag=True, help="Regenerate existing images, which are skipped by default."),
@@ -43,9 +48,11 @@ SPEED = section(
 @sampling_flags(required=True)
 @OUTPUT
 @SPEED
-def main(network, outdir, seeds, subdirs, labels, overwrite, grid, grid_classes, batch, device, **flags):
+def main(network, outdir, seeds, invert, subdirs, labels, overwrite, grid, grid_classes, batch, device, **flags):
     """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
     options = sample_options(flags)
+    if invert is not None:
+        return invert_images(network, invert, outdir, options, batch, device)
     from elucid.api.generate import generate  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
@@ -65,6 +72,17 @@ def main(network, outdir, seeds, subdirs, labels, overwrite, grid, grid_classes,
         )
     finally:
         distributed.shutdown()
+
+
+def invert_images(network, images, outdir, options, batch, device) -> None:
+    """Invert images and print how close they come back."""
+    from elucid.api.invert import invert
+
+    result = invert(network, images, outdir, options, batch=batch, device=device)
+    click.echo(
+        f"{result.folder}: {result.num_images} images inverted and generated again, root mean square error "
+        f"{result.error:.4g} of a range of 2; standard deviation of the noise {result.deviation:.4g}"
+    )
 
 
 def run() -> None:

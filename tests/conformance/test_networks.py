@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elucid.training.networks.adm_unet import DhariwalUNet
+from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from tests import vectors
 

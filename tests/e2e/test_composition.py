@@ -20,7 +20,10 @@ from tests.vaes import save_pictures, save_tiny_vae
 CPU = torch.device("cpu")
 NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16}  # channels
 LOSSES = ("{}", "cdm({})", "patch({})", "patch(cdm({}))")
-COMBINATIONS = list(product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), NETWORKS))
+COMBINATIONS = [
+    *product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), NETWORKS),
+    *product(("ddpm",), ("simple", "cdm(simple)", "hybrid", "patch(hybrid)", "kl"), ("pixels", "latents"), ["adm"]),
+]
 STEPS, BATCH = 10, 2
 
 
@@ -80,13 +83,15 @@ def test_trains_ten_steps_and_samples(precond, loss, data, network, places):
 @pytest.mark.parametrize(
     ("precond", "loss", "changes", "message"),
     [
-        ("edm", "cdm(patch(edm))", {}, r"cdm wraps edm, vp, ve or iddpm, not PatchLoss; write e.g. patch\(cdm"),
+        ("edm", "cdm(patch(edm))", {}, r"cdm wraps edm, .*, not PatchLoss; write e.g. patch\(cdm"),
         ("edm", "cdm(cdm(edm))", {}, "cdm wraps .*, not ConsistencyLoss"),
         ("edm", "patch(patch(edm))", {}, "use patch once"),
         ("edm", "patch(cdm(patch(edm)))", {}, "not PatchLoss"),
         ("edm", "patch", {}, "`loss`=patch"),
         ("edm", "cdm", {}, "`loss`=cdm"),
         ("edm", "edm(vp)", {}, "`loss`=edm"),
+        ("ddpm", "cdm(hybrid)", {}, "cdm wraps .*, not HybridLoss"),
+        ("edm", "hybrid", {}, "the loss needs discrete noise levels, EDMPrecond has none"),
         ("edm", "iddpm", {}, "the loss needs discrete noise levels, EDMPrecond has none; use `precond`=iddpm"),
         ("vp", "patch(iddpm)", {}, "the loss needs discrete noise levels, VPPrecond"),
         ("edm", "patch(edm)", {"channel_mult": [1, 1, 1, 1]}, "patches of 4x4 .*`cres`"),

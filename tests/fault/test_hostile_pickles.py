@@ -122,7 +122,7 @@ def test_calls_deep_in_a_published_form_are_refused(tmp_path):
         (b"<html>404 Not Found</html>", r"is not a snapshot \(not a pickle\); give"),
         (b"\x89PNG\r\n\x1a\n" + bytes(60) + b".", r"is not a snapshot \(a PNG image\); give"),
         (b"\x80\x04}\x8c\x03em", "damaged, truncated"),
-        (b"PK\x03\x04" + bytes(60), "zip or torch archive"),
+        (b"PK\x03\x04" + bytes(60), "a zip archive, or a damaged torch file"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.", "damaged"),  # a text longer than memory
         (pickle.dumps({"model_state": {}}), "neither a snapshot of this program"),
     ],

@@ -44,7 +44,7 @@ def test_networks(name):
 
     _, derivative = jvp(function, (x, c_noise), along)
     expected = finite_difference(function, (x, c_noise), along, 1e-5)
-    assert expected.norm() > 0.1 and (derivative - expected).norm() < 1e-6 * expected.norm()
+    assert expected.norm() > 0.01 and (derivative - expected).norm() < 1e-6 * expected.norm()
     derivative.pow(2).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert sum(p.grad is not None for p in network.parameters()) > 10

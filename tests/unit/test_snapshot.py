@@ -10,7 +10,7 @@ import torch
 
 from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
-from elucid.training.networks.adm_unet import DhariwalUNet
+from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.preconds.iddpm import iDDPMPrecond

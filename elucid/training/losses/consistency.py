@@ -42,8 +42,10 @@ class ConsistencyLoss(LossWrapper):
         reuse_start: bool = True,
     ):
         super().__init__(base)
-        if not isinstance(base, DSM):
-            raise UserError(f"cdm wraps edm, vp, ve or iddpm, not {type(base).__name__}; write e.g. patch(cdm(edm))")
+        # A loss with further terms would lose them, as only its `evaluate` is used.
+        if not isinstance(base, DSM) or type(base).forward is not DSM.forward:
+            kind = type(base).__name__
+            raise UserError(f"cdm wraps edm, vp, ve, iddpm or simple, not {kind}; write e.g. patch(cdm(edm))")
         if martingale_steps < 2:
             raise UserError(f"martingale_steps={martingale_steps}: a path needs at least 2 levels; published: 6")
         if not 0 <= epsilon_min <= epsilon_max:

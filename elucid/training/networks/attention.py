@@ -31,6 +31,11 @@ def forward_derivatives() -> Iterator[None]:
         _explicit -= 1
 
 
+def forward_derivatives_active() -> bool:
+    """Return whether a `forward_derivatives` context is active, in which nothing can be recomputed backwards."""
+    return _explicit > 0
+
+
 def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     """Return function(*primals) and its derivative along the tangents; both support backpropagation."""
     with forward_derivatives():

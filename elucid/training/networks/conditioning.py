@@ -14,8 +14,11 @@ class Conditioned(nn.Module):
     """Base class of networks with vector conditions; `vector` maps their names to widths.
 
     Each condition has a linear map, a submodule of the network. A subclass creates the maps with `add_map`, in the
-    order of its weights, and adds their output to the embedding with `add_mapped`.
+    order of its weights, and adds their output to the embedding with `add_mapped`. `map_names` are the names of maps
+    that are not called `map_NAME`.
     """
+
+    map_names = PUBLISHED
 
     def __init__(self, vector: dict[str, int] | None, label_dropout: float = 0.0):
         super().__init__()
@@ -29,7 +32,11 @@ class Conditioned(nn.Module):
     def add_map(self, name: str, n_out: int, **options) -> None:
         """Create the map of a condition, if the network has that condition."""
         if name in self.vector:
-            self.add_module(PUBLISHED.get(name, f"map_{name}"), Linear(self.vector[name], n_out, **options))
+            self.add_module(self.map_name(name), Linear(self.vector[name], n_out, **options))
+
+    def map_name(self, name: str) -> str:
+        """Return the name of the submodule that maps a condition."""
+        return self.map_names.get(name, f"map_{name}")
 
     def add_mapped(self, emb: Tensor, name: str, cond: Cond, scale: float = 1.0) -> Tensor:
         """Add map(condition * scale) to the embedding [B,n_out], if the network has that condition."""
@@ -39,4 +46,4 @@ class Conditioned(nn.Module):
         if name == "labels" and self.training and self.label_dropout:
             keep = torch.rand(value.shape[0], 1, device=value.device) >= self.label_dropout
             value = value * keep.to(value.dtype)
-        return emb + getattr(self, PUBLISHED.get(name, f"map_{name}"))(value * scale if scale != 1 else value)
+        return emb + getattr(self, self.map_name(name))(value * scale if scale != 1 else value)

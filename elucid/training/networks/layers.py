@@ -114,7 +114,10 @@ class Resample(nn.Module):
 
 
 class Conv2d(Weighted):
-    """Convolution with odd kernel size and zero padding; `resample` ("up" or "down") resamples the input first."""
+    """Convolution with odd kernel size and zero padding, with a stride.
+
+    `resample` ("up" or "down") resamples the input first.
+    """
 
     def __init__(
         self,
@@ -125,16 +128,17 @@ class Conv2d(Weighted):
         taps: list[int] | None = None,
         init: Init | None = None,
         bias_init: Init | None = None,
+        stride: int = 1,
     ):
         shape, fans = (n_out, n_in, kernel, kernel), (n_in * kernel**2, n_out * kernel**2)
         super().__init__(shape, fans, True, init or xavier_uniform(), bias_init or zeros())
         self.resample = Resample(resample, taps or [1, 1]) if resample else None
-        self.padding = kernel // 2
+        self.padding, self.stride = kernel // 2, stride
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resample is not None:
             x = self.resample(x)
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding, stride=self.stride)
 
 
 class StridedConv2d(Conv2d):

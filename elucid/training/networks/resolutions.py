@@ -32,7 +32,8 @@ class ResolutionPlan:
         self.halvings = len(channel_mult) - 1
         if not channel_mult:
             raise UserError("channel_mult is empty; give one multiplier per resolution, e.g. `cres`=1,2,2,2")
-        if model_channels < 2 or model_channels % 2 or min(channel_mult) < 1:
+        widths = [model_channels * multiplier for multiplier in channel_mult]
+        if model_channels < 2 or model_channels % 2 or min(widths) < 1 or any(width % 1 for width in widths):
             raise UserError(
                 f"model_channels={model_channels} times channel_mult={list(channel_mult)} gives invalid widths; use an "
                 "even `cbase` and `cres` of 1 or more"
@@ -44,10 +45,10 @@ class ResolutionPlan:
                 f"which is not divisible by {divisor}; use fewer resolutions (`cres`) or images of another size"
             )
         self.resolutions = []
-        for index, multiplier in enumerate(channel_mult):
+        for index, channels in enumerate(widths):
             height, width = (side >> index for side in size)
             attention = min(height, width) in attn_resolutions
-            self.resolutions.append(Resolution(index, height, width, model_channels * multiplier, attention))
+            self.resolutions.append(Resolution(index, height, width, int(channels), attention))
 
     @staticmethod
     def require_blocks(num_blocks: int, dropout: float) -> None:

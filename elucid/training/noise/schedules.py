@@ -144,7 +144,7 @@ class Respaced(Schedule):
         num_steps: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        respacing: str | None = None,
+        respacing: str | int | None = None,
         beta_schedule: str | None = None,
         diffusion_steps: int | None = None,
     ):

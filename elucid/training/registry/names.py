@@ -10,7 +10,9 @@ NETWORKS = {
     "song_unet": _T + "networks.song_unet:SongUNet",
     "ddpmpp": _T + "networks.song_unet:SongUNet",
     "ncsnpp": _T + "networks.song_unet:SongUNet",
-    "adm": _T + "networks.adm_unet:DhariwalUNet",
+    "adm": _T + "networks.dhariwal_unet:DhariwalUNet",
+    "adm_unet": _T + "networks.adm_unet:ADMUNet",
+    "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
 }
 
 PRECONDS = {

@@ -13,7 +13,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import ARRAYS, CONTAINERS, pairs
 from elucid.dnnlib.unpickle import Record, recorder
 from elucid.torch_utils.pickled import LAYERS, TENSORS
-from elucid.training.networks.adm_unet import DhariwalUNet
+from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.edm import EDMPrecond

@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from elucid.dnnlib.unpickle import Record, read_pickle, recorder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
+from elucid.training.snapshots.adm_family import is_torch_file, read_adm_file
 from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
 from elucid.training.snapshots.trust import load_object
@@ -32,7 +35,7 @@ PARTS = ("encoder", "dataset", "options", "sampler", "schedule")
 """Fields of a snapshot besides the denoisers, stored as data."""
 
 OTHER_KINDS = {
-    b"PK": "a zip or torch archive",
+    b"PK": "a zip archive, or a damaged torch file",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"\x1f\x8b": "a gzip file",
@@ -99,26 +102,49 @@ def plain(value: Any, place: str) -> Any:
     raise UserError(f"snapshot: {place} is a {type(value).__name__}, not plain data (numbers, strings, lists, dicts)")
 
 
-def load_snapshot(source: str | os.PathLike, device: torch.device | str = "cpu", ema: str | None = None) -> Snapshot:
-    """Read a snapshot or published checkpoint of the EDM family from a path or URL; `ema` selects one average.
+def load_snapshot(
+    source: str | os.PathLike,
+    device: torch.device | str = "cpu",
+    ema: str | None = None,
+    adm: Mapping[str, Any] | None = None,
+) -> Snapshot:
+    """Read a snapshot or published checkpoint from a path or URL; `ema` selects one average.
 
-    For a run folder, the newest snapshot is read. Raises UserError for a file that is damaged, is not a snapshot, or
-    refers to a callable that is not allowed.
+    For a run folder, the newest snapshot is read. `adm` has options of a state dict of the ADM family, with the names
+    of its program's flags, and perhaps an `adm_preset` (`registry.adm_presets`). Raises UserError for a file that is
+    damaged, is not a snapshot, or refers to a callable that is not allowed.
     """
     path = located(source)
-    content = read_pickle(
-        read(path), {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
-    )
-    try:
-        if is_edm_pickle(content):
-            snapshot = Snapshot(**read_edm_pickle(content))
-            snapshot.emas = snapshot.emas if ema is None else {ema: chosen(snapshot.emas, ema)}
-        else:
-            snapshot = read_own(content, ema)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    if is_torch_file(path):
+        with naming(path):
+            snapshot = published(read_adm_file(path, adm), ema)
+    else:
+        if adm:
+            raise UserError(f"{path} is no state dict, so it has its own options; leave out {', '.join(adm)}")
+        content = read_pickle(
+            read(path), {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
+        )
+        with naming(path):
+            edm = is_edm_pickle(content)
+            snapshot = published(read_edm_pickle(content), ema) if edm else read_own(content, ema)
     for denoiser in snapshot.emas.values():
         denoiser.to(device)
+    return snapshot
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def published(fields: dict[str, Any], ema: str | None) -> Snapshot:
+    """Return the snapshot of a published checkpoint, with one average if `ema` is given."""
+    snapshot = Snapshot(**fields)
+    snapshot.emas = snapshot.emas if ema is None else {ema: chosen(snapshot.emas, ema)}
     return snapshot
 
 
@@ -155,7 +181,7 @@ def read(path: Path) -> bytes:
     if kind is not None:
         raise UserError(
             f"{path} is not a snapshot ({kind}); give a network-snapshot-NNNNNN.pkl from train.py, or a published "
-            "checkpoint of EDM, CDM or Patch Diffusion"
+            "checkpoint of EDM, CDM, Patch Diffusion or the ADM family"
         )
     return data
 

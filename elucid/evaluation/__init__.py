@@ -1,0 +1,1 @@
+"""Evaluation that needs the model itself, not only its samples."""
