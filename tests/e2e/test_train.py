@@ -10,7 +10,6 @@ from PIL import Image
 
 from elucid.api import estimate
 from elucid.training.config.presets import PRESETS
-from elucid.training.registry.names import NETWORKS
 from tests import scripts
 from tests.vaes import save_tiny_vae
 
@@ -90,8 +89,6 @@ def test_transfer_starts_from_the_weights(finished, data, tmp_path):
 def test_presets_are_valid(preset, data, tmp_path, monkeypatch, capsys):
     """In this process: eight interpreters would take a minute."""
     flags, more = PRESETS[preset], ["--cres=1,2"]
-    if flags["arch"] not in NETWORKS:
-        pytest.skip(f"the network {flags['arch']} is not there yet")
     if flags.get("train_on_latents"):
         pytest.importorskip("diffusers")
         more.append(f"--set=encoder.model={save_tiny_vae(tmp_path / 'vae')}")
