@@ -25,6 +25,8 @@ SHORT = [
 AS_CLASSIFIER = ["--cond=1", "--optimizer=adamw", "--set=optimizer.weight_decay=0.05", "--lr_schedule=linear",
                  "--transform=random_crop"]  # fmt: skip
 
+ADM = ["--arch=adm_classifier", "--cbase=32", "--set=network.channels_per_head=32", "--lr=0.002"]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -48,7 +50,7 @@ def trained(place):
         "uncond": ["--cond=0", "--duration=0.002"],
         "ddpm": ["--cond=0", "--precond=ddpm", "--duration=0.001"],
         "continuous": [*AS_CLASSIFIER, "--precond=classifier", "--duration=0.002"],
-        "discrete": [*AS_CLASSIFIER, "--precond=ddpm_classifier", "--duration=0.002"],
+        "discrete": [*AS_CLASSIFIER, "--precond=ddpm_classifier", "--duration=0.002", *ADM],
     }
     found = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
