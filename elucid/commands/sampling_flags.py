@@ -88,6 +88,17 @@ _GUIDANCE = [
     ),
     click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
 ]
+_UPSAMPLING = [
+    click.option(
+        "--lowres_from", metavar="DIR|ZIP", help="Low-resolution images, for a model trained with --lowres: one a seed."
+    ),
+    click.option(
+        "--upsample", metavar="PKL|DIR|URL", help="Enlarge the images with this model, trained with train.py --lowres."
+    ),
+    click.option(
+        "--upsample_steps", type=cli.Count(), metavar="INT", help="Its sampling steps.  [default: its sampler's]"
+    ),
+]
 _WINDOW = [
     click.option(
         "--on_latents",
@@ -124,6 +135,7 @@ def sampling_flags(required: bool) -> Callable:
         section("Model", *_model(required)),
         section("Sampler", *_SAMPLER),
         section("Guidance", *_GUIDANCE),
+        section("Upsampling", *_UPSAMPLING),
         section("Models of patches and latents", *_WINDOW),
     ]
 

@@ -84,6 +84,7 @@ ENCODERS = {
 TRANSFORMS = {
     "edm": _T + "transforms.augment_pipe:edm_augment",
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
+    "lowres": _T + "transforms.lowres:LowRes",
 }
 
 DATASETS = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write
 from elucid.training.data.pictures import DECODE_ERRORS, opened
-from elucid.training.sampling.generate import Samples
+from elucid.training.sampling.cpu_blocks import Samples
 from elucid.training.sampling.grid import png
 
 NOTE = "elucid"
