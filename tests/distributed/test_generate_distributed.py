@@ -21,6 +21,16 @@ def test_two_processes_make_the_same_files(tmp_path):
     assert made[1] == made[2]
     assert len(json.loads(made[2]["dataset.json"])["labels"]) == 11
 
+    made = {}
+    for processes in (1, 2):
+        out = tmp_path / f"classes by {processes}"
+        flags[1:2] = ["--per_class=2", "--class_dirs"]
+        scripts.run("generate.py", *flags, f"--outdir={out}", processes=processes)
+        flags[1:3] = ["--seeds=0-10"]
+        made[processes] = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
+    assert made[1] == made[2] and len(made[2]) == 9 and "kind 3/000007.png" in made[2]
+    made = {1: {path.name: path.read_bytes() for path in (tmp_path / "by 1").iterdir()}}
+
     (tmp_path / "by 2/000007.png").unlink()
     done = scripts.run("generate.py", *flags, f"--outdir={tmp_path / 'by 2'}", processes=2)
     assert done.stdout.endswith(": 1 images generated, 10 already present\n")
