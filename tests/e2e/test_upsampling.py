@@ -161,6 +161,7 @@ def test_images_of_ones_own(generate, tmp_path):
         ("sr", ["--lowres_from={tmp}/mono"], "has gray images, but the model takes RGB; convert them with"),
         ("sr", ["--lowres_from={tmp}/rgb", "--seeds=1-3"], "has 3 images, of seeds 0 to 2, and none for seed 3"),
         ("sr", ["--lowres_from={tmp}/nothing"], "no such file or folder"),
+        ("base", ["--upsample={sr}", "--invert={tmp}/rgb"], "--invert: models that enlarge images are not inverted"),
         ("patched", ["--lowres_from={tmp}/rgb", "--x_start=4"], "a model that enlarges images has no windows"),
     ],
 )
