@@ -10,14 +10,22 @@ from elucid.training.types import NetSpec
 
 
 def save_random_snapshot(
-    path: Path, channels: int = 3, classes: int = 0, seed: int = 0, names=("0.5",), **spec
+    path: Path,
+    channels: int = 3,
+    classes: int = 0,
+    seed: int = 0,
+    names=("0.5",),
+    size: int = 8,
+    options=None,
+    class_names=None,
+    **spec,
 ) -> Path:
-    """Write a snapshot of an 8x8 denoiser; several `names` are averages that differ."""
+    """Write a snapshot of an 8x8 denoiser, by default; several `names` are averages that differ."""
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
     emas = {}
     for name in names:
         denoiser = make_denoiser(
-            network, {"name": "edm"}, NetSpec((8, 8), channels, vector={"labels": classes}, **spec)
+            network, {"name": "edm"}, NetSpec((size, size), channels, vector={"labels": classes}, **spec)
         ).eval()
         generator = torch.Generator().manual_seed(seed + len(emas))
         with torch.no_grad():
@@ -25,6 +33,13 @@ def save_random_snapshot(
                 scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         emas[name] = denoiser
-    class_names = [f"kind {index}" for index in range(classes)] or None
-    save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}))
+    class_names = class_names or [f"kind {index}" for index in range(classes)] or None
+    save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}, options=options or {}))
     return path
+
+
+def save_random_upsampler(path: Path, channels: int = 3, factor: int = 2, spatial=None, **rest) -> Path:
+    """Write a snapshot of a denoiser that enlarges images `factor` times, by default those of 8x8."""
+    options = {"lowres": {"name": "lowres", "factor": factor, "noise": 0.0}}
+    maps = {"lowres": channels, **(spatial or {})}
+    return save_random_snapshot(path, channels, options=options, spatial=maps, **{"size": 8 * factor, **rest})

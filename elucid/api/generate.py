@@ -11,6 +11,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
+from elucid.training.sampling.classes import class_folders, class_of_each, seeds_per_class
 from elucid.training.sampling.folder import SampleFolder, digest
 from elucid.training.sampling.generate import seed_list
 from elucid.training.sampling.grid import enlarged_grid, rows_of_classes, save_grid
@@ -18,47 +19,62 @@ from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import load_pipeline
 
 MOST_IN_GRID = 1024
+DEFAULT_SEEDS = range(64)
 
 
 def generate(
     network: str | os.PathLike,
     outdir: str | os.PathLike,
-    seeds: Iterable[int],
+    seeds: Iterable[int] | None = None,
     options: SampleOptions | None = None,
     *,
     device: str | None = None,
     batch: int = 64,
     subdirs: bool = False,
     labels: bool = False,
+    per_class: int | None = None,
+    class_dirs: bool = False,
     overwrite: bool = False,
     grid: str | os.PathLike | None = None,
     grid_classes: bool = False,
 ) -> Path:
     """Sample from a snapshot, write one PNG per seed to the folder `outdir`, and return it, as `generate.py` does.
 
-    `network` is what `elucid.load` takes. Images that are there already are skipped unless `overwrite`. `labels` writes
-    dataset.json, `grid` an image grid of the first samples (with `grid_classes` one row per class), `subdirs` uses one
-    folder per 1000 seeds. Under torchrun all processes must call it. Raises UserError for options that do not fit the
-    snapshot or the folder.
+    `network` is what `elucid.load` takes; `seeds` are 0 to 63 by default. Images that are there already are skipped
+    unless `overwrite`. `labels` writes dataset.json, `grid` an image grid of the first samples (with `grid_classes` one
+    row per class), `subdirs` uses one folder per 1000 seeds. `class_dirs` uses a folder per class, and writes
+    dataset.json as well. `per_class` = N makes N images of each class: class c has the seeds from s + c N to
+    s + (c+1) N - 1, where s is the only one of `seeds`, by default 0. Under torchrun all processes must call it. Raises
+    UserError for options that do not fit the snapshot or the folder.
     """
-    seeds, options = seed_list(seeds), options or SampleOptions()
+    given, options = None if seeds is None else seed_list(seeds), options or SampleOptions()
+    if per_class is not None and options.classes is not None:
+        raise UserError("`per_class` makes images of all classes; leave `classes` out, or `per_class`")
+    seeds = DEFAULT_SEEDS if given is None else given
     network, outdir, grid = os.fspath(network), os.fspath(outdir), None if grid is None else os.fspath(grid)
     place = distributed.choose_device(device)
     distributed.init(place)
     check_grid(grid, outdir)
     pipeline = load_pipeline(network, options, place)
-    if labels and not pipeline.denoiser.spec.label_dim:
-        raise UserError("`labels`: the model was trained without classes; leave `labels` out")
-    folder = SampleFolder(outdir, digest(pipeline.description), subdirs)
+    for name, value in (("labels", labels), ("class_dirs", class_dirs)):
+        if value and not pipeline.label_dim:
+            raise UserError(f"`{name}`: the model was trained without classes; leave `{name}` out")
+    if per_class is not None:
+        seeds, pipeline.classes = seeds_per_class(per_class, pipeline.label_dim, given)
+    wanted = class_of_each(seeds, pipeline.classes)
+    # The image of a seed is that of its class, whether this was drawn or is in a list.
+    made_by = digest({**pipeline.description, "class": None} if wanted else pipeline.description)
+    folders = class_folders(pipeline.label_dim, pipeline.class_names) if class_dirs else None
+    folder = SampleFolder(outdir, made_by, subdirs, folders)
     seeds = list(dict.fromkeys(seeds))
     # Only one process checks: another could find images that the first has just made in this run.
-    classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds)
+    classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds, wanted)
     classes = distributed.broadcast_object(classes)
     missing = [seed for seed in seeds if seed not in classes]
     share = min(batch, -(-len(missing) // distributed.world_size()) or 1)
     mine = [seed for part in distributed.rank_share(missing, share) for seed in part]
 
-    samples = pipeline.generate(mine, batch)
+    samples = pipeline.generate(mine, batch, [wanted[seed] for seed in mine] if wanted else None)
     bar = progress_bar(total=len(mine), desc="sampling", disable=not distributed.is_main() or not mine)
     with bar, folder.writing() as write, closing(samples):
         for part in samples:
@@ -69,14 +85,17 @@ def generate(
     for of_one_process in distributed.gather_objects(classes):
         classes.update(of_one_process)
     if distributed.is_main():
-        if labels:
-            folder.write_labels({seed: classes[seed] for seed in seeds}, pipeline.class_names)
+        classes = {seed: classes.get(seed) for seed in seeds}  # None without classes
+        if class_dirs and overwrite:
+            folder.remove_others(classes)
+        if labels or class_dirs:
+            folder.write_labels(classes, pipeline.class_names)
         if grid:
-            first = seeds[:MOST_IN_GRID]
+            first = {seed: classes[seed] for seed in seeds[:MOST_IN_GRID]}
             images, columns = folder.read(first), None
-            if grid_classes and pipeline.denoiser.spec.label_dim:
-                shown = torch.tensor([classes[seed] for seed in first])
-                images, columns = rows_of_classes(images, shown, pipeline.denoiser.spec.label_dim)
+            if grid_classes and pipeline.label_dim:
+                shown = torch.tensor(list(first.values()))
+                images, columns = rows_of_classes(images, shown, pipeline.label_dim)
             save_grid(enlarged_grid(images, columns), grid)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
     return folder.path

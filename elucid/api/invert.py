@@ -55,6 +55,8 @@ def invert(
         raise UserError(f"`sampler`={options.sampler} cannot be inverted; use ddim, or leave `sampler` out")
     place, folder = choose_device(device), Path(outdir)
     pipeline = load_pipeline(os.fspath(network), dataclasses.replace(options, sampler="ddim"), place)
+    if pipeline.lowres is not None:
+        raise UserError("`invert`: models that enlarge images are not inverted; leave `upsample` and `lowres_from` out")
     if not isinstance(pipeline.sampler, DDIMSampler) or pipeline.sampler.eta:
         raise UserError("`eta`: only the deterministic sampler can be inverted; leave it out")
     dataset, labels = open_images(pipeline, os.fspath(images))

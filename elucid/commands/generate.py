@@ -13,9 +13,8 @@ OUTPUT = section(
     click.option(
         "--seeds",
         type=cli.IntRange(),
-        default="0-63",
         metavar="LIST",
-        help="Random seeds, e.g. 1,2,5-10.  [default: 0-63]",
+        help="Random seeds, e.g. 1,2,5-10; with --per_class the first.  [default: 0-63]",
     ),
     click.option(
         "--invert",
@@ -24,6 +23,8 @@ OUTPUT = section(
     ),
     click.option("--subdirs", is_flag=True, help="Use one folder per 1000 seeds."),
     click.option("--labels", is_flag=True, help="Write the class of each image to OUTDIR/dataset.json."),
+    click.option("--per_class", type=cli.Count(), metavar="N", help="N images of each class; of class c seeds cN, ..."),
+    click.option("--class_dirs", is_flag=True, help="Use one folder per class; implies --labels."),
     click.option("--overwrite", is_flag=True, help="Regenerate existing images, which are skipped by default."),
     click.option("--grid", metavar="PNG", help="Also write a grid of the first images, at most 1024."),
     click.option("--grid_classes", is_flag=True, help="Use one row of the grid per class."),
@@ -37,6 +38,12 @@ SPEED = section(
     version_option,
 )
 
+OUTPUT_FLAGS = (
+    *("subdirs", "labels", "per_class", "class_dirs", "overwrite", "grid", "grid_classes"),
+    *("batch", "device"),
+)
+"""Flags that are arguments of `elucid.generate`; all others are fields of `SampleOptions`."""
+
 
 @click.command(
     cls=Command,
@@ -48,28 +55,17 @@ SPEED = section(
 @sampling_flags(required=True)
 @OUTPUT
 @SPEED
-def main(network, outdir, seeds, invert, subdirs, labels, overwrite, grid, grid_classes, batch, device, **flags):
+def main(network, outdir, seeds, invert, **flags):
     """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
+    output = {name: flags.pop(name) for name in OUTPUT_FLAGS}
     options = sample_options(flags)
     if invert is not None:
-        return invert_images(network, invert, outdir, options, batch, device)
+        return invert_images(network, invert, outdir, options, output["batch"], output["device"])
     from elucid.api.generate import generate  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
     try:
-        generate(
-            network,
-            outdir,
-            seeds,
-            options,
-            device=device,
-            batch=batch,
-            subdirs=subdirs,
-            labels=labels,
-            overwrite=overwrite,
-            grid=grid,
-            grid_classes=grid_classes,
-        )
+        generate(network, outdir, seeds, options, **output)
     finally:
         distributed.shutdown()
 

@@ -96,6 +96,17 @@ _GUIDANCE = [
         "--classifier_scale", type=float, metavar="FLOAT", help="Scale of --classifier; 0 disables it.  [default: 1]"
     ),
 ]
+_UPSAMPLING = [
+    click.option(
+        "--lowres_from", metavar="DIR|ZIP", help="Low-resolution images, for a model trained with --lowres: one a seed."
+    ),
+    click.option(
+        "--upsample", metavar="PKL|DIR|URL", help="Enlarge the images with this model, trained with train.py --lowres."
+    ),
+    click.option(
+        "--upsample_steps", type=cli.Count(), metavar="INT", help="Its sampling steps.  [default: its sampler's]"
+    ),
+]
 _WINDOW = [
     click.option(
         "--on_latents",
@@ -132,6 +143,7 @@ def sampling_flags(required: bool) -> Callable:
         section("Model", *_model(required)),
         section("Sampler", *_SAMPLER),
         section("Guidance", *_GUIDANCE),
+        section("Upsampling", *_UPSAMPLING),
         section("Models of patches and latents", *_WINDOW),
     ]
 

@@ -33,6 +33,15 @@ DATA = section(
         "--label_dropout", type=_share, help="Label dropout probability, for classifier-free guidance.  [default: 0]"
     ),
     click.option(
+        "--lowres",
+        type=cli.Count(min=2),
+        metavar="FACTOR",
+        help="Train a model that enlarges images FACTOR times, e.g. 2 or 4, for generate.py --upsample.",
+    ),
+    click.option(
+        "--lowres_noise", type=_share, help="Largest noise in the low-resolution images, e.g. 0.1.  [default: 0]"
+    ),
+    click.option(
         "--train_on_latents",
         type=bool,
         help="Train on a VAE's latents, encoded during training or stored by dataset_tool.py encode.",

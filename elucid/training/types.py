@@ -14,7 +14,7 @@ from torch import Tensor
 
 Cond = dict[str, Tensor]
 """Network conditioning by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class), `augment` [B,D], and
-spatial maps such as `coords` [B,2,H,W]."""
+spatial maps such as `coords` [B,2,H,W] and `lowres` [B,C,H,W]."""
 
 
 @dataclass

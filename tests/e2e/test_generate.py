@@ -20,6 +20,9 @@ def snapshots(tmp_path_factory):
         "digits": save_random_snapshot(folder / "digits.pkl", channels=1, classes=5),
         "other": save_random_snapshot(folder / "other.pkl", channels=1, classes=5, seed=9),
         "rgb": save_random_snapshot(folder / "rgb.pkl", channels=3, names=("0.1", "0.5")),
+        "named": save_random_snapshot(
+            folder / "named.pkl", channels=1, classes=5, class_names=["zebra", "a/b", "cat", "A:B", "ape"]
+        ),
         "patch": save_random_snapshot(folder / "patch.pkl", channels=1, classes=5, spatial={"coords": 2}),
     }
 
@@ -87,6 +90,52 @@ def test_a_class_given_is_the_class_drawn(generate, tmp_path):
     generate("digits", "different", f"--class={(drawn + 1) % 5}", *flags)
     images = [pixels(tmp_path / folder / "000000.png") for folder in ("drawn", "given", "different")]
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def test_images_of_each_class_in_folders_of_their_names(generate, tmp_path):
+    made = generate("digits", "out", "--per_class=3", "--class_dirs", "--seeds=100", "--steps=1")
+    assert list(sorted(made)) == [f"kind {n // 3}/000{100 + n}.png" for n in range(15)]
+    alone = generate("digits", "alone", "--seeds=107", "--class=2", "--steps=1")
+    assert np.array_equal(pixels(tmp_path / "alone/000107.png"), pixels(tmp_path / "out/kind 2/000107.png"))
+    assert list(alone) == ["000107.png"]
+    flat = generate("digits", "flat", "--per_class=2", "--steps=1", "--labels")
+    assert sorted(flat) == [f"{n:06d}.png" for n in range(10)]
+    assert open_dataset(tmp_path / "flat", use_labels=True).raw_labels.tolist() == [n // 2 for n in range(10)]
+
+
+def test_class_folders_are_a_data_set(generate, script, tmp_path):
+    """Also with classes that have no images, and whose folders sort otherwise than they do."""
+    names = ["zebra", "a/b", "cat", "A:B", "ape"]
+    generate("named", "out", "--seeds=0-6", "--class_dirs", "--steps=1", f"--grid={tmp_path / 'g.png'}")
+    code, _, err = script("dataset_tool.py", f"--source={tmp_path / 'out'}", f"--dest={tmp_path / 'out.zip'}")
+    assert code == 0, err
+    dataset = open_dataset(tmp_path / "out.zip", use_labels=True)
+    assert dataset.class_names == names and len(dataset) == 7
+    generate("named", "flat", "--seeds=0-6", "--labels", "--steps=1")
+    drawn = open_dataset(tmp_path / "flat", use_labels=True).raw_labels.tolist()
+    folders = ["zebra", "a_b_0001", "cat", "A_B_0003", "ape"]
+    assert tree(tmp_path / "out") == sorted(f"{folders[of]}/00000{seed}.png" for seed, of in enumerate(drawn))
+    assert sorted(dataset.raw_labels.tolist()) == sorted(drawn) and len(set(drawn)) < 5
+
+
+def test_class_folders_are_continued(generate, script, snapshots, tmp_path):
+    flags = [f"--outdir={tmp_path / 'out'}", "--device=cpu", "--steps=1", "--class_dirs", "--subdirs"]
+    first = generate("digits", "out", "--per_class=2", *flags[2:])
+    assert list(sorted(first))[-1] == "kind 4/000000/000009.png"
+    (tmp_path / "out/kind 1/000000/000002.png").unlink()
+    network = f"--network={snapshots['digits']}"
+    code, out, err = script("generate.py", network, *flags, "--per_class=2")
+    assert (code, out) == (0, f"{tmp_path / 'out'}: 1 images generated, 9 already present\n"), err
+    assert generate("digits", "out", "--per_class=2", *flags[2:]) == first
+    code, _, err = script("generate.py", network, *flags, "--per_class=3")  # seed 2 is then of class 0
+    assert code == 2 and "kind 1/000000/000002.png" in err and "--overwrite" in err
+    other = generate("digits", "out", "--per_class=3", *flags[2:], "--overwrite")
+    assert len(other) == 15 and "kind 1/000000/000002.png" not in other
+    assert open_dataset(tmp_path / "out", use_labels=True).raw_labels.tolist() == [n // 3 for n in range(15)]
 
 
 def test_finished_seeds_are_skipped(generate, script, snapshots, tmp_path):
@@ -215,6 +264,11 @@ def test_a_row_for_each_class(generate, tmp_path):
         ("digits", ["--class=5"], "0 to 4"),
         ("digits", ["--class=-1"], "--class"),
         ("rgb", ["--labels"], "--labels"),
+        ("rgb", ["--class_dirs"], "--class_dirs: the model was trained without classes"),
+        ("rgb", ["--per_class=2"], "--per_class: the model was trained without classes"),
+        ("digits", ["--per_class=2", "--class=1"], "leave --class out, or --per_class"),
+        ("digits", ["--per_class=2", "--seeds=0-3"], "from the first on; give only that as --seeds"),
+        ("digits", ["--per_class=0"], "--per_class"),
         ("rgb", ["--seeds=3-1"], "--seeds"),
         ("rgb", ["--ema=0.2"], "0.1, 0.5"),
         ("rgb", ["--sampler=euler"], "dpmpp2m"),

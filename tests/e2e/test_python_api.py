@@ -65,6 +65,21 @@ def test_generate_writes_labelled_images_that_class_agreement_judges(run, data, 
     assert judged["num_images"] == 6 and 0 <= judged["value"] <= 100 and judged["test"] > 90
 
 
+def test_images_per_class_and_a_class_for_each_seed(run, tmp_path):
+    options = elucid.SampleOptions(steps=1)
+    out = elucid.generate(run, tmp_path / "out", options=options, per_class=1, class_dirs=True)
+    assert sorted(path.parent.name for path in out.rglob("*.png")) == [str(n) for n in range(10)]
+    listed = elucid.SampleOptions(steps=1, classes=[3, "4"])
+    elucid.generate(run, out, [3, 4], listed, class_dirs=True)  # they are there: the same classes
+    (out / "3/000003.png").unlink()
+    elucid.generate(run, out, [3, 4], listed, class_dirs=True)
+    assert (out / "3/000003.png").is_file()
+    with pytest.raises(elucid.UserError, match="use `overwrite`"):
+        elucid.generate(run, out, [3, 4], elucid.SampleOptions(steps=1, classes=[5, 4]), class_dirs=True)
+    with pytest.raises(elucid.UserError, match="`classes` has 1 entries for 2 seeds"):
+        elucid.generate(run, out, [3, 4], elucid.SampleOptions(steps=1, classes=[5]))
+
+
 @pytest.mark.parametrize(
     ("seeds", "mend"), [(5, r"range\(5\)"), (0, r"range\(16\)"), ("ab", "range"), ([1.5], "range")]
 )

@@ -109,8 +109,10 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     encoder = make_encoder(options["encoder"], "cpu" if weights else None)
     augment = make(options["augment"], "transform", "augment") if options.get("augment") else None
     own = [make(component, "transform") for component in options.get("transforms") or []]
+    lowres = make(options["lowres"], "transform", "lowres") if options.get("lowres") else None
     loss = make(options["loss"], "loss")
-    transforms = [Encode(encoder), *([augment] if augment else []), *own]
+    # Last, so that the low-resolution image is that of the image which the network learns to generate.
+    transforms = [Encode(encoder), *([augment] if augment else []), *own, *([lowres] if lowres else [])]
     spec = dataset_spec
     for transform in transforms:
         spec = transform.adapt(spec)
@@ -133,6 +135,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
         "encoder": resolved(encoder),
         "augment": resolved(augment) if augment else None,
         "transforms": [resolved(one) for one in own],
+        "lowres": resolved(lowres) if lowres else None,
         "network": network,
         "precond": {key: value for key, value in resolved(denoiser).items() if key != "precision"},
         "loss": resolved(loss),

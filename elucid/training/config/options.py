@@ -32,6 +32,8 @@ FLAGS = {
     "clip": "loop.max_grad_norm",
     "ema": "ema.halflife_mimg",
     "augment": "augment.p",
+    "lowres": "lowres.factor",
+    "lowres_noise": "lowres.noise",
     "duration": "loop.duration_mimg",
     "batch": "loop.batch_size",
     "batch_gpu": "loop.batch_gpu",
@@ -60,6 +62,9 @@ FLAGS_THAT_CHOOSE_LOSS = {"precond", "loss", "patch", "real_p", "progressive", "
 PRECOND_ALIASES = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and a loss other than its default."""
 
+OPTIONAL = {"augment", "lowres"}
+"""Groups of options that may be None."""
+
 LISTS = {"transforms", "hooks", "loggers"}
 """Options that are lists of components."""
 
@@ -79,6 +84,8 @@ def options_from(flags: dict) -> dict:
         if precision not in ("fp32", "fp16"):
             raise UserError(f"`fp16`=1 and `precision`={precision} contradict each other; use one of them")
         precision = "fp16"
+    if flags["lowres_noise"] is not None and flags["lowres"] is None:
+        raise UserError("`lowres_noise` is noise in the low-resolution images of `lowres`; give `lowres`=2, too")
     values = {
         **flags,
         "precond": precond,
@@ -92,6 +99,7 @@ def options_from(flags: dict) -> dict:
         "encoder": {},
         "augment": {"name": "edm"} if flags["augment"] else None,
         "transforms": [{"name": name} for name in flags["transforms"]],
+        "lowres": None if flags["lowres"] is None else {"name": "lowres"},
         "network": {},
         "precond": {},
         "loss": loss_chain(flags["loss"] or default_loss_of(precond, flags["learn_sigma"]), flags),
@@ -115,7 +123,7 @@ def options_from(flags: dict) -> dict:
             raise UserError(
                 f'`set` {part}={value!r}: {part} is a list of components, e.g. [{{"name": "mine.py:Name"}}]'
             )
-        if part not in LISTS and not isinstance(value, dict) and (part, value) != ("augment", None):
+        if part not in LISTS and not isinstance(value, dict) and not (part in OPTIONAL and value is None):
             raise UserError(f"`set` {part}={value!r}: {part} is a group of options; set {part}.option=value")
     return options
 

@@ -72,6 +72,8 @@ class TrainOptions:
     workers: int | None = None
     transforms: Sequence[str | type] | None = None
     augment: float | None = None
+    lowres: int | None = None
+    lowres_noise: float | None = None
     arch: str | type | None = None
     cbase: int | None = None
     cres: Sequence[int] | None = None

@@ -15,6 +15,8 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.grid import enlarged_grid, save_grid
+from elucid.training.sampling.lowres import FromDataset
+from elucid.training.transforms.lowres import NAME
 
 STEPS = 8
 """Number of sampling steps if the run's schedule sets none."""
@@ -31,7 +33,8 @@ class SampleGrid(Hook):
 
     Sampling takes at most a tenth of the time since the last grid and gives at most `loop.grid_images` images; cells
     left over stay black. The main process samples while the others wait; a stop request ends it at once. Models that
-    are not denoisers are skipped. The image is passed to `loggers`.
+    are not denoisers are skipped. A model that enlarges images is given the first of the dataset, made smaller. The
+    image is passed to `loggers`.
     """
 
     def __init__(self, loggers=None):
@@ -64,6 +67,9 @@ class SampleGrid(Hook):
 
         sampler = make(run.sampler.preview, "sampler") if run.sampler.preview else run.sampler
         options = {"device": run.device, "sampler": sampler, "schedule": run.schedule, "steps": STEPS}
+        if NAME in denoiser.spec.spatial and run.options.get("lowres"):
+            factor = run.options["lowres"]["factor"]
+            options["lowres"] = FromDataset(run.dataset, run.encoder, factor, run.device)
         parts: list[Tensor] = []
         try:
             with progress_bar(total=count, desc="samples", leave=False) as bar:

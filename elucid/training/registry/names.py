@@ -87,6 +87,7 @@ TRANSFORMS = {
     "edm": _T + "transforms.augment_pipe:edm_augment",
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
     "random_crop": _T + "transforms.random_crop:RandomCrop",
+    "lowres": _T + "transforms.lowres:LowRes",
 }
 
 DATASETS = {

@@ -1,7 +1,7 @@
 """Generates uint8 images from seeds. Used by generate.py, fid.py and the sample grid during training."""
 
 import operator
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -17,6 +17,11 @@ from elucid.training.samplers.base import Callback, Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.cpu_blocks import Samples, chunks, in_blocks
+from elucid.training.sampling.lowres import LowResImages
+from elucid.training.transforms import lowres as condition
+
+UPSAMPLING = 0x9E3779B9
+"""Added to the seed of a model that enlarges images."""
 
 
 def generate(
@@ -31,26 +36,46 @@ def generate(
     classes: int | Sequence[int] | None = None,
     steps: int | None = None,
     callback: Callback | None = None,
+    lowres: LowResImages | None = None,
 ) -> Generator[Samples, None, None]:
     """Yield images of the seeds in order, at most `batch_size` at a time.
 
     Classes are drawn at random unless `classes` gives one number for all or one per seed. The denoiser must be on
     `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
-    On the CPU an image depends on its seed only, bit by bit, because each pass has `cpu_blocks.BLOCK_SIZE` images and
-    one thread; on other devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes
-    that are out of range or that the model does not have.
+    `lowres` gives the images that the denoiser enlarges, and their classes if they are known. On the CPU an image
+    depends on its seed only, bit by bit, because each pass has `cpu_blocks.BLOCK_SIZE` images and one thread; on other
+    devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes that are out of
+    range or that the model does not have.
     """
-    classes = class_numbers(classes, denoiser.spec.label_dim)
+    classes = class_numbers(classes, denoiser.spec.label_dim or (lowres.label_dim if lowres else 0))
     if isinstance(classes, list) and len(classes) != len(seeds):
         raise UserError(f"`classes` has {len(classes)} entries for {len(seeds)} seeds; give one each, or one for all")
     items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
-    device, sampler, schedule = torch.device(device), sampler or EDMSampler(), schedule or Karras()
-    sigmas = schedule(denoiser, steps or sampler.default_steps)
-    sampler = sampler.for_schedule(schedule, denoiser)
-    make = partial(_sample, denoiser, encoder, sampler, sigmas, device, callback)
-    if device.type == "cpu":
+    if lowres is not None:
+        lowres.require(seeds)
+    parts = {"sampler": sampler, "schedule": schedule, "steps": steps, "callback": callback, "lowres": lowres}
+    make = sampling(denoiser, encoder, device, **parts)
+    if torch.device(device).type == "cpu":
         return in_blocks(make, items, batch_size)
     return (make(part) for part in chunks(items, batch_size))
+
+
+def sampling(
+    denoiser,
+    encoder: Encoder,
+    device: torch.device | str,
+    *,
+    sampler: Sampler | None = None,
+    schedule: Schedule | None = None,
+    steps: int | None = None,
+    callback: Callback | None = None,
+    lowres: LowResImages | None = None,
+) -> Callable[[Sequence[tuple[int, int | None]]], Samples]:
+    """Return the function that makes the samples of some seeds and classes in one pass; arguments as in `generate`."""
+    sampler, schedule = sampler or EDMSampler(), schedule or Karras()
+    sigmas = schedule(denoiser, steps or sampler.default_steps)
+    sampler = sampler.for_schedule(schedule, denoiser)
+    return partial(_sample, denoiser, encoder, sampler, sigmas, torch.device(device), callback, lowres)
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:
@@ -82,12 +107,21 @@ def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = Non
 
 @torch.no_grad()  # here and not in `generate`, since grad mode is per thread
 def _sample(
-    denoiser, encoder, sampler, sigmas: Tensor, device, callback, items: Sequence[tuple[int, int | None]]
+    denoiser, encoder, sampler, sigmas: Tensor, device, callback, lowres, items: Sequence[tuple[int, int | None]]
 ) -> Samples:
     seeds, classes = zip(*items, strict=True)
-    spec, random = denoiser.spec, PerSeedRandom(seeds, device)
+    spec, small = denoiser.spec, None if lowres is None else lowres(items)
+    # Noise of its own, as the noise that the same seed gave to the base model is already in its image.
+    random = PerSeedRandom([seed + UPSAMPLING for seed in seeds] if lowres else seeds, device)
+    if small is not None and small.labels is not None:
+        known = [None if label < 0 else label for label in small.labels.tolist()]
+        classes = [of_image if given is None else given for given, of_image in zip(classes, known, strict=True)]
     latents, labels = draw(spec, random, classes)
     cond = {} if labels is None else {"labels": F.one_hot(labels, spec.label_dim).to(torch.float32)}
+    if small is not None:
+        seen = encoder.encode(small.images.to(device))
+        cond[condition.NAME] = condition.enlarge(seen, spec.resolution)
+        labels = small.labels if labels is None else labels
     x = latents.to(state_dtype(device)) * sigmas[0].item()
     x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
     images = encoder.decode(x)

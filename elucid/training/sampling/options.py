@@ -1,5 +1,6 @@
 """The sampling flags of generate.py as a dataclass."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,10 @@ class SampleOptions:
     discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a window for a model trained on
     patches. `set` sets any other option of sampler, schedule, guidance, encoder by its path, e.g.
     `set={"sampler.epsilon_scale": 1.05}`.
+
+    `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
+    of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
+    options but `precision` and `plugins` are the base model's.
     """
 
     classes: int | str | Sequence[int | str] | None = None
@@ -52,12 +57,18 @@ class SampleOptions:
     x_start: int | None = None
     y_start: int | None = None
     image_size: int | None = None
+    lowres_from: str | os.PathLike | None = None
+    upsample: str | os.PathLike | None = None
+    upsample_steps: int | None = None
     precision: str | None = None
     plugins: str | Sequence[str] | None = None
     set: Mapping[str, Any] | Sequence[str] | None = None
 
     def __post_init__(self):
         self.sampler = self.sampler and component_name("sampler", self.sampler)
+        for name in ("lowres_from", "upsample"):
+            value = getattr(self, name)
+            setattr(self, name, value if value is None else os.fspath(value))
 
     def __repr__(self) -> str:
         return repr_of_set(self)

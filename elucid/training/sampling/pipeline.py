@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,10 @@ from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
-from elucid.training.sampling.generate import Samples, generate
+from elucid.training.sampling.generate import Samples, generate, sampling
+from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.types import NetSpec
@@ -61,7 +63,8 @@ ABLATION = ("solver", "disc", "schedule", "scaling")
 class SamplingPipeline:
     """A snapshot ready to sample. `description` and the seed determine an image completely.
 
-    `classes` is None, one number for all, or one per seed; `class_names` are None if there are none.
+    `classes` is None, one number for all, or one per seed. `lowres` gives the images that the model enlarges, if it
+    does, and `class_names` the names of the classes of the samples.
     """
 
     snapshot: Snapshot
@@ -71,13 +74,29 @@ class SamplingPipeline:
     schedule: Schedule
     device: torch.device
     classes: int | list[int] | None
-    class_names: list[str] | None
     description: dict[str, Any]
+    class_names: list[str] | None = None
+    lowres: LowResImages | None = None
 
-    def generate(self, seeds: Sequence[int], batch_size: int = 64) -> Generator[Samples, None, None]:
-        """Yield images of the seeds in order, at most `batch_size` at a time."""
-        parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule}
-        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=self.classes, **parts)
+    @property
+    def label_dim(self) -> int:
+        """Number of classes of the samples; 0 if they have none."""
+        return self.denoiser.spec.label_dim or (self.lowres.label_dim if self.lowres else 0)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        spec, factor = self.denoiser.spec, self.encoder.factor
+        channels = 1 if spec.image_channels == 1 and not spec.latent else 3
+        return (channels, *(side * factor for side in spec.resolution))
+
+    def generate(
+        self, seeds: Sequence[int], batch_size: int = 64, classes: Sequence[int] | None = None
+    ) -> Generator[Samples, None, None]:
+        """Yield images of the seeds in order, at most `batch_size` at a time; `classes` replaces the pipeline's."""
+        chosen = self.classes if classes is None else classes
+        parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule, "lowres": self.lowres}
+        return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=chosen, **parts)
 
 
 def load_pipeline(network: str, options: SampleOptions, device: torch.device) -> SamplingPipeline:
@@ -99,21 +118,58 @@ def require_parts(options: SampleOptions) -> None:
 
 
 def make_pipeline(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> SamplingPipeline:
-    """Prepare a loaded snapshot for sampling. Only the precision of its denoiser is changed in place."""
+    """Prepare a loaded snapshot for sampling, and the one that enlarges its images, if `upsample` names one.
+
+    Only the precision of its denoiser is changed in place.
+    """
+    pipeline = single_pipeline(snapshot, options, device)
+    if options.upsample is not None:
+        return upsampled(pipeline, options, device)
+    if options.upsample_steps is not None:
+        raise UserError("`upsample_steps` are those of the model of `upsample`; give both, or `steps`")
+    return pipeline
+
+
+def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.device) -> SamplingPipeline:
+    """Return the pipeline that enlarges the samples of `base` with the model of `upsample`, by its own sampler.
+
+    Raises UserError if the two do not fit.
+    """
+    path, own = str(options.upsample), SampleOptions(steps=options.upsample_steps, precision=options.precision)
+    snapshot = load_snapshot(path, device)
+    require_pair(path, snapshot, base.image_shape, base.label_dim, base.class_names)
+    parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres}
+    make = sampling(base.denoiser, base.encoder, device, **parts)
+    precisions = (base.denoiser.precision, own.precision or snapshot.ema.precision)
+    pipeline = single_pipeline(snapshot, own, device, FromModel(make, base.label_dim, precisions, base.lowres))
+    second = {**pipeline.description, "network": sha256(located(path))}
+    description = {**base.description, "upsample": second}
+    return replace(pipeline, classes=base.classes, class_names=base.class_names, description=description)
+
+
+def single_pipeline(
+    snapshot: Snapshot, options: SampleOptions, device: torch.device, lowres: LowResImages | None = None
+) -> SamplingPipeline:
+    """Prepare one snapshot for sampling; `lowres` replaces the images of `lowres_from`."""
     chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"the snapshot contains a {type(denoiser).__name__}, not a denoiser that generates images")
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
     classifier = load_classifier(options, device)
-    labelled = snapshot if denoiser.spec.label_dim or classifier is None else classifier
-    class_names = labelled.dataset.get("class_names")
+    named = snapshot if denoiser.spec.label_dim or classifier is None else classifier
+    names = named.dataset.get("class_names")
+    lowres = lowres or given_images(snapshot, options)
     encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
     denoiser.precision = options.precision or denoiser.precision
     check_resolution(denoiser.spec, encoder.factor, options.resolution)
     window = windowed(denoiser, options.x_start, options.y_start, options.image_size)
+    if lowres is not None and window is not denoiser:
+        raise UserError(
+            "`x_start`, `y_start`, `image_size`: a model that enlarges images has no windows; leave them out"
+        )
     guided = with_guidance(window, chosen["guidance"], options, device)
-    outermost = with_classifier(guided, classifier, class_names, options)
-    classes = class_numbers(options.classes, outermost.spec.label_dim, class_names)
+    outermost = with_classifier(guided, classifier, names, options)
+    classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
     description = {
@@ -130,7 +186,10 @@ def make_pipeline(snapshot: Snapshot, options: SampleOptions, device: torch.devi
     }
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
         description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
-    return SamplingPipeline(snapshot, outermost, encoder, sampler, schedule, device, classes, class_names, description)
+    if options.lowres_from is not None:
+        description["lowres_from"] = lowres.digest
+    parts = (outermost, encoder, sampler, schedule, device)
+    return SamplingPipeline(snapshot, *parts, classes, description, names, lowres)
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
