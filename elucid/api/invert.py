@@ -57,15 +57,17 @@ def invert(
     pipeline = load_pipeline(os.fspath(network), dataclasses.replace(options, sampler="ddim"), place)
     if pipeline.lowres is not None:
         raise UserError("`invert`: models that enlarge images are not inverted; leave `upsample` and `lowres_from` out")
-    if not isinstance(pipeline.sampler, DDIMSampler) or pipeline.sampler.eta:
+    sampler = pipeline.sampler
+    if not isinstance(sampler, DDIMSampler) or sampler.eta:
         raise UserError("`eta`: only the deterministic sampler can be inverted; leave it out")
     dataset, labels = open_images(pipeline, os.fspath(images))
-    sigmas = pipeline.schedule(pipeline.denoiser, pipeline.sampler.default_steps)
+    sigmas = pipeline.schedule(pipeline.denoiser, sampler.default_steps)
     names, latents, squares = [], [], 0.0
     for start in progress_bar(range(0, len(dataset), batch), desc="inverting"):
         indices = range(start, min(start + batch, len(dataset)))
         raw = torch.from_numpy(np.stack([dataset.image(index) for index in indices])).to(place)
-        noise, again = round_trip(pipeline, raw, None if labels is None else labels[start : start + batch], sigmas)
+        part = None if labels is None else labels[start : start + batch]
+        noise, again = round_trip(pipeline, sampler, raw, part, sigmas)
         squares += float(((again.double() - raw.double()) / 127.5).square().mean(dim=(1, 2, 3)).sum())
         latents.append(noise.cpu())
         for index, image in zip(indices, again.cpu(), strict=True):
@@ -79,12 +81,14 @@ def invert(
 
 
 @torch.no_grad()
-def round_trip(pipeline: SamplingPipeline, raw: Tensor, labels: Tensor | None, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+def round_trip(
+    pipeline: SamplingPipeline, sampler: DDIMSampler, raw: Tensor, labels: Tensor | None, sigmas: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the unit noise f32[B,C,H,W] of images u8[B,C,H,W], and the images generated from it."""
     cond = {} if labels is None else {"labels": labels.to(raw.device)}
     denoise = BoundDenoiser(pipeline.denoiser, cond)
-    x = pipeline.sampler.invert(denoise, pipeline.encoder.encode(raw), sigmas)
-    again = pipeline.encoder.decode(pipeline.sampler(denoise, x, sigmas, torch.randn_like))
+    x = sampler.invert(denoise, pipeline.encoder.encode(raw), sigmas)
+    again = pipeline.encoder.decode(sampler(denoise, x, sigmas, torch.randn_like))
     return (x / float(sigmas[0])).to(torch.float32), again[:, : raw.shape[1]]
 
 
@@ -104,7 +108,7 @@ def open_images(pipeline: SamplingPipeline, path: str):
         numbers = torch.as_tensor(pipeline.classes).expand(len(dataset))
         return dataset, torch.nn.functional.one_hot(numbers, spec.label_dim).to(torch.float32)
     if dataset.label_dim not in (0, spec.label_dim):
-        theirs = dataset.label_dim
-        raise UserError(f"`invert`: {path} has {theirs} classes, the model {spec.label_dim}; give `class`")
+        count = dataset.label_dim
+        raise UserError(f"`invert`: {path} has {count} classes, the model {spec.label_dim}; give `class`")
     labels = [dataset.label(index) for index in range(len(dataset))] if dataset.label_dim else None
     return dataset, None if labels is None else torch.from_numpy(np.stack(labels))

@@ -44,7 +44,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     flags = options.flags()
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
-    source = load_source(flags["transfer"], resolved)
+    source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
     if folder is None:
         description = describe(resolved, distributed.world_size(), flags["desc"])
@@ -107,15 +107,17 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
     return nested, None, None
 
 
-def load_source(transfer: str | None, options: dict):
+def load_source(transfer: str | None, adm_preset: str | None, options: dict):
     """Load the snapshot whose weights the run starts from, if any."""
     if not transfer:
+        if adm_preset:
+            raise UserError(f"`adm_preset`={adm_preset} is for a state dict to start from; give `transfer` as well")
         return None
     named = (options[part]["name"] for part in ("network", "precond"))
     import_plugins(
         name.rpartition(":")[0] for name in named if ":" in name
     )  # so that the snapshot may use the same code
-    return load_snapshot(transfer)
+    return load_snapshot(transfer, adm={"adm_preset": adm_preset} if adm_preset else None)
 
 
 def loggers_of(options: dict) -> Sequence[dict]:

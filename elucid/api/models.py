@@ -1,7 +1,7 @@
 """Loads trained models, samples from them and shows the images."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,18 @@ def load(
     device: str | torch.device | None = None,
     ema: str | None = None,
     plugins: Sequence[str] = (),
+    adm: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a model from a snapshot file, a run folder (its newest snapshot), a URL, or a public checkpoint.
 
-    `ema` selects one of several averages; `plugins` are modules and files whose code the snapshot may use. Code in the
-    file is never run. Raises UserError for a file that is damaged or not a snapshot.
+    `ema` selects one of several averages; `plugins` are modules and files whose code the snapshot may use. `adm` has
+    options of a state dict of the ADM family, with the names of its program's flags, or {"adm_preset": ...}; without,
+    they are those of the published model of these shapes. Code in the file is never run. Raises UserError for a file
+    that is damaged or not a snapshot.
     """
     place = choose_device(str(device) if device is not None else None)
     import_plugins(plugins)
-    return Model(load_snapshot(source, place, ema), place)
+    return Model(load_snapshot(source, place, ema, adm), place)
 
 
 def show(images: Tensor, columns: int | None = None) -> Image.Image:

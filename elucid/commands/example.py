@@ -23,15 +23,17 @@ from elucid.dnnlib.files import require_writable
     click.option(
         "--steps", "--num_steps", "steps", type=cli.Count(), default=18, help="Sampling steps.  [default: 18]"
     ),
+    click.option("--adm_preset", metavar="NAME", help="Options of a guided-diffusion state dict."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
     version_option,
 )
-def main(model_path, output_path, steps, device):
+def main(model_path, output_path, steps, adm_preset, device):
     """Generate 64 images from a snapshot."""
     import elucid  # imported late: --help and usage errors need no torch
 
     require_writable(output_path)
-    model = elucid.load(model_path, device=device)  # runs no code from the file
+    adm = {"adm_preset": adm_preset} if adm_preset else None
+    model = elucid.load(model_path, device=device, adm=adm)  # runs no code from the file
     images = model.sample(seeds=range(64), sampler="edm", steps=steps)
     elucid.save_grid(images, output_path, columns=8, pixel_for_pixel=True)
     click.echo(output_path)

@@ -8,6 +8,7 @@ from elucid.commands.command import Name, section
 from elucid.dnnlib import cli
 from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
+from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.options import SampleOptions
 
@@ -15,12 +16,19 @@ _above_zero = cli.FloatRange(min=0, min_open=True)
 _unit = cli.FloatRange(min=0, max=1)
 _not_negative, _any_positive = cli.FloatRange(min=0), click.FloatRange(min=0)
 
+_adm_preset = click.option(
+    "--adm_preset",
+    type=Name("preset", ADM_PRESETS),
+    help="Options of a guided- or improved-diffusion state dict.  [default: by its shapes]",
+)
+
 
 def _model(required: bool) -> list[Callable]:
     what = "Snapshot, run folder (its newest), or a public checkpoint of the EDM family."
     return [
         click.option("--network", metavar="PKL|DIR|URL", required=required, help=what),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
+        _adm_preset,
         click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
         click.option(
             "--precision", type=click.Choice(PRECISIONS), help="Precision of the network.  [default: as trained]"

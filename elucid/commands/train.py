@@ -13,6 +13,7 @@ from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
 from elucid.training.noise.choices import BETA_SCHEDULES
+from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 
 LOOP = LoopOptions()
 NO_EFFECT = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
@@ -124,7 +125,8 @@ TRAINING = section(
         help="EMA half-life; a list keeps several averages.  [default: 0.5]",
     ),
     click.option("--seed", type=cli.Count(min=0), help="Random seed.  [default: random]"),
-    click.option("--transfer", metavar="PKL|URL", help="Start from the weights of a snapshot."),
+    click.option("--transfer", metavar="PKL|PT|URL", help="Start from the weights of a snapshot or checkpoint."),
+    click.option("--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict to --transfer."),
     click.option("--resume", metavar="PT|DIR|auto", help="Continue a run from its state, in its folder."),
 )
 SPEED = section(

@@ -77,7 +77,7 @@ def test_the_network_that_is_read_gives_the_reference_output(path, tmp_path):
     snapshot = load_snapshot(saved(tmp_path / "model.pt", weights_of(case)), adm=options_of(case, arrays))
     denoiser, x, cond = snapshot.ema, tensors["x"], {}
     if "low_res" in tensors:
-        assert denoiser.spec.spatial == {"low_res": 3}
+        assert denoiser.spec.spatial == {"lowres": 3}
         enlarged = F.interpolate(tensors["low_res"], x.shape[2:], mode="bilinear", align_corners=False)
         x = torch.cat([x, enlarged], dim=1)
     if "y" in tensors:

@@ -99,6 +99,7 @@ class TrainOptions:
     ema: float | Sequence[float] | None = None
     seed: int | None = None
     transfer: str | os.PathLike | None = None
+    adm_preset: str | None = None
     resume: str | os.PathLike | None = None
     precision: str | None = None
     fp16: bool | None = None

@@ -26,8 +26,11 @@ class Denoise(Protocol):
     x0 has the dtype of x; sigma broadcasts against x.
     """
 
-    sigma_min: float
-    sigma_max: float
+    @property
+    def sigma_min(self) -> float: ...
+
+    @property
+    def sigma_max(self) -> float: ...
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Prediction: ...
 

@@ -7,6 +7,7 @@ import torch
 from elucid.dnnlib.errors import UserError
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
+from elucid.training.sampling.choices import chosen_options
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 
@@ -17,7 +18,7 @@ def load_classifier(options: SampleOptions, device: torch.device) -> Snapshot | 
         if options.classifier_scale is not None:
             raise UserError("`classifier_scale` has no effect without a classifier; set `classifier` to a snapshot")
         return None
-    snapshot = load_snapshot(options.classifier, device)
+    snapshot = load_snapshot(options.classifier, device, adm=chosen_options(options)["classifier"])
     if isinstance(snapshot.ema, Denoiser):
         raise UserError(
             f"`classifier`={options.classifier} contains a {type(snapshot.ema).__name__}, which generates images; give "

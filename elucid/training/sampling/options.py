@@ -52,6 +52,7 @@ class SampleOptions:
     classifier: str | None = None
     classifier_scale: float | None = None
     ema: str | None = None
+    adm_preset: str | None = None
     on_latents: bool | None = None
     resolution: int | None = None
     x_start: int | None = None

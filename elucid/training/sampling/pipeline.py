@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 
-from elucid.dnnlib.config import set_by_path
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import sha256
 from elucid.torch_utils import distributed
 from elucid.torch_utils.precision import set_precision
 from elucid.training.config.build import make_encoder
-from elucid.training.config.train_options import as_assignments
-from elucid.training.config.upgrade import moved_assignment
 from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.window import CoordinateWindow, windowed
 from elucid.training.noise.schedules import Schedule
@@ -22,6 +19,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
+from elucid.training.sampling.choices import chosen_options
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
 from elucid.training.sampling.generate import Samples, generate, sampling
@@ -31,32 +29,6 @@ from elucid.training.sampling.upsampling import FromModel, given_images, require
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.types import NetSpec
-
-PATHS = {
-    "S_churn": "sampler.S_churn",
-    "S_min": "sampler.S_min",
-    "S_max": "sampler.S_max",
-    "S_noise": "sampler.S_noise",
-    "solver": "sampler.solver",
-    "schedule": "sampler.process",
-    "scaling": "sampler.scaling",
-    "disc": "schedule.name",
-    "steps": "schedule.num_steps",
-    "sigma_min": "schedule.sigma_min",
-    "sigma_max": "schedule.sigma_max",
-    "rho": "schedule.rho",
-    "respacing": "schedule.respacing",
-    "eta": "sampler.eta",
-    "variance": "sampler.variance",
-    "clip": "sampler.clip",
-    "threshold": "sampler.threshold",
-}
-"""The component option that each field of `SampleOptions` sets, unless it is None."""
-
-SCHEDULE_OF_DISC = {"vp": "vp", "ve": "geometric", "iddpm": "iddpm", "edm": "karras"}
-"""Schedules for the discretizations of EDM's ablation."""
-
-ABLATION = ("solver", "disc", "schedule", "scaling")
 
 
 @dataclass
@@ -104,7 +76,8 @@ def load_pipeline(network: str, options: SampleOptions, device: torch.device) ->
     plugins = options.plugins or ()
     import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
-    pipeline = make_pipeline(load_snapshot(network, device, options.ema), options, device)
+    adm = chosen_options(options)["network"]
+    pipeline = make_pipeline(load_snapshot(network, device, options.ema, adm), options, device)
     pipeline.description["network"] = sha256(located(network))
     return pipeline
 
@@ -136,7 +109,7 @@ def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.devi
     Raises UserError if the two do not fit.
     """
     path, own = str(options.upsample), SampleOptions(steps=options.upsample_steps, precision=options.precision)
-    snapshot = load_snapshot(path, device)
+    snapshot = load_snapshot(path, device, adm=chosen_options(options)["upsample"])
     require_pair(path, snapshot, base.image_shape, base.label_dim, base.class_names)
     parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres}
     make = sampling(base.denoiser, base.encoder, device, **parts)
@@ -234,7 +207,7 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
 
 def load_guide(denoiser, options: SampleOptions, device: torch.device):
     """Load the weaker model for autoguidance, with the same coordinate window as the denoiser."""
-    guide = load_snapshot(options.guide, device).ema
+    guide = load_snapshot(options.guide, device, adm=chosen_options(options)["guide"]).ema
     guide.precision = options.precision or guide.precision
     if not isinstance(denoiser, CoordinateWindow):
         return guide
@@ -265,20 +238,3 @@ def prepare_encoder(snapshot: Snapshot, changes: dict, options: SampleOptions, d
     encoder = make_encoder({**snapshot.encoder, **changes}, device)
     encoder.check(spec)
     return encoder
-
-
-def chosen_options(options: SampleOptions) -> dict[str, dict]:
-    """Return the chosen options of sampler, schedule, encoder and guidance, with a name if one is selected."""
-    chosen: dict[str, dict] = {"sampler": {}, "schedule": {}, "encoder": {}, "guidance": {}}
-    if options.sampler or any(getattr(options, name) is not None for name in ABLATION):
-        chosen["sampler"]["name"] = options.sampler or "ablation"
-    for name, path in PATHS.items():
-        value = getattr(options, name)
-        if value is not None:
-            part, _, option = path.partition(".")
-            chosen[part][option] = SCHEDULE_OF_DISC[value] if name == "disc" else value
-    if options.respacing is not None:
-        chosen["schedule"].setdefault("name", "respaced")
-    for assignment in as_assignments(options.set or ()):
-        set_by_path(chosen, moved_assignment(assignment, chosen))
-    return chosen

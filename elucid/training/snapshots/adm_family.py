@@ -22,6 +22,7 @@ from elucid.training.registry.adm_presets import PRESETS
 from elucid.training.registry.names import NETWORKS, PRECONDS
 from elucid.training.snapshots.adm_shapes import Told, conflict, image_channels, told
 from elucid.training.snapshots.records import assemble
+from elucid.training.transforms.lowres import NAME as LOWRES
 from elucid.training.types import NetSpec
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -34,8 +35,6 @@ DIFFUSION = (
     "rescale_timesteps", "use_fp16",
 )  # fmt: skip
 """Options that are not the network's."""
-LOW_RESOLUTION = "low_res"
-"""Name of the spatial map of an upsampler: the low-resolution image, bilinearly enlarged."""
 
 
 def is_torch_file(path: Path) -> bool:
@@ -63,7 +62,9 @@ def read_adm_file(path: Path, options: Mapping[str, Any] | None = None) -> dict[
         denoiser = build(found, original, weights)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"no network can be made of its weights ({type(error).__name__}: {error})") from error
-    return fields(denoiser, found, path)
+    large, small = original.get("large_size"), original.get("small_size")
+    options = {"lowres": {"name": LOWRES, "factor": large // small}} if large and small else {}
+    return {**fields(denoiser, found, path), "options": options}
 
 
 def load(path: Path) -> Any:
@@ -192,7 +193,7 @@ def build(found: Told, original: dict[str, Any], weights: dict[str, Tensor]) -> 
         image_channels=channels,
         out_channels=found.out_channels,
         vector={"labels": found.classes},
-        spatial={} if found.in_channels == channels else {LOW_RESOLUTION: found.in_channels - channels},
+        spatial={} if found.in_channels == channels else {LOWRES: found.in_channels - channels},
     )
     options |= {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "vector": dict(spec.vector)}
     precond = {

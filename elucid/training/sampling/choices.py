@@ -1,0 +1,55 @@
+"""Which options of which component `SampleOptions` sets."""
+
+from elucid.dnnlib.config import set_by_path
+from elucid.training.config.train_options import as_assignments
+from elucid.training.config.upgrade import moved_assignment
+from elucid.training.sampling.options import SampleOptions
+
+COMPONENTS = ("sampler", "schedule", "encoder", "guidance")
+STATE_DICTS = ("network", "classifier", "guide", "upsample")
+"""Models whose public state dict may need options, with the names of its own program's flags."""
+
+PATHS = {
+    "S_churn": "sampler.S_churn",
+    "S_min": "sampler.S_min",
+    "S_max": "sampler.S_max",
+    "S_noise": "sampler.S_noise",
+    "solver": "sampler.solver",
+    "schedule": "sampler.process",
+    "scaling": "sampler.scaling",
+    "disc": "schedule.name",
+    "steps": "schedule.num_steps",
+    "sigma_min": "schedule.sigma_min",
+    "sigma_max": "schedule.sigma_max",
+    "rho": "schedule.rho",
+    "respacing": "schedule.respacing",
+    "eta": "sampler.eta",
+    "variance": "sampler.variance",
+    "clip": "sampler.clip",
+    "threshold": "sampler.threshold",
+}
+"""The component option that each field of `SampleOptions` sets, unless it is None."""
+
+SCHEDULE_OF_DISC = {"vp": "vp", "ve": "geometric", "iddpm": "iddpm", "edm": "karras"}
+"""Schedules for the discretizations of EDM's ablation."""
+
+ABLATION = ("solver", "disc", "schedule", "scaling")
+
+
+def chosen_options(options: SampleOptions) -> dict[str, dict]:
+    """Return the chosen options of each part, with a name if a component is selected."""
+    chosen: dict[str, dict] = {part: {} for part in (*COMPONENTS, *STATE_DICTS)}
+    if options.sampler or any(getattr(options, name) is not None for name in ABLATION):
+        chosen["sampler"]["name"] = options.sampler or "ablation"
+    for name, path in PATHS.items():
+        value = getattr(options, name)
+        if value is not None:
+            part, _, option = path.partition(".")
+            chosen[part][option] = SCHEDULE_OF_DISC[value] if name == "disc" else value
+    if options.respacing is not None:
+        chosen["schedule"].setdefault("name", "respaced")
+    for assignment in as_assignments(options.set or ()):
+        set_by_path(chosen, moved_assignment(assignment, chosen))
+    if options.adm_preset is not None:
+        chosen["network"]["adm_preset"] = options.adm_preset
+    return chosen
