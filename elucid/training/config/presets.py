@@ -1,43 +1,14 @@
 """Presets of train.py's flags. `--preset=NAME` selects one; explicit flags override it.
 
-The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023, patch-* from Wang et al. 2023 and
-adm-classifier-* from Dhariwal & Nichol 2021.
+The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023, patch-* from Wang et al. 2023; those of
+models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete_presets`.
 """
+
+from elucid.training.config.discrete_presets import DISCRETE_PRESETS
 
 _AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}
 _LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": [50.0], "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
 _LATENT_PATCHES = {**_LARGE_ADM, "precond": "pedm", "train_on_latents": True, "batch_gpu": 32, "real_p": 0.5}
-
-
-def _adm_classifier(cres: list[float], depth: int, batch: int, steps: int, lr: float, decay: float, **more) -> dict:
-    """Return a classifier of noisy images with its linearly falling rate; the weights are not averaged."""
-    return {
-        "cond": True,
-        "xflip": True,
-        "arch": "adm_classifier",
-        "cbase": 128,
-        "cres": cres,
-        "precond": "ddpm_classifier",
-        "optimizer": "adamw",
-        "lr": lr,
-        "lr_schedule": "linear",
-        "batch": batch,
-        "duration": steps * batch / 1e6,
-        "ema": [0.0],
-        "fp16": True,
-        "ls": 100,
-        "dropout": 0.0,
-        "augment": 0.0,
-        "transforms": ["random_crop"],
-        "set": [
-            f"network.num_blocks={depth}",
-            "network.attn_resolutions=[32,16,8]",
-            f"optimizer.weight_decay={decay}",
-            "lr_schedule.warmup_kimg=0",
-        ],
-        **more,
-    }
-
 
 PRESETS = {
     "demo": {
@@ -92,8 +63,5 @@ PRESETS = {
     },
     "patch-lsun-256": {"cond": False, **_LATENT_PATCHES, "duration": 200, "batch": 1024},
     "patch-imagenet-256": {"cond": True, **_LATENT_PATCHES, "duration": 2500, "batch": 4096, "tick": 200},
-    "adm-classifier-64": _adm_classifier([1, 2, 3, 4], 4, 1024, 300_000, 6e-4, 0.2, beta_schedule="cosine"),
-    "adm-classifier-128": _adm_classifier([1, 1, 2, 3, 4], 2, 256, 300_000, 3e-4, 0.05),
-    "adm-classifier-256": _adm_classifier([1, 1, 2, 2, 4, 4], 2, 256, 500_000, 3e-4, 0.05),
-    "adm-classifier-512": _adm_classifier([0.5, 1, 1, 2, 2, 4, 4], 2, 256, 500_000, 3e-4, 0.05),
+    **DISCRETE_PRESETS,
 }

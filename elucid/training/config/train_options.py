@@ -164,7 +164,8 @@ def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
 def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a preset that still applies, always with a list `set`.
 
-    If an external component replaces one of the preset's, the options of that do not apply.
+    If an external component replaces one of the preset's, the options of that do not apply; nor do those of the process
+    with another preconditioner.
     """
     result = {**preset, "set": list(preset.get("set", ()))}
     own = as_assignments(given.get("set", ()))
@@ -172,6 +173,13 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
         named = [one.partition("=")[2] for one in own if one.startswith(f"{part}.name=")]
         name = named[-1] if named else given.get(flag, "")
         if ":" in str(name):
-            result = {option: value for option, value in result.items() if option not in options}
-            result["set"] = [one for one in result["set"] if not one.startswith(f"{part}.")]
+            result = without(result, options, part)
+    if "precond" in given and given["precond"] != preset.get("precond"):
+        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule")
     return result
+
+
+def without(preset: dict[str, Any], options: Sequence[str], *parts: str) -> dict[str, Any]:
+    """Return a preset without some options, and without what it sets in these parts."""
+    kept = {option: value for option, value in preset.items() if option not in options}
+    return {**kept, "set": [one for one in kept["set"] if one.partition(".")[0] not in parts]}

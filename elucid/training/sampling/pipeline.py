@@ -30,6 +30,9 @@ from elucid.training.snapshots.snapshot import Snapshot, check_component, load_s
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.types import NetSpec
 
+NUMBER_OF_STEPS = {"num_steps", "respacing"}
+"""Options of a schedule of which each replaces the other."""
+
 
 @dataclass
 class SamplingPipeline:
@@ -176,6 +179,8 @@ def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> An
     if kind == "schedule" and "name" in chosen["sampler"]:
         return make({"name": find("sampler", chosen["sampler"]["name"]).default_schedule, **given}, kind)
     check_component(kind, own)
+    if kind == "schedule" and NUMBER_OF_STEPS & given.keys():
+        own = {name: value for name, value in own.items() if name not in NUMBER_OF_STEPS}
     return make({**own, **given}, kind)
 
 

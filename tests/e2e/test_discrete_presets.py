@@ -1,0 +1,85 @@
+"""The presets of discrete models build their networks at their own resolutions, with the published sizes."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from elucid.training.config.discrete_presets import DISCRETE_PRESETS, IMAGES
+from tests import scripts
+
+MILLIONS = {
+    "adm-imagenet-64": 296, "adm-imagenet-128": 422, "adm-imagenet-256": 554, "adm-imagenet-512": 559,
+    "adm-imagenet-256-uncond": 553, "adm-lsun-256": 553, "adm-upsample-64-256": 312, "adm-upsample-128-512": 309,
+    "adm-classifier-64": 65, "adm-classifier-128": 43, "adm-classifier-256": 54, "adm-classifier-512": 54,
+}  # fmt: skip
+"""Parameters in the paper's tables, with 1000 classes."""
+CLASSES = 1000
+
+
+def side_of(preset: str) -> int:
+    if preset.startswith("ddpm-"):
+        return IMAGES[preset.removeprefix("ddpm-")][0]
+    sides = [int(word) for word in preset.split("-") if word in ("64", "128", "256", "512")]
+    return sides[-1] if sides and preset.startswith("adm-") else 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """By side, a folder of pictures of as many classes as ImageNet has; MNIST's are gray."""
+    place = tmp_path_factory.mktemp("data")
+
+    def of(side: int, gray: bool):
+        folder = place / f"{side}{'gray' if gray else ''}"
+        if not folder.exists():
+            folder.mkdir()
+            picture = np.full((side, side) if gray else (side, side, 3), 9, np.uint8)
+            names = [f"{index}.png" for index in range(2)]
+            for name in names:
+                Image.fromarray(picture).save(folder / name)
+            labels = [[name, (CLASSES - 1) * index] for index, name in enumerate(names)]
+            (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+        return folder
+
+    return of
+
+
+@pytest.mark.parametrize("preset", DISCRETE_PRESETS)
+def test_a_dry_run_at_its_resolution(preset, data, monkeypatch, capsys):
+    flags, folder = DISCRETE_PRESETS[preset], data(side_of(preset), preset == "ddpm-mnist")
+    code, out, err = scripts.call(
+        monkeypatch, capsys, "train.py", f"--preset={preset}", f"--data={folder}", "--device=cpu", "--dry-run"
+    )
+    assert code == 0, err
+    options = json.JSONDecoder().raw_decode(out[out.index("{") :])[0]
+    count = int(out.rpartition("parameters;")[0].split()[-1].replace(",", ""))
+    if preset in MILLIONS:
+        assert round(count / 1e6) == MILLIONS[preset]
+    assert options["loss"]["name"] == (
+        "cross_entropy" if "classifier" in preset else "hybrid" if flags.get("learn_sigma") else "simple"
+    )
+    assert options["precond"]["beta_schedule"] == flags["beta_schedule"]
+    assert options["precond"]["diffusion_steps"] == flags["diffusion_steps"]
+    assert options["network"]["model_channels"] == flags["cbase"] and options["augment"] is None
+    assert options["lr_schedule"]["warmup_kimg"] == 0 and options["optimizer"]["lr"] == flags["lr"]
+    assert options["dataset"]["use_labels"] == flags["cond"] and options["loop"]["batch_size"] == flags["batch"]
+
+
+def test_half_lives_are_the_decays_per_step():
+    for preset, decay in (("ddpm-cifar10", 0.9995), ("adm-imagenet-64", 0.9999), ("adm-imagenet-256", 0.9999)):
+        flags = DISCRETE_PRESETS[preset]
+        assert math.isclose(0.5 ** (flags["batch"] / (flags["ema"][0] * 1e6)), decay, rel_tol=1e-8)
+        assert "ema.rampup_ratio=null" in flags["set"]
+    assert DISCRETE_PRESETS["ddpm-cifar10"]["duration"] == 25  # 500 epochs of 50,000 images
+
+
+def test_another_preconditioner_drops_the_process(data, monkeypatch, capsys):
+    for preset in ("adm-imagenet-64", "ddpm-afhq"):
+        flags = [f"--preset={preset}", f"--data={data(64, False)}", "--precond=edm", "--device=cpu", "--dry-run"]
+        code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags)
+        assert code == 0, err
+        options = json.JSONDecoder().raw_decode(out[out.index("{") :])[0]
+        assert (options["precond"]["name"], options["loss"]["name"]) == ("edm", "edm")
+        assert options["schedule"]["name"] == "karras" and options["network"]["name"] == "adm_unet"
