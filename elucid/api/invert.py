@@ -54,7 +54,7 @@ def invert(
     if options.sampler not in (None, "ddim"):
         raise UserError(f"`sampler`={options.sampler} cannot be inverted; use ddim, or leave `sampler` out")
     place, folder = choose_device(device), Path(outdir)
-    pipeline = load_pipeline(os.fspath(network), dataclasses.replace(options, sampler="ddim"), place)
+    pipeline = load_pipeline(os.fspath(network), dataclasses.replace(options, sampler="ddim"), place, "`invert`")
     if pipeline.lowres is not None:
         raise UserError("`invert`: models that enlarge images are not inverted; leave `upsample` and `lowres_from` out")
     sampler = pipeline.sampler

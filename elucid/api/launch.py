@@ -87,6 +87,9 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             raise UserError(f"`{name}` is empty; give a file, or leave it out")
     if flags["resume"] and flags["transfer"]:
         raise UserError("`resume` and `transfer` exclude each other: resume continues a run, transfer starts one")
+    if flags["adm_preset"] and not flags["transfer"]:
+        given = flags["adm_preset"]
+        raise UserError(f"`adm_preset`={given} is for a state dict to start from; give `transfer` as well")
     nested = options_from(flags) if flags["data"] else None
     if flags["resume"]:
         if flags["resume"] == "auto" and nested is None:
@@ -110,8 +113,6 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
 def load_source(transfer: str | None, adm_preset: str | None, options: dict):
     """Load the snapshot whose weights the run starts from, if any."""
     if not transfer:
-        if adm_preset:
-            raise UserError(f"`adm_preset`={adm_preset} is for a state dict to start from; give `transfer` as well")
         return None
     named = (options[part]["name"] for part in ("network", "precond"))
     import_plugins(

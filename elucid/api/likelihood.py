@@ -13,7 +13,7 @@ from elucid.evaluation.nll import Bound, bound
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import open_dataset
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline
+from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline, require_variance
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +71,8 @@ def nll(
     options = options or SampleOptions()
     given = {name: getattr(options, name) for name in ("ema", "precision", "plugins")}
     settings = SampleOptions(**given, respacing=respacing, set={"schedule.name": "respaced"})
-    pipeline = load_pipeline(os.fspath(network), settings, place)
+    pipeline = load_pipeline(os.fspath(network), settings, place, "the likelihood of images")
+    require_variance(pipeline.denoiser.spec, options.variance)
     dataset = open_fitting(pipeline, os.fspath(data), num, seed)
     sigmas = pipeline.schedule(pipeline.denoiser, 10**9)
     parts: list[Bound] = []
@@ -97,7 +98,7 @@ def open_fitting(pipeline: SamplingPipeline, path: str, num: int | None, seed: i
     if num is not None and len(dataset) < num:
         raise UserError(f"{path} has {len(dataset)} images, fewer than `num`={num}; give `num`={len(dataset)}")
     for what, ours, theirs in (
-        ("size", tuple(dataset.resolution), tuple(spec.resolution)),
+        ("size", *("x".join(map(str, reversed(one))) for one in (dataset.resolution, spec.resolution))),
         ("channels", dataset.channels, spec.image_channels),
         ("classes", dataset.label_dim, spec.label_dim),
     ):

@@ -125,6 +125,12 @@ class NumberList(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of {self.number.__name__}s", param, ctx)
 
 
+def _with_range(error: click.BadParameter, described: str) -> click.BadParameter:
+    """Return click's error about a range, which names the range although the help does not."""
+    error.message = error.message.replace("in the range .", f"in the range {described}.")
+    return error
+
+
 class Count(click.IntRange):
     """An integer of at least `min`, by default 1."""
 
@@ -136,6 +142,12 @@ class Count(click.IntRange):
     def _describe_range(self) -> str:
         return ""  # keeps the range out of the help
 
+    def convert(self, value, param, ctx):
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise _with_range(error, super()._describe_range()) from error
+
 
 class FloatRange(click.FloatRange):
     """A finite number in a range; click's own lets `nan` through."""
@@ -146,7 +158,10 @@ class FloatRange(click.FloatRange):
         return ""
 
     def convert(self, value, param, ctx):
-        number = super().convert(value, param, ctx)
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise _with_range(error, super()._describe_range()) from error
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from elucid.dnnlib.config import parse_chain, set_by_path
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.values import signature
 from elucid.torch_utils import distributed
 from elucid.training.config.upgrade import look_up, moved, moved_assignment
 from elucid.training.registry.components import find
@@ -86,6 +87,7 @@ def options_from(flags: dict) -> dict:
         precision = "fp16"
     if flags["lowres_noise"] is not None and flags["lowres"] is None:
         raise UserError("`lowres_noise` is noise in the low-resolution images of `lowres`; give `lowres`=2, too")
+    require_process(flags, precond)
     values = {
         **flags,
         "precond": precond,
@@ -126,6 +128,14 @@ def options_from(flags: dict) -> dict:
         if part not in LISTS and not isinstance(value, dict) and not (part in OPTIONAL and value is None):
             raise UserError(f"`set` {part}={value!r}: {part} is a group of options; set {part}.option=value")
     return options
+
+
+def require_process(flags: dict, precond: str) -> None:
+    """Raise UserError for options of a discrete process that the preconditioner does not have."""
+    known = signature(find("preconditioner", precond)).parameters
+    for name in ("beta_schedule", "diffusion_steps"):
+        if flags[name] is not None and name not in known:
+            raise UserError(f"`{name}`={flags[name]}: `precond`={precond} has no discrete process; use `precond`=ddpm")
 
 
 def default_of(precond: str, attribute: str, otherwise: str | None = None) -> str | None:
@@ -196,7 +206,9 @@ def set_learned_variance(chain: dict, text: str, learn_sigma: bool | None) -> No
     if learn_sigma is not None and name in ("vlb", "kl"):
         chain["learn_sigma"] = learn_sigma
     elif learn_sigma and name != "hybrid":
-        raise UserError(f"`learn_sigma`=1, but `loss`={text} trains no variance; use hybrid, vlb or kl")
+        raise UserError(
+            f"`learn_sigma`=1, but `loss`={text} trains no variance; use hybrid, vlb or kl, with `precond`=ddpm"
+        )
     elif learn_sigma is False and name == "hybrid":
         raise UserError("`learn_sigma`=0, but the hybrid loss learns the variance; use `loss`=simple")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.losses.base import require_denoiser
 from elucid.training.losses.dsm import DSM, DSMEvaluation
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.noise.gaussian_steps import GaussianSteps, normal_kl
@@ -28,10 +29,11 @@ class BoundLoss(DSM):
         return spec.replace(out_channels=2 * spec.image_channels) if self.learn_sigma else spec
 
     def check(self, denoiser: Preconditioned) -> None:
-        super().check(denoiser)
+        require_denoiser(self, denoiser)
         if denoiser.levels is None:
             kind = type(denoiser).__name__
             raise UserError(f"the loss needs discrete noise levels, {kind} has none; use `precond`=ddpm")
+        self.noise.check(denoiser)
         if self.learn_sigma and denoiser.spec.out_channels != 2 * denoiser.spec.image_channels:
             spec = denoiser.spec
             raise UserError(

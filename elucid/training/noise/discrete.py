@@ -34,7 +34,10 @@ def require_betas(values: Tensor, what: str) -> Tensor:
     """Return the betas; raises UserError unless all lie in (0, 1)."""
     bad = values[~((values > 0) & (values < 1))]
     if len(bad):
-        raise UserError(f"{what}: a beta of {float(bad[0]):g} is not between 0 and 1; use more steps, or cosine")
+        raise UserError(
+            f"{what}: a beta of {float(bad[0]):g} is not between 0 and 1; use more `diffusion_steps`, or "
+            "`beta_schedule`=cosine"
+        )
     return values
 
 

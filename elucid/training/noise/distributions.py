@@ -92,7 +92,7 @@ class DiscreteLevels(NoiseDistribution):
     def check(self, denoiser) -> None:
         if denoiser.levels is None:
             kind = type(denoiser).__name__
-            raise UserError(f"the loss needs discrete noise levels, {kind} has none; use `precond`=iddpm")
+            raise UserError(f"the loss needs discrete noise levels, {kind} has none; use `precond`=iddpm or ddpm")
 
     def sample(self, count: int, denoiser, device) -> Tensor:
         levels = denoiser.levels.to(device)

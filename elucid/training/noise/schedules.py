@@ -150,7 +150,7 @@ class Respaced(Schedule):
     ):
         super().__init__(num_steps, sigma_min, sigma_max)
         if num_steps is not None and respacing is not None:
-            raise UserError(f"num_steps={num_steps} and respacing={respacing} contradict each other (`steps`)")
+            raise UserError(f"`steps`={num_steps} and `respacing`={respacing} contradict each other; give one of them")
         self.respacing = None if respacing is None else str(respacing)
         self.beta_schedule, self.diffusion_steps = beta_schedule, diffusion_steps
         if beta_schedule or diffusion_steps:
@@ -174,7 +174,7 @@ class Respaced(Schedule):
             )
         if self.num_steps and self.num_steps > len(levels):
             raise UserError(
-                f"num_steps={num_steps} exceeds the {len(levels)} steps of the process; use that many (`steps`)"
+                f"`steps`={num_steps} exceeds the {len(levels)} steps of the process; give at most {len(levels)}"
             )
         if self.respacing is None and num_steps == 1:
             return levels[:1]  # one step from the largest level, not from the smallest one

@@ -1,8 +1,14 @@
 """Which options of which component `SampleOptions` sets."""
 
+from collections.abc import Collection
+
 from elucid.dnnlib.config import set_by_path
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.values import signature
 from elucid.training.config.train_options import as_assignments
 from elucid.training.config.upgrade import moved_assignment
+from elucid.training.registry.components import find
+from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.options import SampleOptions
 
 COMPONENTS = ("sampler", "schedule", "encoder", "guidance")
@@ -53,3 +59,24 @@ def chosen_options(options: SampleOptions) -> dict[str, dict]:
     if options.adm_preset is not None:
         chosen["network"]["adm_preset"] = options.adm_preset
     return chosen
+
+
+def require_sampler_options(options: SampleOptions, name: str) -> None:
+    """Raise UserError for an option that the sampler does not have, naming those that have it."""
+    if name not in SAMPLERS:
+        return  # which may not be imported yet
+    known = arguments_of(name)
+    for option, path in PATHS.items():
+        part, _, argument = path.partition(".")
+        value = getattr(options, option)
+        if part == "sampler" and value is not None and argument not in known:
+            value = int(value) if isinstance(value, bool) else value
+            having = [other for other in SAMPLERS if argument in arguments_of(other)]
+            raise UserError(
+                f"`{option}`={value} is an option of {' and '.join(having)}, which the sampler {name} does not have; "
+                f"use `sampler`={' or '.join(having)}, or leave `{option}` out"
+            )
+
+
+def arguments_of(sampler: str) -> Collection[str]:
+    return signature(find("sampler", sampler)).parameters

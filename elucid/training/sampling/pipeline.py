@@ -19,7 +19,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
-from elucid.training.sampling.choices import chosen_options
+from elucid.training.sampling.choices import chosen_options, require_sampler_options
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
 from elucid.training.sampling.generate import Samples, generate, sampling
@@ -28,6 +28,7 @@ from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
+from elucid.training.transforms.lowres import NAME
 from elucid.training.types import NetSpec
 
 NUMBER_OF_STEPS = {"num_steps", "respacing"}
@@ -74,13 +75,24 @@ class SamplingPipeline:
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=chosen, **parts)
 
 
-def load_pipeline(network: str, options: SampleOptions, device: torch.device) -> SamplingPipeline:
-    """Load a snapshot and prepare it for sampling. Raises UserError for options or classes that it does not have."""
+def load_pipeline(
+    network: str, options: SampleOptions, device: torch.device, purpose: str | None = None
+) -> SamplingPipeline:
+    """Load a snapshot and prepare it for sampling. Raises UserError for options or classes that it does not have.
+
+    `purpose` names what only models that do not enlarge images can do; others are refused.
+    """
     plugins = options.plugins or ()
     import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
     adm = chosen_options(options)["network"]
-    pipeline = make_pipeline(load_snapshot(network, device, options.ema, adm), options, device)
+    snapshot = load_snapshot(network, device, options.ema, adm)
+    if purpose is not None and NAME in snapshot.ema.spec.spatial:
+        raise UserError(
+            f"{purpose} is not supported for models that enlarge images, as this one; choose one trained without "
+            "--lowres"
+        )
+    pipeline = make_pipeline(snapshot, options, device)
     pipeline.description["network"] = sha256(located(network))
     return pipeline
 
@@ -88,6 +100,8 @@ def load_pipeline(network: str, options: SampleOptions, device: torch.device) ->
 def require_parts(options: SampleOptions) -> None:
     """Raise UserError for unknown component names, before a large snapshot is loaded."""
     chosen = chosen_options(options)
+    if "name" in chosen["sampler"]:
+        require_sampler_options(options, chosen["sampler"]["name"])
     for kind in ("sampler", "schedule"):
         if "name" in chosen[kind]:
             make(chosen[kind], kind)
@@ -130,7 +144,9 @@ def single_pipeline(
     chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"the snapshot contains a {type(denoiser).__name__}, not a denoiser that generates images")
+    require_sampler_options(options, chosen["sampler"].get("name") or str(snapshot.sampler.get("name")))
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
+    require_variance(denoiser.spec, getattr(sampler, "variance", None))
     classifier = load_classifier(options, device)
     named = snapshot if denoiser.spec.label_dim or classifier is None else classifier
     names = named.dataset.get("class_names")
@@ -166,6 +182,15 @@ def single_pipeline(
         description["lowres_from"] = lowres.digest
     parts = (outermost, encoder, sampler, schedule, device)
     return SamplingPipeline(snapshot, *parts, classes, description, names, lowres)
+
+
+def require_variance(spec: NetSpec, variance: str | None) -> None:
+    """Raise UserError for a learned variance of a network that has none."""
+    if variance == "learned" and spec.out_channels != 2 * spec.image_channels:
+        raise UserError(
+            "`variance`=learned: the network has no channels for a variance; train with `learn_sigma`=1, or use "
+            "`variance`=small or large"
+        )
 
 
 def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:

@@ -131,7 +131,8 @@ def settled(possible: list[Told], options: dict[str, Any]) -> tuple[Told, dict[s
     agreeing = [one for one in possible if conflict(one, original) is None]
     if not agreeing:
         source = f"adm_preset={preset} has " if preset else ""
-        others = f"use adm_preset={' or '.join(fitting)}" if fitting else "leave out what the weights tell"
+        others = "give its own options instead" if preset else "leave out what the weights tell"
+        others = f"use adm_preset={' or '.join(fitting)}" if fitting else others
         raise UserError(f"{source}{conflict(possible[0], original)}; {others}")
     if len(agreeing) > 1:
         counts = " or ".join(str(one.options["num_blocks"]) for one in agreeing)
@@ -160,7 +161,7 @@ def only_one(fitting: list[str], found: Told) -> str:
         options = ", ".join(f"{name}={value}" for name, value in found.options.items())
         raise UserError(
             f"no preset has the shapes of this {kind} ({options}); give its own options image_size, noise_schedule and "
-            "num_heads or num_head_channels"
+            "num_heads or num_head_channels, with `set` network.OPTION=VALUE"
         )
     kinds = [{name: value for name, value in PRESETS[one].items() if name != "dropout"} for one in fitting]
     if any(kind != kinds[0] for kind in kinds):
