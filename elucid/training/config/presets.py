@@ -13,7 +13,6 @@ def _adm_classifier(cres: list[float], depth: int, batch: int, steps: int, lr: f
     """Return a classifier of noisy images with its linearly falling rate; the weights are not averaged."""
     return {
         "cond": True,
-        "xflip": True,
         "arch": "adm_classifier",
         "cbase": 128,
         "cres": cres,
