@@ -4,7 +4,8 @@
 
 Unit: one forward pass of the network for one image; a backward pass counts 2. DSM is 3. CDM adds two paths of 5 steps
 (10, or 8 when the first step reuses DSM's prediction) and a pass with gradient at their ends (6). A patch of 1/d of the
-side costs 1/d^2, and d times as many are taken.
+side costs 1/d^2, and d times as many are taken. DDPM's losses are 3, as DSM. Classifier guidance by a classifier of a
+share s of the network's FLOP costs 1 + 3 s of an unguided evaluation.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import click
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -38,6 +40,7 @@ class Case:
     loss: dict
     units: float
     bound: float | None = None
+    precond: str = "edm"
 
 
 def consistency(fraction: float, reuse: bool) -> Case:
@@ -52,16 +55,18 @@ CASES = [
     consistency(1.0, reuse=False),
     consistency(1.0, reuse=True),
     consistency(0.1, reuse=True),
+    Case("ddpm, simple", {"name": "simple"}, 3.0, 1.05, "ddpm"),
+    Case("ddpm, hybrid", {"name": "hybrid"}, 3.0, 1.10, "ddpm"),
 ]
 
 
 class Timer:
     """Seconds of one training step with a loss: objective, backward, Adam."""
 
-    def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool):
+    def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool, precond: str = "edm"):
         made = make(loss, "loss")
         spec = made.adapt(NetSpec((side, side), 3))
-        self.denoiser = make_denoiser(NETWORK, {"name": "edm"}, spec).to(device).train()
+        self.denoiser = make_denoiser(NETWORK, {"name": precond}, spec).to(device).train()
         if compiled:
             self.denoiser.model.compile()
         self.objective = Objective(self.denoiser, made)
@@ -83,8 +88,12 @@ class Timer:
         return time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait(self.device)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def shortest(timers: list[tuple[Timer, Step]], repeats: int) -> list[float]:
@@ -95,7 +104,7 @@ def shortest(timers: list[tuple[Timer, Step]], repeats: int) -> list[float]:
 
 def consistency_rows(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> list[dict]:
     """Cost of each case relative to DSM, measured and by the model."""
-    timers = [Timer(case.loss, side, batch, device, compiled) for case in CASES]
+    timers = [Timer(case.loss, side, batch, device, compiled, case.precond) for case in CASES]
     times = shortest([(timer, Step(0, 0, 1, 0, batch)) for timer in timers], repeats)
     return [
         {
@@ -130,6 +139,45 @@ def patch_row(side: int, batch: int, device: torch.device, compiled: bool, repea
     }
 
 
+def flop(model: torch.nn.Module, *inputs) -> int:
+    """FLOP of a forward pass, 2 for each multiply-add."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*inputs)
+    return counter.get_total_flops()
+
+
+def guidance_row(side: int, batch: int, device: torch.device, repeats: int) -> dict:
+    """Time of an evaluation with classifier guidance over one without, by a classifier of about a tenth of the FLOP."""
+    spec = NetSpec((side, side), 3)
+    denoiser = make_denoiser(NETWORK, {"name": "edm"}, spec).to(device).eval()
+    small = {"name": "adm_classifier", "model_channels": 32, "channel_mult": [1, 2, 3], "num_blocks": 1}
+    classes = NetSpec((side, side), 3, vector={"labels": 10})
+    classifier = make_denoiser({**small, "attn_resolutions": [8]}, {"name": "classifier"}, classes).to(device).eval()
+    guided = make("classifier", "guidance", denoiser=denoiser, classifier=classifier)
+    x, sigma = torch.randn(batch, 3, side, side, device=device), torch.ones(batch, device=device)
+    cond = {"labels": torch.eye(10, device=device)[torch.arange(batch) % 10]}
+    share = flop(classifier, x, sigma) / flop(denoiser, x, sigma)
+
+    def seconds(function, *arguments) -> float:
+        wait(device)
+        start = time.perf_counter()
+        function(*arguments)
+        wait(device)
+        return time.perf_counter() - start
+
+    with torch.no_grad():
+        rounds = [(seconds(denoiser, x, sigma), seconds(guided, x, sigma, cond)) for _ in range(3 * repeats + 1)]
+    plain, with_guidance = (min(times) for times in zip(*rounds[1:], strict=True))
+    return {
+        "sampling": "classifier guidance",
+        "flop_share": share,
+        "cost_over_unguided": with_guidance / plain,
+        "model_over_unguided": 1 + 3 * share,
+        "bound": 1.5,
+    }
+
+
 @click.command()
 @click.option("--device", "device_name")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.  [default: 20 on a CPU, 256 on a GPU]")
@@ -147,6 +195,7 @@ def main(device_name, batch, side, patch_side, compiled, repeats, json_path):
     print(f"{name}; torch {torch.__version__}; {threads} threads; batch {batch}; compile {compiled}", flush=True)
     rows = consistency_rows(side, batch, device, compiled, repeats)
     rows.append(patch_row(patch_side, max(batch // 4, 1), device, compiled, repeats))
+    rows.append(guidance_row(side, batch, device, repeats))
     for row in rows:
         print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     if json_path:

@@ -127,8 +127,8 @@ class NumberList(click.ParamType):
 
 def _with_range(error: click.BadParameter, described: str) -> click.BadParameter:
     """Return click's error about a range, which names the range although the help does not."""
-    error.message = error.message.replace("in the range .", f"in the range {described}.")
-    return error
+    message = error.message.replace("in the range .", f"in the range {described}.")
+    return click.BadParameter(message, error.ctx, error.param, error.param_hint)
 
 
 class Count(click.IntRange):

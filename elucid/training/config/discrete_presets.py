@@ -80,7 +80,7 @@ def classifier(name: str, batch: int, iterations: int, lr: float, decay: float) 
     """Return a classifier of noisy images with its linearly falling rate; the weights are not averaged."""
     flags = network({"dropout": 0.0, **ADM[name]}, "adm_classifier")
     flags["set"].append(f"optimizer.weight_decay={decay}")
-    recipe = {"cond": True, "xflip": True, "precond": "ddpm_classifier", "transforms": ["random_crop"]}
+    recipe = {"cond": True, "precond": "ddpm_classifier", "transforms": ["random_crop"]}
     recipe |= {"optimizer": "adamw", "lr": lr, "lr_schedule": "linear", "ema": [0.0], "fp16": True, "ls": 100}
     return {**flags, **recipe, "batch": batch, "duration": iterations * batch / 1e6}
 
