@@ -7,6 +7,7 @@ import click
 from elucid.commands.foreign_flags import FOREIGN_FLAGS
 from elucid.dnnlib.errors import did_you_mean
 from elucid.dnnlib.plugins import installed
+from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED
 from elucid.training.registry.names import TABLES
 from elucid.version import __version__
 
@@ -134,7 +135,10 @@ def _spelled(argument: str, known: set[str]) -> str:
 
 
 def _no_such_flag(flag: str, known: set[str]) -> str:
-    meant = FOREIGN_FLAGS.get(flag.lstrip("-").replace("-", "_").lower())
+    name = flag.lstrip("-").replace("-", "_").lower()
+    meant = FOREIGN_FLAGS.get(name)
+    if {"--network", "--adm_preset"} <= known and name in {*RENAMED, *OTHERS, *DIFFUSION}:
+        meant = f"--set network.{name}=VALUE, for a state dict; a snapshot has its own"
     if meant is not None and meant.split()[0].rstrip(",:;") in known:
         return f"no option {flag}; here it is {meant}"
     return f"no option {flag}{did_you_mean(flag, known)}; see --help"

@@ -4,11 +4,12 @@ import json
 
 import click
 
-from elucid.commands.command import Group, section, version_option
+from elucid.commands.command import Group, Name, section, version_option
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
+from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 
 
 @click.group(
@@ -31,6 +32,9 @@ def main() -> None:
         "--network", metavar="PKL|DIR|URL", required=True, help="Snapshot, run folder (its newest), or checkpoint."
     ),
     click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
+    click.option(
+        "--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict.  [default: by its shapes]"
+    ),
     click.option("--precision", type=click.Choice(PRECISIONS), help="Precision.  [default: as trained]"),
     click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),
 )

@@ -12,9 +12,9 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.networks.adm_classifier import ADMEncoder
 from elucid.training.networks.adm_unet import ADMUNet
 from elucid.training.preconds.ddpm import DDPMClassifier, DDPMPrecond
-from elucid.training.registry.adm_options import network_options
+from elucid.training.registry.adm_options import DIFFUSION, network_options
 from elucid.training.registry.adm_presets import PRESETS
-from elucid.training.snapshots.adm_family import DIFFUSION, settled
+from elucid.training.snapshots.adm_family import settled
 from elucid.training.snapshots.adm_shapes import told
 from elucid.training.snapshots.snapshot import load_snapshot, save_snapshot
 from tests import vectors

@@ -66,6 +66,12 @@ MISTAKES = [
     (f"{GENERATE}/tiny.pt --adm_preset=imagenet64", ["num_channels=192, but the weights have 32", "its own options"]),
     (f"{GENERATE}/tiny.pt --set=network.image_size=16", ["do not tell num_heads or num_head_channels, noise_schedule"]),
     (f"{GENERATE}/tiny.pt --adm_preset=imagenet46", ["'imagenet46' (did you mean 'imagenet64'?)"]),
+    (f"{GENERATE}/tiny.pt --num_res_blocks=1", ["no option --num_res_blocks; here it is --set network.num_res_blocks="]),
+    (f"{TRAIN} --num_res_blocks=1", ["no option --num_res_blocks; here it is --set network.num_blocks="]),
+    (f"{TRAIN} --noise_schedule=cosine", ["here it is --beta_schedule"]),
+    (f"{TRAIN} --use_kl=True", ["here it is --loss, as in --loss=kl"]),
+    (f"{GENERATE}/ddpm.pkl --use_ddim=True", ["here it is --sampler, as in --sampler=ddim"]),
+    (f"{GENERATE}/ddpm.pkl --classifier_path=DIR/cosine.pkl", ["here it is --classifier"]),
     (f"{GENERATE}/ddpm.pkl --adm_preset=imagenet64", ["ddpm.pkl is no state dict", "leave out adm_preset"]),
     (f"{GENERATE}/ddpm.pkl --set=network.image_size=64", ["ddpm.pkl is no state dict", "leave out image_size"]),
 ]  # fmt: skip

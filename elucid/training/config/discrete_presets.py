@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-from elucid.training.registry.adm_options import OTHERS, RENAMED, network_options
+from elucid.training.registry.adm_options import DIFFUSION, network_options
 from elucid.training.registry.adm_presets import PRESETS as ADM
 
 
@@ -20,8 +20,7 @@ def half_life(batch: int, decay: float) -> float:
 
 def network(original: dict[str, Any], arch: str = "adm_unet", **more: Any) -> dict[str, Any]:
     """Return the flags of a network and of its process, for options with the original program's names."""
-    names = {*RENAMED, *OTHERS}
-    options = network_options({name: value for name, value in original.items() if name in names}) | more
+    options = network_options({name: value for name, value in original.items() if name not in DIFFUSION}) | more
     options.pop("img_resolution", None)
     return {
         "arch": arch,

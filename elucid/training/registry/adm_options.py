@@ -37,6 +37,12 @@ OTHERS = (
 )  # fmt: skip
 """Options whose value is translated."""
 
+DIFFUSION = (
+    "class_cond", "num_classes", "learn_sigma", "sigma_small", "noise_schedule", "diffusion_steps",
+    "rescale_timesteps", "use_fp16",
+)  # fmt: skip
+"""Options that are not the network's."""
+
 DEFAULTS = {
     "resblock_updown": False,
     "scale_shift_norm": False,

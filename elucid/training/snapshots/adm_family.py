@@ -17,7 +17,7 @@ from torch import Tensor
 from elucid.dnnlib.config import resolve
 from elucid.dnnlib.errors import UserError, did_you_mean
 from elucid.training.preconds.base import Denoiser, Preconditioned
-from elucid.training.registry.adm_options import OTHERS, RENAMED, network_options, tidy
+from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED, network_options, tidy
 from elucid.training.registry.adm_presets import PRESETS
 from elucid.training.registry.names import NETWORKS, PRECONDS
 from elucid.training.snapshots.adm_shapes import Told, conflict, image_channels, told
@@ -30,11 +30,6 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MARK = "time_embed.0.weight"
 NESTED = ("ema", "ema_state_dict", "model_ema", "ema_model", "state_dict", "model_state_dict", "model", "net")
 """Keys under which a file may hold the state dict, averages first."""
-DIFFUSION = (
-    "class_cond", "num_classes", "learn_sigma", "sigma_small", "noise_schedule", "diffusion_steps",
-    "rescale_timesteps", "use_fp16",
-)  # fmt: skip
-"""Options that are not the network's."""
 
 
 def is_torch_file(path: Path) -> bool:
