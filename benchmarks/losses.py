@@ -63,9 +63,7 @@ CASES = [
 class Timer:
     """Seconds of one training step with a loss: objective, backward, Adam."""
 
-    def __init__(
-        self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool, precond: str = "edm"
-    ):
+    def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool, precond: str = "edm"):
         made = make(loss, "loss")
         spec = made.adapt(NetSpec((side, side), 3))
         self.denoiser = make_denoiser(NETWORK, {"name": precond}, spec).to(device).train()

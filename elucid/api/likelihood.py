@@ -69,7 +69,7 @@ def nll(
     place = distributed.choose_device(device)
     distributed.init(place)
     options = options or SampleOptions()
-    given = {name: getattr(options, name) for name in ("ema", "precision", "plugins")}
+    given = {name: getattr(options, name) for name in ("ema", "precision", "plugins", "clip", "adm_preset")}
     settings = SampleOptions(**given, respacing=respacing, set={"schedule.name": "respaced"})
     pipeline = load_pipeline(os.fspath(network), settings, place)
     dataset = open_fitting(pipeline, os.fspath(data), num, seed)
@@ -83,7 +83,7 @@ def nll(
             cond = {"labels": torch.from_numpy(labels).to(place)} if pipeline.denoiser.spec.label_dim else {}
             images = pipeline.encoder.encode(raw)
             seeds = [seed + index for index in indices]
-            parts.append(bound(pipeline.denoiser, images, cond, sigmas, seeds, options.variance, options.clip))
+            parts.append(bound(pipeline.denoiser, images, cond, sigmas, seeds, options.variance))
             bar.update(len(indices) * distributed.world_size())
     return summary(parts, {"data": os.fspath(data), "network": os.fspath(network), "seed": seed})
 
