@@ -63,13 +63,13 @@ def nll(
 
     `num` images are chosen by `seed`, by default all are used. The process is the model's own; models without discrete
     noise levels get the linear one of 1000 steps. `respacing` uses fewer steps. Of `options`, `variance`, `clip`,
-    `ema`, `adm_preset`, `precision` and `plugins` count. Under torchrun all processes must call it. Raises UserError for models of
-    latents and for data that does not fit the model.
+    `ema`, `adm_preset`, `precision` and `plugins` count. Under torchrun all processes must call it. Raises UserError for
+    models of latents, for those that enlarge images, and for data that does not fit the model.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
     options = options or SampleOptions()
-    given = {name: getattr(options, name) for name in ("ema", "adm_preset", "precision", "plugins")}
+    given = {name: getattr(options, name) for name in ("ema", "precision", "plugins", "clip", "adm_preset")}
     settings = SampleOptions(**given, respacing=respacing, set={"schedule.name": "respaced"})
     pipeline = load_pipeline(os.fspath(network), settings, place, "the likelihood of images")
     require_variance(pipeline.denoiser.spec, options.variance)
@@ -84,7 +84,7 @@ def nll(
             cond = {"labels": torch.from_numpy(labels).to(place)} if pipeline.denoiser.spec.label_dim else {}
             images = pipeline.encoder.encode(raw)
             seeds = [seed + index for index in indices]
-            parts.append(bound(pipeline.denoiser, images, cond, sigmas, seeds, options.variance, options.clip))
+            parts.append(bound(pipeline.denoiser, images, cond, sigmas, seeds, options.variance))
             bar.update(len(indices) * distributed.world_size())
     return summary(parts, {"data": os.fspath(data), "network": os.fspath(network), "seed": seed})
 

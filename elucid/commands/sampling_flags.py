@@ -70,8 +70,10 @@ _SAMPLER = [
         type=click.Choice(VARIANCES),
         help="ddpm: variance of a step, beta-tilde, beta or the network's.  [default: the model's]",
     ),
-    click.option("--clip", type=bool, help="ddpm, ddim: clip the predicted image to [-1, 1].  [default: as published]"),
-    click.option("--threshold", type=_unit, metavar="P", help="ddpm, ddim: dynamic thresholding, e.g. 0.995."),
+    click.option("--clip", type=bool, help="Clip the predicted image to [-1, 1].  [default: for ddpm models]"),
+    click.option(
+        "--threshold", type=_unit, metavar="P", help="Dynamic thresholding of the predicted image, e.g. 0.995."
+    ),
     click.option(
         "--set",
         "set",

@@ -9,7 +9,6 @@ from elucid.torch_utils.rng import PerSeedRandom
 from elucid.training.losses.variational import prior_bits
 from elucid.training.noise.gaussian_steps import GaussianSteps
 from elucid.training.preconds.wrapper import BoundDenoiser
-from elucid.training.samplers.clipping import Clipping
 from elucid.training.types import Cond
 
 
@@ -36,14 +35,13 @@ def bound(
     sigmas: Tensor,
     seeds: list[int],
     variance: str | None = None,
-    clip: bool | None = None,
 ) -> Bound:
     """Estimate the bound of images f32[B,C,H,W] in [-1, 1] of 8 bits, with one noise per image and step.
 
-    The discrete process has the steps of `sigmas` [N+1], the last 0. `variance` None is the denoiser's; the estimate of
-    the image is clipped as when sampling (`Clipping`). The noise of an image depends on its seed only.
+    The discrete process has the steps of `sigmas` [N+1], the last 0. `variance` None is the denoiser's. The noise of an
+    image depends on its seed only.
     """
-    denoise, clipping, random = BoundDenoiser(denoiser, cond), Clipping(clip), PerSeedRandom(seeds, images.device)
+    denoise, random = BoundDenoiser(denoiser, cond), PerSeedRandom(seeds, images.device)
     images, sigmas = images.to(torch.float64), sigmas.to(images.device, torch.float64)
     steps, kind = GaussianSteps(sigmas), variance or denoiser.variance
     terms = []
@@ -51,9 +49,8 @@ def bound(
         sigma = sigmas[index]
         x = images + sigma * random.randn_like(images)
         prediction = denoise(x, sigma)
-        x0 = clipping.unguided(denoise, prediction, sigma)
         v = None if prediction.var is None else prediction.var.to(x.dtype)
         at = torch.full((len(images),), index, device=images.device)
-        bits = steps.bits(images, x, x0, steps.log_variance(at, kind, v), at)
+        bits = steps.bits(images, x, prediction.x0, steps.log_variance(at, kind, v), at)
         terms.append(bits.mean(dim=(1, 2, 3)))
     return Bound(prior_bits(images, float(sigmas[0])).mean(dim=(1, 2, 3)), torch.stack(terms, dim=1))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.guidance.clipping import Clipping, clipped
 from elucid.training.losses.variational import HybridLoss
 from elucid.training.noise.discrete import betas, levels_of
 from elucid.training.noise.distributions import DiscreteLevels
@@ -17,11 +18,12 @@ from elucid.training.noise.schedules import Respaced, rho_levels
 from elucid.training.preconds.ddpm import DDPMPrecond
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import make
-from elucid.training.samplers.clipping import Clipping
 from elucid.training.samplers.ddim import DDIMSampler
 from elucid.training.samplers.ddpm import DDPMSampler
 from elucid.training.types import Batch, NetSpec, Prediction
 from tests.oracles import GaussianDenoiser, step_at
+
+GAUSSIAN = GaussianDenoiser()
 
 
 class Scaled(nn.Module):
@@ -130,15 +132,36 @@ def test_loss_aware_levels_are_part_of_the_state():
     assert int(again.noise.counts.sum()) == 4 and torch.equal(again.noise.losses, loss.noise.losses)
 
 
+class Given(GaussianDenoiser):
+    """A denoiser with a given prediction."""
+
+    def __init__(self, prediction):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, x, sigma, cond=None):
+        return self.prediction
+
+
 def test_thresholding():
-    prediction = Prediction(torch.tensor([[-4.0, -1.0, 0.5, 2.0], [-0.5, 0.1, 0.2, 0.4]]).reshape(2, 1, 2, 2))
-    clip = Clipping(clip=True).unguided(None, prediction, torch.ones(()))
-    assert clip[0].flatten().tolist() == [-1, -1, 0.5, 1]
-    dynamic = Clipping(threshold=1.0).unguided(None, prediction, torch.ones(()))
+    x, x0 = torch.zeros(2, 1, 2, 2), torch.tensor([[-4.0, -1.0, 0.5, 2.0], [-0.5, 0.1, 0.2, 0.4]]).reshape(2, 1, 2, 2)
+    denoiser = Given(Prediction(x0))
+    assert clipped(denoiser, clip=True)(x, 2.0).x0[0].flatten().tolist() == [-1, -1, 0.5, 1]
+    dynamic = clipped(denoiser, threshold=1.0)(x, 2.0).x0
     assert dynamic.flatten().tolist() == pytest.approx([-1, -0.25, 0.125, 0.5, -0.5, 0.1, 0.2, 0.4])
+    gradient = torch.full_like(x0, 0.1)
+    guided = clipped(Given(Prediction(x0 + 4 * gradient, guidance=gradient)), clip=True)(x, torch.tensor(2.0))
+    assert torch.allclose(guided.x0, x0.clamp(-1, 1) + 0.4)  # what guidance adds is not clipped
     for bad in ({"threshold": 0.0}, {"threshold": 1.5}, {"threshold": 0.9, "clip": False}):
         with pytest.raises(UserError, match="threshold"):
-            Clipping(**bad)
+            clipped(denoiser, **bad)
+
+
+def test_models_of_ddpm_are_clipped_and_others_not():
+    assert isinstance(clipped(ddpm()), Clipping) and not isinstance(clipped(ddpm(), clip=False), Clipping)
+    latent = DDPMPrecond(Scaled(1), NetSpec((4, 4), 1, latent=True))
+    assert clipped(latent) is latent and clipped(GAUSSIAN) is GAUSSIAN
+    assert isinstance(clipped(BoundDenoiser(ddpm())), Clipping)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])

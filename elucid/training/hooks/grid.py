@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
+from elucid.training.guidance.clipping import clipped
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
@@ -78,7 +79,7 @@ class SampleGrid(Hook):
                         left = seconds - (time.monotonic() - started)
                         affordable = int(left / (time.monotonic() - started) * FIRST)
                         seeds = seeds[: affordable // FIRST * FIRST if affordable < len(seeds) else len(seeds)]
-                    with closing(generate(denoiser, run.encoder, seeds, callback=watch, **options)) as samples:
+                    with closing(generate(clipped(denoiser), run.encoder, seeds, callback=watch, **options)) as samples:
                         for part in samples:
                             parts.append(part.images.cpu())
                             bar.update(len(part.seeds))

@@ -115,12 +115,13 @@ class Denoiser(Preconditioned):
 
     If the network outputs twice the image's channels, the second half is returned as `var`. `variance` names the
     variance of an ancestral step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is
-    chosen.
+    chosen; `clips` says whether x0 is clipped to [-1, 1] while sampling images.
     """
 
     default_loss = "edm"
     default_sampler, default_schedule = "edm", "karras"
     variance = "small"
+    clips = False
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         x = x.to(torch.float32)

@@ -53,6 +53,7 @@ class DDPMPrecond(DiscreteProcess, Denoiser):
 
     default_loss = "simple"
     default_sampler, default_schedule = "ddpm", "respaced"
+    clips = True
 
     def __init__(
         self,

@@ -56,6 +56,10 @@ class DenoiserWrapper(nn.Module):
     def variance(self) -> str:
         return self.denoiser.variance
 
+    @property
+    def clips(self) -> bool:
+        return self.denoiser.clips
+
     def coefficients(self, sigma: Tensor) -> Coefficients:
         return self.denoiser.coefficients(sigma)
 

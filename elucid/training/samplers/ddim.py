@@ -4,16 +4,15 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.noise.gaussian_steps import GaussianSteps
-from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, state_and_steps
-from elucid.training.samplers.clipping import Clipping
+from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
 
 
 class DDIMSampler(Sampler):
     """x' = x0 + sqrt(sigma'^2 - eta^2 v) (x - x0)/sigma + eta sqrt(v) z, v = beta-tilde (ibid., eq. 12); N evaluations.
 
     eta 0 is deterministic, an Euler step in sigma, and eta 1 is DDPM's step with the small variance. Classifier
-    guidance changes the predicted noise (Dhariwal & Nichol 2021, algorithm 2). `clip`, `threshold`: see `Clipping`.
-    `noise_scale` and `epsilon_scale` as in `DDPMSampler`.
+    guidance changes the predicted noise (Dhariwal & Nichol 2021, algorithm 2). `noise_scale` and `epsilon_scale` as in
+    `DDPMSampler`.
     """
 
     default_steps = 50
@@ -22,14 +21,12 @@ class DDIMSampler(Sampler):
     def __init__(
         self,
         eta: float = 0.0,
-        clip: bool | None = None,
-        threshold: float | None = None,
         noise_scale: float = 1.0,
         epsilon_scale: float = 1.0,
     ):
         if not 0 <= eta <= 1:
             raise UserError(f"eta={eta:g} must be from 0 (deterministic) to 1 (DDPM) (`eta`)")
-        self.eta, self.clipping = eta, Clipping(clip, threshold)
+        self.eta = eta
         self.noise_scale, self.epsilon_scale = noise_scale, epsilon_scale
 
     def __call__(
@@ -50,13 +47,8 @@ class DDIMSampler(Sampler):
         return x
 
     def x0(self, denoise: Denoise, x: Tensor, sigma: Tensor, callback: Callback | None) -> Tensor:
-        """Return the estimate in range, with classifier guidance, and the predicted noise scaled."""
-        prediction = denoise(x, sigma)
-        x0 = self.clipping.unguided(denoise, prediction, sigma)
-        if prediction.guidance is not None:
-            x0 = x0 + sigma**2 * prediction.guidance.to(x.dtype)
-        if callback is not None:
-            callback(x, sigma, x0)
+        """Return the estimate with the predicted noise scaled."""
+        x0 = estimate(denoise, x, sigma, callback)
         return x - self.epsilon_scale * (x - x0) if self.epsilon_scale != 1 else x0
 
     def invert(self, denoise: Denoise, images: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:

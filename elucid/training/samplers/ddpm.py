@@ -6,7 +6,6 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.noise.choices import VARIANCES
 from elucid.training.noise.gaussian_steps import GaussianSteps
 from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, state_and_steps
-from elucid.training.samplers.clipping import Clipping
 
 
 class DDPMSampler(Sampler):
@@ -14,7 +13,7 @@ class DDPMSampler(Sampler):
 
     In the units of DDPM, v is beta-tilde ("small"), beta ("large") or the network's ("learned"); `variance` None is the
     denoiser's own. Classifier guidance shifts the mean by v times the gradient (Dhariwal & Nichol 2021, algorithm 1).
-    `clip`, `threshold`: see `Clipping`. `noise_scale` below 1 and `epsilon_scale` above 1 reduce the temperature
+    `noise_scale` below 1 and `epsilon_scale` above 1 reduce the temperature
     (ibid., appendix G): they multiply the noise z and the predicted noise.
     """
 
@@ -25,14 +24,12 @@ class DDPMSampler(Sampler):
     def __init__(
         self,
         variance: str | None = None,
-        clip: bool | None = None,
-        threshold: float | None = None,
         noise_scale: float = 1.0,
         epsilon_scale: float = 1.0,
     ):
         if variance not in (None, *VARIANCES):
             raise UserError(f"variance={variance!r} is unknown; choose from {', '.join(VARIANCES)}")
-        self.variance, self.clipping = variance, Clipping(clip, threshold)
+        self.variance = variance
         self.noise_scale, self.epsilon_scale = noise_scale, epsilon_scale
 
     def __call__(
@@ -44,9 +41,11 @@ class DDPMSampler(Sampler):
         for i in range(len(steps)):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]
             prediction = denoise(x, sigma)
-            x0 = self.clipping.unguided(denoise, prediction, sigma)
+            x0 = prediction.x0
             if callback is not None:
                 callback(x, sigma, x0)
+            if prediction.guidance is not None:
+                x0 = x0 - sigma**2 * prediction.guidance.to(x.dtype)
             if self.epsilon_scale != 1:
                 x0 = x - self.epsilon_scale * (x - x0)
             mean = steps.posterior_mean(x, x0, i)

@@ -31,8 +31,6 @@ PATHS = {
     "respacing": "schedule.respacing",
     "eta": "sampler.eta",
     "variance": "sampler.variance",
-    "clip": "sampler.clip",
-    "threshold": "sampler.threshold",
 }
 """The component option that each field of `SampleOptions` sets, unless it is None."""
 

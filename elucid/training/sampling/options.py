@@ -16,11 +16,11 @@ class SampleOptions:
     the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker snapshot, of autoguidance;
     `classifier` is a snapshot of a classifier of noisy images, which guides with `classifier_scale`, 1 by default, also
     besides other guidance and a model without classes; `guidance_interval` limits all guidance to noise levels
-    (low, high). `solver`, `disc`, `schedule`, `scaling` are options of
-    the ablation sampler; `eta`, `clip`, `threshold`, `variance` those of ddpm and ddim. `respacing` selects steps of a
+    (low, high). `solver`, `disc`, `schedule`, `scaling` are options of the ablation sampler, `eta` is one of ddim,
+    `variance` of ddpm. `clip` and `threshold` keep the predicted image in range. `respacing` selects steps of a
     discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a window for a model trained on
-    patches. `set` sets any other option of sampler, schedule, guidance, encoder by its path, e.g.
-    `set={"sampler.epsilon_scale": 1.05}`.
+    patches. `adm_preset` has the options of a public state dict. `set` sets any other option of sampler, schedule,
+    guidance, encoder by its path, e.g. `set={"sampler.epsilon_scale": 1.05}`.
 
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other

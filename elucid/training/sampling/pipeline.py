@@ -13,6 +13,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.precision import set_precision
 from elucid.training.config.build import make_encoder
 from elucid.training.encoders.base import Encoder
+from elucid.training.guidance.clipping import clipped
 from elucid.training.guidance.window import CoordinateWindow, windowed
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
@@ -94,6 +95,8 @@ def load_pipeline(
         )
     pipeline = make_pipeline(snapshot, options, device)
     pipeline.description["network"] = sha256(located(network))
+    if adm:  # not otherwise, as samples of all other files keep their digest
+        pipeline.description["adm"] = adm
     return pipeline
 
 
@@ -160,7 +163,8 @@ def single_pipeline(
             "`x_start`, `y_start`, `image_size`: a model that enlarges images has no windows; leave them out"
         )
     guided = with_guidance(window, chosen["guidance"], options, device)
-    outermost = with_classifier(guided, classifier, names, options)
+    limited = clipped(guided, options.clip, options.threshold)
+    outermost = with_classifier(limited, classifier, names, options)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
@@ -176,6 +180,8 @@ def single_pipeline(
         "guidance": None if guided is window else resolved(guided),
         "guide": options.guide and sha256(located(options.guide)),
     }
+    if limited is not guided:
+        description["clipping"] = {"threshold": limited.threshold}
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
         description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
     if options.lowres_from is not None:
