@@ -63,7 +63,7 @@ def nll(
 
     `num` images are chosen by `seed`, by default all are used. The process is the model's own; models without discrete
     noise levels get the linear one of 1000 steps. `respacing` uses fewer steps. Of `options`, `variance`, `clip`,
-    `ema`, `adm_preset`, `precision` and `plugins` count. Under torchrun all processes must call it. Raises UserError for
+    `ema`, `adm_preset`, `precision`, `plugins` count. Under torchrun all processes must call it. Raises UserError for
     models of latents, for those that enlarge images, and for data that does not fit the model.
     """
     place = distributed.choose_device(device)

@@ -79,6 +79,7 @@ FOREIGN_FLAGS = {
     "classifier_pool": "--set network.pool=attention, or average",
     "noise_schedule": "--beta_schedule",
     "use_kl": "--loss, as in --loss=kl",
+    "rescale_learned_sigmas": "--set loss.weight=0.001, of the loss hybrid",
     "rescale_timesteps": "--set precond.rescale_timesteps=true",
     "sigma_small": "--set precond.variance=small, or large",
     "schedule_sampler": "--set loss.noise.name=loss_aware; levels is the uniform one",

@@ -13,7 +13,7 @@ from tests import scripts
 PAGES = [scripts.ROOT / "README.md", scripts.ROOT / "CONTRIBUTING.md", *sorted((scripts.ROOT / "docs").rglob("*.md"))]
 COMMANDS = {
     script: import_module(f"elucid.commands.{script}").main
-    for script in ("train", "generate", "fid", "dataset_tool", "example")
+    for script in ("train", "generate", "fid", "dataset_tool", "evaluate", "example")
 }
 
 
