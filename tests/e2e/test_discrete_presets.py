@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from elucid.training.config.discrete_presets import DISCRETE_PRESETS, IMAGES
+from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 
 MILLIONS = {
@@ -83,3 +84,21 @@ def test_another_preconditioner_drops_the_process(data, monkeypatch, capsys):
         options = json.JSONDecoder().raw_decode(out[out.index("{") :])[0]
         assert (options["precond"]["name"], options["loss"]["name"]) == ("edm", "edm")
         assert options["schedule"]["name"] == "karras" and options["network"]["name"] == "adm_unet"
+
+
+def test_a_recipe_trains_and_samples_in_other_numbers_of_steps(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path / "cache"))
+    small = ["--cbase=32", "--set=network.channels_per_head=32", "--set=network.num_blocks=1", "--batch=2"]
+    short = ["--duration=0.000004", "--tick=0.002", "--seed=0", "--set=loop.grid_images=0", "--nosubdir"]
+    flags = ["--preset=ddpm-mnist", f"--data={data(28, True)}", f"--outdir={tmp_path / 'run'}", "--device=cpu"]
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags, *small, *short)
+    assert code == 0, err
+    schedule = load_snapshot(tmp_path / "run").schedule
+    assert schedule["name"] == "respaced" and schedule["respacing"] == "linspace250"
+    for index, steps in enumerate((["--steps=2"], ["--respacing=ddim4"], ["--sampler=ddim", "--steps=3"])):
+        out = tmp_path / f"out{index}"
+        flags = [f"--network={tmp_path / 'run'}", f"--outdir={out}", "--seeds=0", "--device=cpu", *steps]
+        code, _, err = scripts.call(monkeypatch, capsys, "generate.py", *flags)
+        assert code == 0, err
+        with Image.open(out / "000000.png") as image:
+            assert (image.size, image.mode) == ((28, 28), "L")

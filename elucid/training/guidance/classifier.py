@@ -15,7 +15,7 @@ from elucid.training.types import Cond, NetSpec, Prediction
 class ClassifierGuidance(DenoiserWrapper):
     """D + scale sigma^2 grad_x ln p(y | x; sigma) for sigma in (lo, hi] (Dhariwal & Nichol 2021, section 4).
 
-    y is cond["labels"] [B,classes]; an all-zero label gives no gradient. `Prediction.guidance` is the gradient times
+    y is `cond["labels"]` [B,classes]; an all-zero label gives no gradient. `Prediction.guidance` is the gradient times
     `scale`, which ancestral samplers use apart. `classifier` returns logits; it is put into eval mode and frozen.
     `interval` is (lo, hi), see `Interval`. A denoiser without classes has those of the classifier in `spec`, and is not
     given labels. Raises UserError for a classifier that does not fit the denoiser (`require_fit`).

@@ -25,9 +25,9 @@ def enlarge(images: Tensor, resolution: tuple[int, int]) -> Tensor:
 
 
 class LowRes(Transform):
-    """Adds cond["lowres"] [B,C,H,W] = enlarge(shrink(y, factor) + s n), n ~ N(0, 1), of the final images y [B,C,H,W].
+    """Adds `cond["lowres"]` [B,C,H,W] = enlarge(shrink(y, factor) + s n), n ~ N(0, 1), of the final images y [B,C,H,W].
 
-    s ~ U(0, noise) is drawn for each image; with noise > 0 the network is told it as cond["lowres_noise"] [B,1]. This
+    s ~ U(0, noise) is drawn for each image; with noise > 0 the network is told it as `cond["lowres_noise"]` [B,1]. This
     makes a model robust to the errors of the one before it (Ho et al. 2021, arXiv 2106.15282, section 4); samples are
     drawn with s = 0. Raises UserError for latents, and for images that `factor` does not divide.
     """
