@@ -47,7 +47,13 @@ def main() -> None:
 @section(
     "Images",
     click.option("--data", metavar="DIR|ZIP", required=True, help="Images, with labels for a model with classes."),
-    click.option("--num", type=cli.Count(), help="Number of images, chosen by --seed.  [default: all]"),
+    click.option(
+        "--num",
+        "--num-images",
+        "num",
+        type=cli.Count(),
+        help="Number of images, chosen by --seed (under torchrun: --num-images).  [default: all]",
+    ),
     click.option("--seed", type=cli.Count(min=0), default=0, help="Seed of the noise and the choice.  [default: 0]"),
     click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all terms as the last line."),
 )
