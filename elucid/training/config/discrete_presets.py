@@ -1,7 +1,7 @@
 """Presets of models with discrete noise levels: minimal-diffusion's DDPMs, a study of landscapes, ADM.
 
 Networks come from `registry.adm_presets`, whose options have the names of the programs that trained them. Sources: the
-documentation of minimal-diffusion and of the study; Dhariwal & Nichol 2021, tables 11 and 12. docs/adm.md says what is
+documentation of minimal-diffusion and of the study; the tables of Dhariwal & Nichol 2021. docs/adm.md says what is
 not in them.
 """
 
