@@ -241,9 +241,7 @@ class ExactNoise(nn.Module):
         return sigma * (noisy - self.mean) / (self.std**2 + sigma**2)
 
 
-@pytest.mark.parametrize(
-    "sampler, steps", [("edm", 40), ("dpmpp2m", 60), ("ddim", 200), ("ddpm", 500), ("sde", 500)]
-)
+@pytest.mark.parametrize("sampler, steps", [("edm", 40), ("dpmpp2m", 60), ("ddim", 200), ("ddpm", 500), ("sde", 500)])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_every_sampler_draws_from_an_exact_ddpm(sampler, steps, schedule):
     denoiser = ddpm(beta_schedule=schedule, diffusion_steps=4000)
