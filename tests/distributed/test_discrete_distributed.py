@@ -9,14 +9,6 @@ from tests.vaes import save_pictures
 
 TRAIN = [*scripts.TINY, "--precond=ddpm", "--diffusion_steps=30", "--learn_sigma=1", "--batch=8", "--augment=0"]
 TRAIN += ["--set=loss.noise.name=loss_aware", "--set=loss.noise.history=2", "--snap=1", "--dump=1", "--nosubdir"]
-    "--precond=ddpm",
-    "--diffusion_steps=30",
-    "--learn_sigma=1",
-    "--batch=8",
-    "--snap=1",
-    "--dump=1",
-]
-TRAIN += ["--set=loss.noise.name=loss_aware", "--set=loss.noise.history=2", "--augment=0", "--nosubdir"]
 TRAIN += ["--tick=0.2", "--set=loop.grid_images=0"]
 
 
