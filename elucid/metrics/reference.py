@@ -9,6 +9,7 @@ import os
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -35,8 +36,14 @@ class Provenance:
     data_sha256: str | None = None
     label_policy: str | None = None
 
+    @classmethod
+    def of(cls, values: Mapping) -> "Provenance":
+        """Return what is known among other values."""
+        return cls(**{one.name: values.get(one.name) for one in fields(cls)})
+
     @property
     def line(self) -> str:
+        """What is known, as text."""
         digest = self.data_sha256 and self.data_sha256[:12]
         known = {"crop": self.crop, "format": self.file_format, "pixels": digest, "classes": self.label_policy}
         return ", ".join(f"{what} {value or 'unknown'}" for what, value in known.items())
@@ -130,7 +137,7 @@ def load_reference(name: str, features: bool = False, spatial: bool = False) -> 
         detector_sha256=texts["detector_sha256"],
         resize=texts["resize"],
         num_images=int(arrays["num_images"]) if "num_images" in arrays else None,
-        provenance=Provenance(**{one.name: texts[one.name] for one in fields(Provenance)}),
+        provenance=Provenance.of(texts),
         features=_features(name, arrays["features"], len(mean)) if "features" in arrays else None,
         spatial=_gaussian(name, arrays, "spatial_mu", "spatial_sigma") if _SPATIAL <= arrays.keys() else None,
     )

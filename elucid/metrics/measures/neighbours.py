@@ -13,6 +13,9 @@ K_PRECISION, K_DENSITY = 3, 5
 CHUNK = 1 << 23
 """Distances that are in memory at once."""
 
+SAME = 1e-5
+"""Relative differences of features below this are rounding errors of float32."""
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
@@ -97,7 +100,8 @@ def require_neighbours(features: Tensor, k: int, what: str) -> None:
         raise UserError(
             f"{len(features)} {what} images have no {k} neighbours each; give at least {k + 1}, better thousands"
         )
-    if bool((features == features[0]).all()):
+    spread = (features - features[0]).abs().max()
+    if spread <= SAME * features.abs().max():
         raise UserError(
             f"all {len(features)} {what} images have the same features, and neighbourhoods of no size; "
             "give different images, or only `metrics`=fid"
