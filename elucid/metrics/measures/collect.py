@@ -135,8 +135,8 @@ def _digest(image: np.ndarray) -> bytes:
 
 def _in_order(parts: list[Tensor], order: Sequence[int], total: int, dim: int) -> Tensor:
     """Return the rows of all processes in the order of the images on the main process, and no rows on the others."""
-    own = (np.asarray(order, dtype=np.int64), torch.cat(parts).numpy() if parts else np.empty((0, dim), np.float32))
-    gathered = distributed.gather_to_main(own)
+    values = torch.cat(parts).numpy() if parts else np.empty((0, dim), np.float32)
+    gathered = distributed.gather_to_main((np.asarray(order, dtype=np.int64), values))
     if gathered is None:
         return torch.empty(0, dim)
     rows = np.empty((total, dim), np.float32)
