@@ -73,8 +73,9 @@ def of_pipeline(pipeline: SamplingPipeline, network: str, seeds: Sequence[int], 
     """Sample images from a loaded snapshot, one for each seed."""
     seeds = list(dict.fromkeys(seeds))
     share = min(batch, -(-len(seeds) // distributed.world_size()))
-    order = own_places(len(seeds), share)
-    samples = pipeline.generate([seeds[index] for index in order], batch)
+    order, classes = own_places(len(seeds), share), pipeline.classes_of(seeds)
+    own = [classes[index] for index in order] if isinstance(classes, list) else None
+    samples = pipeline.generate([seeds[index] for index in order], batch, own)
     sampling = {**pipeline.description, "network_sha256": pipeline.description["network"]}
     about = {"seeds": spans(seeds), "sampling": {**sampling, "network": network}}
     provenance = Provenance(file_format="none (sampled)", label_policy=label_policy(pipeline))
@@ -87,7 +88,7 @@ def label_policy(pipeline: SamplingPipeline) -> str:
     if not pipeline.label_dim:
         return "none"
     if pipeline.classes is None:
-        return "random by seed"
+        return f"{pipeline.class_policy or 'random'} by seed"
     return f"all {pipeline.classes}" if isinstance(pipeline.classes, int) else "listed"
 
 
