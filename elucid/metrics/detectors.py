@@ -42,8 +42,11 @@ class Detector(ABC):
             return self.features(as_rgb(images).to(self.device))
 
     def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Return "features" and those of `extra` that are named, from one pass over images u8[B,1 or 3,H,W]."""
-        return {"features": self(images)}
+        """Return "features" and those of `extra` that are named, each f32[B,its size], of images u8[B,1 or 3,H,W].
+
+        By default the methods `logits` and `spatial` are called; override it to compute all in one pass.
+        """
+        return {name: self(images) if name == "features" else getattr(self, name)(images) for name in names}
 
 
 def make_detector(name: str, device: torch.device, weights: str | os.PathLike | None = None) -> Detector:
