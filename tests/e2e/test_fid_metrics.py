@@ -106,6 +106,19 @@ def test_several_detectors_in_one_pass(calc, digits, ref, tmp_path):
     assert "2 detectors but 1 reference" in calc(f"--ref={ref}", both, code=2)
 
 
+def test_a_detector_of_ones_own_with_logits(calc, tmp_path):
+    """The inception score needs no reference, only `extra` and a method."""
+    (tmp_path / "mine.py").write_text(
+        "from elucid.metrics.detectors import Detector\n\n"
+        "class Judge(Detector):\n    name, dim, sha256, resize, extra = 'judge', 1, '0' * 64, 'none', {'logits': 8}\n"
+        "    def __init__(self, device, weights):\n        self.device = device\n"
+        "    def features(self, images):\n        return images[:, 0, 0, :1].float()\n"
+        "    def logits(self, images):\n        return images[:, 0].float().mean(1) / 20\n"
+    )
+    value = float(calc("--metrics=is", f"--detector={tmp_path}/mine.py:Judge").splitlines()[-1])
+    assert 1 < value < 8
+
+
 def test_features_are_kept(calc, digits, ref, tmp_path):
     calc(f"--ref={ref}", f"--features={tmp_path}/kept.npz", "--batch=7")
     with np.load(tmp_path / "kept.npz", allow_pickle=False) as kept:
