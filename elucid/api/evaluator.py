@@ -108,6 +108,10 @@ class Evaluator:
                 )
         if detector_weights is not None and len(names) > 1:
             raise UserError("`detector_weights` is for one detector; give one `detector`, or leave the weights out")
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"detector {max(names, key=names.count)} is there twice; score against one reference at a time"
+            )
         self.detectors = [make_detector(name, device, detector_weights) for name in names]
         for one in self.detectors:
             require_outputs(one, self.wanted)

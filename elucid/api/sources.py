@@ -88,7 +88,7 @@ def label_policy(pipeline: SamplingPipeline) -> str:
     if not pipeline.label_dim:
         return "none"
     if pipeline.classes is None:
-        return f"{pipeline.class_policy or 'random'} by seed"
+        return "random by seed" if pipeline.class_policy in (None, "random") else pipeline.class_policy
     return f"all {pipeline.classes}" if isinstance(pipeline.classes, int) else "listed"
 
 

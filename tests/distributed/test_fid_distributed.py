@@ -14,6 +14,8 @@ from elucid.metrics.detectors import make_detector
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.neighbours import neighbourhoods
+from tests import scripts
+from tests.snapshots import save_random_snapshot
 
 
 def test_two_processes_give_the_distance_of_one(root, tmp_path):
@@ -62,3 +64,26 @@ def test_two_processes_give_the_distance_of_one(root, tmp_path):
     few = ["--num-images=4", *metrics[1:]]
     said = run("calc", f"--images={tmp_path}/samples", f"--ref={tmp_path}/ref.npz", *few, code=2)
     assert sum(line.startswith("error: ") and "at least 6" in line for line in said) == 1
+
+
+def test_two_processes_score_blocks_of_seeds_as_one_does(tmp_path):
+    """The features of a seed stand at its place, and classes are chosen for the whole list."""
+    snapshot = save_random_snapshot(tmp_path / "snapshot.pkl", channels=1, classes=3)
+    (tmp_path / "real").mkdir()
+    for index, image in enumerate(np.random.RandomState(0).randint(0, 256, (20, 16, 16), np.uint8)):
+        Image.fromarray(image).save(tmp_path / f"real/{index}.png")
+    sampling = [f"--network={snapshot}", "--steps=1", "--class_policy=equal", "--batch=2", "--device=cpu"]
+    how = [f"--ref={tmp_path}/real", "--detector=random", *sampling]
+    found = {}
+    for processes in (1, 2):
+        kept = f"--features={tmp_path}/{processes}.npz"
+        scripts.run("fid.py", "calc", *how, "--seeds=5-11", kept, processes=processes)
+        blocks = ["--seeds=0-11", "--blocks=2", "--metrics=fid,kid,pr", "--json"]
+        out = scripts.run("fid.py", "calc", *how, *blocks, processes=processes).stdout
+        found[processes] = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+    with np.load(tmp_path / "1.npz") as one, np.load(tmp_path / "2.npz") as two:
+        np.testing.assert_allclose(one["features"], two["features"], rtol=1e-4, atol=1e-4)
+        assert list(one["names"]) == list(two["names"]) == [str(seed) for seed in range(5, 12)]
+    for one, two in zip(*(found[processes]["spread"] for processes in (1, 2)), strict=True):
+        assert one["mean"] == pytest.approx(two["mean"], rel=1e-4) and one["name"] == two["name"]
+    assert found[2]["blocks"][1]["seeds"] == "6-11" and found[2]["blocks"][1]["label_policy"] == "equal"

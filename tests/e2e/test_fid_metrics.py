@@ -103,6 +103,7 @@ def test_several_detectors_in_one_pass(calc, digits, ref, tmp_path):
     assert sum(line.startswith("detector ") for line in lines) == 2
     score = elucid.score(digits / "samples", digits / "real", metrics="kid", num=120, detector=both[11:], device="cpu")
     assert [metric.detector for metric in score.metrics] == ["random", "pixels"]
+    assert "detector random is there twice" in calc(f"--ref={ref}", f"--ref={ref}", code=2)
     assert "2 detectors but 1 reference" in calc(f"--ref={ref}", both, code=2)
 
 
