@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from elucid.api.scoring import score as score
     from elucid.dnnlib.errors import Stopped as Stopped
     from elucid.dnnlib.errors import UserError as UserError
+    from elucid.metrics.measures.evaluate import Metric as Metric
     from elucid.training.config.train_options import TrainOptions as TrainOptions
     from elucid.training.sampling.options import SampleOptions as SampleOptions
 
 _PLACES = {
     "Likelihood": "elucid.api.likelihood",
+    "Metric": "elucid.metrics.measures.evaluate",
     "Model": "elucid.api.models",
     "SampleOptions": "elucid.training.sampling.options",
     "Score": "elucid.api.scoring",
