@@ -50,6 +50,10 @@ def test_features_do_not_see_the_batch(name, dim):
     assert together.shape == (5, dim) and dim == network.dim and together.dtype == torch.float32
     alone = torch.cat([network(image[None]) for image in images])
     assert (together - alone).norm() < 5e-6 * together.norm()  # rounding of float32 through fifty layers
+    both = network.outputs(images, ("features", "logits"))
+    torch.testing.assert_close(both["features"], together, rtol=0, atol=0)
+    torch.testing.assert_close(both["logits"], network.logits(images), rtol=0, atol=0)
+    assert list(network.outputs(images, ("features",))) == ["features"] and network.extra == {"logits": 1000}
     gray = images[:, :1]
     torch.testing.assert_close(network(gray), network(gray.expand(-1, 3, -1, -1)), rtol=0, atol=0)
 

@@ -40,6 +40,7 @@ class EfficientNetLiteDetector(Detector):
     size = 224
     resize = "bilinear-antialias-224"
     dim = DIM
+    extra = {"logits": CLASSES}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         if weights is None:
@@ -54,10 +55,19 @@ class EfficientNetLiteDetector(Detector):
         return self.network(self._prepared(images))
 
     @torch.inference_mode()
+    def outputs(self, images: Tensor, names: tuple[str, ...] = ("features", "logits")) -> dict[str, Tensor]:
+        """Return features and logits f32[B,1000] of ImageNet's classes, those named, of images u8[B,1 or 3,H,W].
+
+        Both come from one pass.
+        """
+        with full_precision():
+            features = self.features(as_rgb(images).to(self.device))
+            values = {"features": features, "logits": self.network.fc(features)}
+        return {name: values[name] for name in names}
+
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits f32[B,1000] of ImageNet's classes for images u8[B,1 or 3,H,W]."""
-        with full_precision():
-            return self.network.fc(self.features(as_rgb(images).to(self.device)))
+        return self.outputs(images, ("logits",))["logits"]
 
     def _prepared(self, images: Tensor) -> Tensor:
         x = images.to(torch.float32)

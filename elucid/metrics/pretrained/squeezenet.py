@@ -37,6 +37,7 @@ class SqueezeNetDetector(Detector):
     name = "squeezenet"
     resize = f"bilinear-antialias-{SIZE}"
     dim = DIM
+    extra = {"logits": CLASSES}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         if weights is None:
@@ -52,10 +53,21 @@ class SqueezeNetDetector(Detector):
         return self._map(images).mean((2, 3))
 
     @torch.inference_mode()
+    def outputs(self, images: Tensor, names: tuple[str, ...] = ("features", "logits")) -> dict[str, Tensor]:
+        """Return features and logits f32[B,1000] of ImageNet's classes, those named, of images u8[B,1 or 3,H,W].
+
+        Both come from one pass.
+        """
+        with full_precision():
+            maps = self._map(as_rgb(images).to(self.device))
+            values = {"features": maps.mean((2, 3))}
+            if "logits" in names:
+                values["logits"] = self.network.scores(maps)
+        return {name: values[name] for name in names}
+
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits f32[B,1000] of ImageNet's classes for images u8[B,1 or 3,H,W]."""
-        with full_precision():
-            return self.network.scores(self._map(as_rgb(images).to(self.device)))
+        return self.outputs(images, ("logits",))["logits"]
 
     def _map(self, images: Tensor) -> Tensor:
         x = images.to(torch.float32)
