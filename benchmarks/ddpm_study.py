@@ -61,15 +61,15 @@ def train_one(name: str, seed: int, out: Path) -> Path:
     return folder
 
 
-def scores(network: Path, samples: Path, out: Path, flags: list[str]) -> dict[str, float]:
+def scores(network: Path, samples: Path, out: Path, flags: list[str], count: int = SAMPLES) -> dict[str, float]:
     """Sample, and return the accuracy in percent by the support vector classifier, and the Fréchet distance."""
     noted = samples.with_suffix(".json")
     if not noted.exists():
         log = samples.with_suffix(".txt")
-        wanted = [f"--seeds=0-{SAMPLES - 1}", "--labels", "--device=cpu"]
+        wanted = [f"--seeds=0-{count - 1}", "--labels", "--device=cpu"]
         call("generate.py", f"--network={network}", f"--outdir={samples}", *wanted, *flags, log=log)
         data = [f"--data={out / 'train.zip'}", f"--test={out / 'test.zip'}", f"--images={samples}"]
-        against = [f"--images={samples}", f"--ref={out / 'ref.npz'}", f"--num={SAMPLES}", "--device=cpu"]
+        against = [f"--images={samples}", f"--ref={out / 'ref.npz'}", f"--num={count}", "--device=cpu"]
         agreement = json.loads(last_line("svc", *data, "--json"))["value"]
         noted.write_text(json.dumps({"accuracy": agreement, "frechet": float(last_line("calc", *against))}))
     return json.loads(noted.read_text())

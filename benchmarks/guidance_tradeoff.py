@@ -21,7 +21,6 @@ from benchmarks.compare_losses import call  # noqa: E402
 from benchmarks.ddpm_study import SAMPLES, prepare, scores  # noqa: E402
 from elucid.dnnlib import cli  # noqa: E402
 
-SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0)
 SMALL = ["--preset=demo", "--set=loop.grid_images=0", "--device=cpu"]
 MODELS = {
     "model": ["--precond=ddpm", "--arch=adm_unet", "--set=network.channels_per_head=24"],
@@ -52,7 +51,7 @@ def flags_of(kind: str, scale: float, classifier: Path) -> list[str]:
     return [*SAMPLER, f"--cfg={1 + scale}"]
 
 
-def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
+def plot(scales: list[float], results: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Draw accuracy and distance over the scale."""
     import matplotlib
 
@@ -62,10 +61,10 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
     for (kind, values), colour in zip(results.items(), ("tab:orange", "tab:blue"), strict=True):
         accuracy, distance = ([one[what] for one in values] for what in ("accuracy", "frechet"))
-        axes[0].plot(SCALES, accuracy, "o-", color=colour, label=kind)
-        axes[1].plot(SCALES, distance, "o-", color=colour)
+        axes[0].plot(scales, accuracy, "o-", color=colour, label=kind)
+        axes[1].plot(scales, distance, "o-", color=colour)
         axes[2].plot(distance, accuracy, "o-", color=colour)
-        for scale, x, y in zip(SCALES, distance, accuracy, strict=True):
+        for scale, x, y in zip(scales, distance, accuracy, strict=True):
             axes[2].annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
     for axis, x, y in zip(
         axes,
@@ -85,8 +84,12 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
 @click.option("--data", help="Training images with classes.  [default: handwritten digits]")
 @click.option("--test", help="Images kept apart.")
 @click.option("--kimg", type=float, default=32, show_default=True, help="Thousand images that each model sees.")
+@click.option("--samples", type=click.IntRange(2), default=SAMPLES, show_default=True)
+@click.option("--scales", type=cli.NumberList(float), default="0,0.5,1,2,4,7,10", show_default=True)
 @click.option("--parallel", type=click.IntRange(1), default=2, show_default=True, help="Jobs side by side.")
-def main(out: Path, data: str | None, test: str | None, kimg: float, parallel: int) -> None:
+def main(
+    out: Path, data: str | None, test: str | None, kimg: float, samples: int, scales: list[float], parallel: int
+) -> None:
     """Train both models, sample at all scales, print the table and draw the plot."""
     out.mkdir(parents=True, exist_ok=True)
     prepare(out, data, test)
@@ -94,20 +97,20 @@ def main(out: Path, data: str | None, test: str | None, kimg: float, parallel: i
         model, classifier = pool.map(lambda name: train(name, kimg, out), MODELS)
         jobs = {}
         for kind in ("classifier", "classifier-free"):
-            for scale in SCALES:
+            for scale in scales:
                 folder = out / (f"{kind}-{scale:g}" if scale else "unguided")
-                wanted = (model, folder, out, flags_of(kind, scale, classifier))
+                wanted = (model, folder, out, flags_of(kind, scale, classifier), samples)
                 # Both kinds share the samples without guidance.
                 jobs[kind, scale] = jobs.get(("classifier", 0.0)) if scale == 0 and kind != "classifier" else None
                 jobs[kind, scale] = jobs[kind, scale] or pool.submit(scores, *wanted)
-        results = {kind: [jobs[kind, scale].result() for scale in SCALES] for kind in ("classifier", "classifier-free")}
+        results = {kind: [jobs[kind, scale].result() for scale in scales] for kind in ("classifier", "classifier-free")}
     print(f"| scale | {' | '.join(f'{kind}: accuracy, % | distance' for kind in results)} |")
     print("|---" * (1 + 2 * len(results)) + "|")
-    for index, scale in enumerate(SCALES):
+    for index, scale in enumerate(scales):
         cells = [f"{values[index]['accuracy']:.1f} | {values[index]['frechet']:.1f}" for values in results.values()]
         print(f"| {scale:g} | {' | '.join(cells)} |")
-    (out / "tradeoff.json").write_text(json.dumps({"scales": SCALES, "samples": SAMPLES, **results}, indent=1))
-    plot(results, out / "guidance-tradeoff.png")
+    (out / "tradeoff.json").write_text(json.dumps({"scales": scales, "samples": samples, **results}, indent=1))
+    plot(scales, results, out / "guidance-tradeoff.png")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def generate(
     given, options = None if seeds is None else seed_list(seeds), options or SampleOptions()
     if per_class is not None and options.classes is not None:
         raise UserError("`per_class` makes images of all classes; leave `classes` out, or `per_class`")
+    if per_class is not None and options.class_policy is not None:
+        raise UserError("`per_class` makes as many images of each class; leave `class_policy` out, or `per_class`")
     seeds = DEFAULT_SEEDS if given is None else given
     network, outdir, grid = os.fspath(network), os.fspath(outdir), None if grid is None else os.fspath(grid)
     place = distributed.choose_device(device)
@@ -61,7 +63,7 @@ def generate(
             raise UserError(f"`{name}`: the model was trained without classes; leave `{name}` out")
     if per_class is not None:
         seeds, pipeline.classes = seeds_per_class(per_class, pipeline.label_dim, given)
-    wanted = class_of_each(seeds, pipeline.classes)
+    wanted = class_of_each(seeds, pipeline.classes_of(seeds))
     # The image of a seed is that of its class, whether this was drawn or is in a list.
     made_by = digest({**pipeline.description, "class": None} if wanted else pipeline.description)
     folders = class_folders(pipeline.label_dim, pipeline.class_names) if class_dirs else None

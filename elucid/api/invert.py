@@ -51,6 +51,8 @@ def invert(
     images that do not fit the model, and for a sampler other than ddim.
     """
     options = options or SampleOptions()
+    if options.class_policy is not None:
+        raise UserError("`class_policy` is for sampling; images that are inverted have their own classes; leave it out")
     if options.sampler not in (None, "ddim"):
         raise UserError(f"`sampler`={options.sampler} cannot be inverted; use ddim, or leave `sampler` out")
     place, folder = choose_device(device), Path(outdir)

@@ -1,98 +1,94 @@
-"""Evaluates images: Fréchet distance (FID), reference statistics, and class agreement by an SVC."""
+"""Scores images: distances to a reference in the features of detectors, references, and class agreement by an SVC."""
 
-import io
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from elucid.api.evaluator import Evaluator, collect_dataset, warn_of_few
+from elucid.api.evaluator import Score as Score
+from elucid.api.sources import Source, of_pipeline, open_source
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
-from elucid.dnnlib.plugins import installed
-from elucid.metrics.detectors import Detector, make_detector
-from elucid.metrics.frechet import frechet_distance
-from elucid.metrics.images import feature_statistics, read_batches
-from elucid.metrics.names import DETECTORS
-from elucid.metrics.reference import Reference, load_reference, require_same_detector, save_reference
+from elucid.metrics.detectors import make_detector
+from elucid.metrics.images import read_batches
+from elucid.metrics.measures.collect import sizes
+from elucid.metrics.reference import save_reference
 from elucid.metrics.svc import PixelClassifier, interval
 from elucid.torch_utils import distributed
-from elucid.training.data.dataset import ImageDataset, open_dataset
-from elucid.training.sampling.folder import read_note
+from elucid.training.data.dataset import open_dataset
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import load_pipeline
-
-DEFAULT_NUM = 50000
-
-
-@dataclass(frozen=True, repr=False)
-class Score:
-    """A Fréchet distance and how it was computed: `about` has detector, reference, images and sampling."""
-
-    name: str
-    value: float
-    num_images: int
-    ref_images: int | None  # None for EDM's reference files, which do not store it
-    about: dict[str, Any]
-
-    def __repr__(self) -> str:
-        ref = f"{self.ref_images or 'unknown many'} of {self.about.get('ref')}"
-        return f"<elucid.Score {self.name}: {self.value:.6g}, {self.num_images} images against {ref}>"
-
-    def as_dict(self) -> dict[str, Any]:
-        own = {"name": self.name, "value": self.value, "num_images": self.num_images, "ref_images": self.ref_images}
-        return {**own, **self.about}
-
-
-@dataclass
-class Source:
-    """Batches u8[B,C,H,W] of this process, the number of images over all processes, and a description."""
-
-    batches: Iterator[Tensor]
-    num: int
-    about: dict
 
 
 def score(
     images: str | os.PathLike | Tensor | Source,
-    ref: str | os.PathLike,
+    ref: str | os.PathLike | Sequence[str | os.PathLike] | None,
     *,
+    metrics: str | Sequence[str] = ("fid",),
+    intervals: bool = False,
+    features: str | os.PathLike | None = None,
     num: int | None = None,
     seed: int = 0,
-    detector: str | None = None,
-    detector_weights: str | None = None,
+    detector: str | Sequence[str] | None = None,
+    detector_weights: str | os.PathLike | None = None,
     batch: int = 64,
     workers: int | None = None,
     device: str | None = None,
 ) -> Score:
-    """Compute the Fréchet distance (Heusel et al. 2017) of images to a reference in the features of a detector.
+    """Compute metrics of images against a reference in the features of a detector; by default the Fréchet distance.
 
-    `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file written by `reference` or by EDM's scripts. If
-    there are more than `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's.
-    Raises UserError if detector and reference do not match or there are fewer images.
+    `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file written by `reference` or by EDM's scripts, or
+    a folder or zip of images; several files for several detectors. `metrics`: of fid (Heusel et al. 2017), sfid,
+    fid_inf, kid, pr (precision and recall), dc (density and coverage), is. `intervals` computes the 95 % interval of
+    the Fréchet distances, too. `features` is a file to write the features of the images to. If there are more than
+    `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's. Raises UserError if
+    detector and reference do not match, if a reference lacks what a metric needs, or if there are fewer images.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
-    ref = os.fspath(ref)
+    work: dict[str, Any] = {"batch": batch, "workers": workers, "device": place}
+    if not isinstance(images, Source | Tensor | str | os.PathLike):
+        raise UserError(f"`images` is of type {type(images).__name__}; give a folder, a zip or a tensor u8[N,C,H,W]")
     images = os.fspath(images) if isinstance(images, os.PathLike) else images
-    reference = load_reference(ref)
+    evaluator = Evaluator(ref, metrics, detector, detector_weights, intervals=intervals, **work)
     source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
-    network = make_detector(detector or own_detector(reference), place, detector_weights)
-    require_same_detector(reference, network)
-    warn_of_few(source.num, network.dim)
-    statistics = feature_statistics(network, source.batches, source.num)
-    distance = frechet_distance(statistics.mean, statistics.covariance, reference.mean, reference.covariance)
-    count = f"{source.num // 1000}k" if source.num % 1000 == 0 else f"{source.num}"
-    about = {**source.about, **described(network), "ref": ref}
-    return Score(f"fid{count}_{network.name}", distance, source.num, reference.num_images, about)
+    return evaluator(source, features)
 
 
-def described(detector: Detector) -> dict[str, str]:
-    return {"detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize}
+def score_blocks(
+    network: str, seeds: Sequence[int], options: SampleOptions, blocks: int, ref, *, device: str | None = None, **how
+) -> list[Score]:
+    """Score samples of disjoint blocks of seeds, all of the same size; `how` is as for `score`.
+
+    Raises UserError if the seeds cannot be divided evenly.
+    """
+    seeds = list(dict.fromkeys(seeds))
+    size = len(seeds) // blocks
+    if size * blocks != len(seeds) or size < 2:
+        raise UserError(
+            f"{len(seeds)} seeds make no {blocks} equal blocks of at least 2; give {blocks} times as many `seeds` as "
+            "images to score, e.g. 0-149999 for 3 blocks of 50000"
+        )
+    place = distributed.choose_device(device)
+    distributed.init(place)
+    evaluator = Evaluator(ref, device=place, **how)
+    pipeline = load_pipeline(network, options, place)
+    parts = (seeds[start : start + size] for start in range(0, len(seeds), size))
+    return [evaluator(of_pipeline(pipeline, network, part, how.get("batch", 64))) for part in parts]
+
+
+def spread(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Return name, minimum, mean and standard deviation of each metric over at least two scores."""
+    result = []
+    for position, metric in enumerate(scores[0].metrics):
+        values = [one.metrics[position].value for one in scores]
+        numbers = {"minimum": min(values), "mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
+        result.append({"name": metric.name, "metric": metric.metric, "detector": metric.detector, **numbers})
+    return result
 
 
 def reference(
@@ -101,11 +97,16 @@ def reference(
     *,
     detector: str = "inception",
     detector_weights: str | None = None,
+    features: bool = False,
     batch: int = 64,
     workers: int | None = None,
     device: str | None = None,
 ) -> str:
-    """Write reference statistics of a dataset to `dest` (.npz); returns a line that describes them."""
+    """Write reference statistics of a dataset to `dest` (.npz); returns a line that describes them.
+
+    `features` also writes the features, for the metrics kid, pr and dc, and the spatial statistics of a detector that
+    has them, for sfid.
+    """
     data, dest = os.fspath(data), os.fspath(dest)
     if not dest.endswith(".npz"):
         raise UserError(f"`dest`={dest} must end in .npz")
@@ -115,11 +116,13 @@ def reference(
     distributed.init(place)
     dataset = open_dataset(data)
     network = make_detector(detector, place, detector_weights)
-    warn_of_few(len(dataset), network.dim)
-    statistics = feature_statistics(network, read_batches(dataset, batch, workers), len(dataset))
+    spatial = features and "spatial" in sizes(network)
+    ((found, provenance),) = collect_dataset(dataset, [network], features, spatial, batch, workers)
+    warn_of_few(found.num, network.dim)
     if distributed.is_main():
-        save_reference(dest, statistics, network)
-    return f"{dest}: {network.name} features of {statistics.num} images of {data}"
+        own, early, rows = found.statistics["features"], found.statistics.get("spatial"), found.rows.get("features")
+        save_reference(dest, own, network, features=rows, spatial=early, provenance=provenance)
+    return f"{dest}: {network.name} features of {found.num} images of {data}"
 
 
 def class_agreement(
@@ -142,81 +145,6 @@ def class_agreement(
     return result | {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
 
 
-def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, workers: int | None) -> Source:
-    """Open the images of a folder, a zip or a tensor."""
-    if isinstance(images, Tensor):
-        if num is not None and num != len(images):
-            raise UserError(f"`num`={num}, but there are {len(images)} images; leave `num` out")
-        return Source(iter(images.split(batch)), len(images), {"images": "tensor"})
-    num = num or DEFAULT_NUM
-    dataset = open_exactly(images, num, seed)
-    return Source(read_batches(dataset, batch, workers), num, {"images": images, "seed": seed})
-
-
-def sampled(network: str, seeds: Sequence[int], options: SampleOptions, device: torch.device, batch: int) -> Source:
-    """Sample images from a snapshot, one for each seed."""
-    seeds = list(dict.fromkeys(seeds))
-    pipeline = load_pipeline(network, options, device)
-    share = min(batch, -(-len(seeds) // distributed.world_size()))
-    mine = [seed for part in distributed.rank_share(seeds, share) for seed in part]
-    samples = pipeline.generate(mine, batch)
-    sampling = {**pipeline.description, "network_sha256": pipeline.description["network"]}
-    about = {"seeds": spans(seeds), "sampling": {**sampling, "network": network}}
-    return Source((part.images for part in samples), len(seeds), about)
-
-
-def own_detector(reference: Reference) -> str:
-    """Return the name of the reference's detector. A reference file may not name external code."""
-    if reference.detector not in {*DETECTORS, *installed("detector")}:
-        raise UserError(
-            f"{reference.path} was made with {reference.detector}, which is external code; "
-            "if you trust it, name it: `detector`=file.py:Name"
-        )
-    return reference.detector
-
-
-def spans(numbers: list[int]) -> str:
-    """Format numbers as ranges: [0, 1, 2, 7] -> `0-2,7`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
-    """Open `num` images of a folder or zip: all, or a subset determined by the seed; UserError if there are fewer."""
-    dataset = open_dataset(path, max_size=num, seed=seed)
-    found = dataset.num_images
-    if found < num:
-        raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
-    if found > num:
-        warn(
-            f"{path} has {found} images, more than the {num} requested; scoring a random {num} (seed {seed})."
-            " Remove files of an earlier run first, if there are any"
-        )
-    elif dataset.labels is not None and len(dataset.labels.missing):
-        stray = [dataset.image_name(index) for index in dataset.labels.missing]
-        warn(f"{len(stray)} images of {path} have no label (first: {stray[0]}); are they from an earlier run?")
-    if distributed.is_main() and len(runs := runs_of(dataset)) > 1:
-        warn(f"{path} contains samples of {len(runs)} different runs ({', '.join(map(str, runs.values()))} images)")
-    return dataset
-
-
-def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
-    """Count images by the options that generated them, which generate.py stores in its samples."""
-    counts: dict[str | None, int] = {}
-    for index in range(len(dataset)):
-        note = read_note(io.BytesIO(dataset.encoded(index)))
-        if note is None and index == 0:
-            break  # not a folder of samples, so avoid reading all of it twice
-        made_by = (note or {}).get("by")
-        counts[made_by] = counts.get(made_by, 0) + 1
-    return counts
-
-
 def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Return all images u8[N,C,H,W] and class numbers [N] of a dataset; UserError if an image has no label."""
     dataset = open_dataset(path)
@@ -237,12 +165,3 @@ def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.n
     low, high = interval(share, len(images))
     print(f"{100 * share:.2f} % of {len(images)} images of {path} (95 % interval {100 * low:.1f} to {100 * high:.1f})")
     return 100 * share
-
-
-def warn_of_few(num: int, dim: int) -> None:
-    if num <= dim:
-        warn(f"{num} images are too few for {dim} dimensions; compare only with distances of as many images")
-
-
-def warn(text: str) -> None:
-    distributed.print0(f"warning: {text}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Evaluate images: Fréchet distance to a reference (FID), reference statistics, and class agreement by an SVC.
+"""Evaluate images: distances to a reference (FID and others), reference statistics, and class agreement by an SVC.
 
-python fid.py ref --data=cifar10.zip --dest=cifar10.npz
-python fid.py calc --images=samples/ --ref=cifar10.npz --num=50000
+python fid.py ref --data=cifar10.zip --dest=cifar10.npz --features
+python fid.py calc --images=samples/ --ref=cifar10.npz --num=50000 --metrics=fid,kid,pr,dc
 torchrun --standalone --nproc_per_node=8 fid.py calc --network=snapshot.pkl --seeds=0-49999 --ref=cifar10.npz
 """
 
@@ -14,6 +14,7 @@ from elucid.commands.command import Group, Name, section, version_option
 from elucid.commands.processes import processes
 from elucid.commands.sampling_flags import sample_options, sampling_flags
 from elucid.dnnlib import cli
+from elucid.metrics.measures.names import METRICS, metric_names
 from elucid.metrics.names import DETECTORS
 from elucid.training.sampling.options import SampleOptions
 
@@ -22,6 +23,24 @@ _NAMES = (
     "inception (as in FID), dinov2, efflite0, efflite0_96, squeezenet (weights from the extra `detectors`), "
     "random (needs no weights) or file.py:Name."
 )
+
+
+class _Metrics(click.ParamType):
+    """A list of metrics, checked before torch is imported."""
+
+    name = "list"
+
+    def convert(self, value, param, ctx):
+        return metric_names(value)
+
+
+class _Detectors(Name):
+    """Detectors, separated by commas."""
+
+    def convert(self, value, param, ctx):
+        return [super(_Detectors, self).convert(one.strip(), param, ctx) for one in value.split(",")]
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all details as the last line.")
 WORK = section(
     "Work",
@@ -50,8 +69,32 @@ IMAGES = section(
 )
 SCORE = section(
     "Score",
-    click.option("--ref", metavar="NPZ|URL", required=True, help="Reference statistics from `ref` or EDM's scripts."),
-    click.option("--detector", type=_detector, help=f"{_NAMES}  [default: the reference's]"),
+    click.option(
+        "--ref",
+        metavar="NPZ|URL|DIR|ZIP",
+        multiple=True,
+        help="Reference from `ref` or EDM's scripts, or images; one file for each detector.",
+    ),
+    click.option(
+        "--metrics",
+        type=_Metrics(),
+        default="fid",
+        help=f"{', '.join(METRICS)}: pr is precision and recall, dc density and coverage.  [default: fid]",
+    ),
+    click.option(
+        "--detector",
+        type=_Detectors("detector", DETECTORS),
+        metavar="LIST",
+        help=f"{_NAMES}  [default: the reference's]",
+    ),
+    click.option("--interval", "intervals", is_flag=True, help="Also a 95 % interval of fid and sfid, as others have."),
+    click.option(
+        "--blocks",
+        type=cli.Count(min=2),
+        metavar="INT",
+        help="Score so many disjoint blocks of --seeds, and their spread.",
+    ),
+    click.option("--features", metavar="NPZ", help="Also write the features of the images to this file."),
     _json,
 )
 
@@ -67,7 +110,7 @@ SCORE = section(
 @version_option
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Evaluate generated images. The last line of stdout is the number alone; notes go to stderr."""
+    """Evaluate generated images. The last line of stdout is the number alone, of one metric; notes go to stderr."""
 
 
 @main.command()
@@ -76,29 +119,63 @@ def main(context: click.Context) -> None:
 @WORK
 @sampling_flags(required=False)
 @click.pass_context
-def calc(
-    ctx, images, network, seeds, ref, num, seed, detector, as_json, detector_weights, batch, workers, device, **flags
-):
-    """Compute the Fréchet distance of images to a reference in the features of a detector.
+def calc(ctx, images, network, seeds, num, seed, as_json, batch, workers, device, blocks, features, **others):
+    """Compute metrics of images against a reference in the features of a detector; by default the Fréchet distance.
 
     The images are read from a folder or zip, or sampled from a snapshot as in generate.py, with the same flags.
     """
-    require_one_source(ctx, images, network, seeds, num, flags)
-    options = sample_options(flags)
+    how = {name: others.pop(name) for name in ("ref", "metrics", "detector", "detector_weights", "intervals")}
+    how |= {"ref": how["ref"] or None, "batch": batch, "workers": workers}
+    require_one_source(ctx, images, network, seeds, num, others)
+    if how["ref"] is None and how["metrics"] != ("is",):
+        raise click.UsageError("--ref is missing; see fid.py calc --help")
+    if blocks is not None and network is None:
+        raise click.UsageError("--blocks divides the --seeds of a --network; leave it out with --images")
+    if blocks is not None and features is not None:
+        raise click.UsageError("--features is for one set of images; leave --blocks out")
+    options = sample_options(others)
     from elucid.api import scoring  # imported late: --help and usage errors need no torch
+    from elucid.api.sources import sampled
     from elucid.torch_utils import distributed
 
     try:
-        place = distributed.choose_device(device)
-        distributed.init(place)
-        source = scoring.sampled(network, seeds, options, place, batch) if network else images
-        how = {"detector": detector, "detector_weights": detector_weights, "batch": batch, "workers": workers}
-        score = scoring.score(source, ref, num=None if network else num, seed=seed, device=device, **how)
-        against = f"{score.ref_images or 'unknown many'} images of {ref}"
-        distributed.print0(f"{score.name}: {score.num_images} images of {images or network} against {against}")
-        distributed.print0(json.dumps(score.as_dict()) if as_json else f"{score.value:.6g}")
+        if blocks is not None:
+            scores = scoring.score_blocks(network, seeds, options, blocks, device=device, **how)
+        else:
+            place = distributed.choose_device(device)
+            distributed.init(place)
+            source = sampled(network, seeds, options, place, batch) if network else images
+            count = None if network else num
+            scores = [scoring.score(source, num=count, seed=seed, device=device, features=features, **how)]
+        distributed.print0("\n".join(report(scores, images or network, as_json)))
     finally:
         distributed.shutdown()
+
+
+def report(scores: list, source: str, as_json: bool) -> list[str]:
+    """Return the lines that are printed of the scores of one set of images, or of several blocks of seeds.
+
+    The last is a number alone if there is one metric, and a JSON object if asked for.
+    """
+    from elucid.api.scoring import spread
+
+    first, lines = scores[0], []
+    for one in scores:
+        against = f"{one.ref_images or 'unknown many'} images of {one.about['ref']}"
+        seeds = f", seeds {one.about['seeds']}" if len(scores) > 1 else ""
+        lines += [*one.records(), f"{one.name}: {one.num_images} images of {source}{seeds} against {against}"]
+        if len(one.metrics) > 1 or one.metrics[0].interval or len(scores) > 1:
+            lines += [metric.line for metric in one.metrics]
+    blocks = spread(scores) if len(scores) > 1 else []
+    for metric in blocks:
+        numbers = (f"{key} {metric[key]:.6g}" for key in ("minimum", "mean", "deviation"))
+        lines.append(f"{metric['name']} of {len(scores)} blocks: {', '.join(numbers)}")
+    if as_json:
+        shown = {"blocks": [one.as_dict() for one in scores], "spread": blocks} if blocks else first.as_dict()
+        lines.append(json.dumps(shown))
+    elif len(first.metrics) == 1:
+        lines.append(f"{blocks[0]['mean'] if blocks else first.value:.6g}")
+    return lines
 
 
 def require_one_source(ctx: click.Context, images, network, seeds, num, flags: dict) -> None:
@@ -127,6 +204,7 @@ def require_one_source(ctx: click.Context, images, network, seeds, num, flags: d
     click.option("--data", metavar="DIR|ZIP", required=True, help="Images for the reference; all are used."),
     click.option("--dest", metavar="NPZ", required=True, help="File to write."),
     click.option("--detector", type=_detector, default="inception", help=f"{_NAMES}  [default: inception]"),
+    click.option("--features", is_flag=True, help="Also store the features, for kid, pr and dc, and what sfid needs."),
 )
 @WORK
 def ref(data, dest, **how) -> None:

@@ -10,6 +10,7 @@ from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 from elucid.training.registry.names import SAMPLERS
+from elucid.training.sampling.class_policy import POLICIES
 from elucid.training.sampling.options import SampleOptions
 
 _above_zero = cli.FloatRange(min=0, min_open=True)
@@ -30,6 +31,11 @@ def _model(required: bool) -> list[Callable]:
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
         _adm_preset,
         click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
+        click.option(
+            "--class_policy",
+            type=click.Choice(POLICIES),
+            help="Classes without --class: drawn by seed, equally many, or as in the training data.  [default: random]",
+        ),
         click.option(
             "--precision", type=click.Choice(PRECISIONS), help="Precision of the network.  [default: as trained]"
         ),

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,8 @@ class Detector(ABC):
     sha256: str
     resize: str
     device: torch.device
+    extra: Mapping[str, int] = {}
+    """Dimensions of further `outputs`: "spatial" (of an early layer, flattened) and "logits" (of a classifier)."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -38,6 +40,13 @@ class Detector(ABC):
     def __call__(self, images: Tensor) -> Tensor:
         with full_precision():
             return self.features(as_rgb(images).to(self.device))
+
+    def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return "features" and those of `extra` that are named, each f32[B,its size], of images u8[B,1 or 3,H,W].
+
+        By default the methods `logits` and `spatial` are called; override it to compute all in one pass.
+        """
+        return {name: self(images) if name == "features" else getattr(self, name)(images) for name in names}
 
 
 def make_detector(name: str, device: torch.device, weights: str | os.PathLike | None = None) -> Detector:

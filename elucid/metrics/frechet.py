@@ -19,7 +19,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     mean_a, cov_a, mean_b, cov_b = (value.detach().cpu().double() for value in (mean_a, cov_a, mean_b, cov_b))
     factor = symmetric_factor(cov_a)
     eigenvalues = torch.linalg.eigvalsh(factor.T @ cov_b @ factor)
-    root_trace = eigenvalues[_nonzero(eigenvalues)].sqrt().sum()
+    root_trace = eigenvalues[nonzero(eigenvalues)].sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
     return max(float(distance), 0.0)
 
@@ -30,10 +30,10 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
     if not failed:
         return factor
     eigenvalues, vectors = torch.linalg.eigh(covariance)
-    kept = _nonzero(eigenvalues)
+    kept = nonzero(eigenvalues)
     return vectors[:, kept] * eigenvalues[kept].sqrt()
 
 
-def _nonzero(eigenvalues: Tensor) -> Tensor:
+def nonzero(eigenvalues: Tensor) -> Tensor:
     """Return a mask of the eigenvalues that are positive beyond rounding errors."""
     return eigenvalues > eigenvalues.max().clamp_min(0) * RELATIVE_ZERO if len(eigenvalues) else eigenvalues > 0

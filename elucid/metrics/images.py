@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.progress import progress_bar
 from elucid.metrics.detectors import Detector
+from elucid.metrics.measures.collect import Wanted, collect
 from elucid.metrics.statistics import FeatureStatistics
 from elucid.torch_utils import distributed
 
@@ -49,20 +48,5 @@ def _stack(futures: list) -> Tensor:
 
 
 def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int) -> FeatureStatistics:
-    """Compute feature statistics over the batches u8[B,C,H,W] of all processes, `total` images in all.
-
-    All processes must call it. Raises UserError if there are fewer than two images or a feature is not finite.
-    """
-    if total < 2:
-        raise UserError(f"a covariance needs at least two images, not {total}")
-    statistics = FeatureStatistics(detector.dim, detector.device)
-    hidden = not distributed.is_main()
-    with progress_bar(total=total, desc=f"{detector.name} features", disable=hidden, delay=1) as bar:
-        for batch in batches:
-            statistics.update(detector(batch))
-            # The progress bar assumes the same speed on all processes.
-            bar.update(min(len(batch) * distributed.world_size(), total - bar.n))
-    statistics = statistics.all_reduce()
-    if not torch.isfinite(statistics.scatter).all():
-        raise UserError(f"the features of detector {detector.name!r} are not finite; check its weights")
-    return statistics
+    """Compute only the statistics of a detector's features; arguments and errors as of `collect`."""
+    return collect([detector], [Wanted()], batches, (), total)[0].statistics["features"]

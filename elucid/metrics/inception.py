@@ -20,12 +20,16 @@ WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_we
 WEIGHTS_PREFIX = re.search(r"-([0-9a-f]{8})\.pth$", WEIGHTS_FILE)[1]
 """The end of the name is the start of the file's SHA-256."""
 
+OUTPUTS = {"features": "2048", "spatial": "spatial", "logits": "logits_unbiased"}
+"""The layer of each output that metrics use."""
+
 
 class InceptionDetector(Detector):
     """Pool features of Inception-v3, f32[B,2048], on which the FID is defined."""
 
     name = "inception"
     resize = "bilinear-tf1-299"
+    extra = {"spatial": LAYERS["spatial"], "logits": LAYERS["logits_unbiased"]}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
         path = public_weights() if weights is None else files.fetch(weights, "detector weights")
@@ -36,6 +40,10 @@ class InceptionDetector(Detector):
 
     def features(self, images: Tensor) -> Tensor:
         return self.layers(images, ("2048",))["2048"]
+
+    def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        values = self.layers(images, tuple(OUTPUTS[name] for name in names))
+        return {name: values[OUTPUTS[name]].flatten(1) for name in names}
 
     @torch.inference_mode()
     def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:

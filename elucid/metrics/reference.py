@@ -1,14 +1,16 @@
 """Reference statistics as npz files, compatible with EDM's in both directions.
 
 Keys: `mu` f64[D], `sigma` f64[D,D] (unbiased covariance), and in our own files also `num_images`, `detector`,
-`detector_sha256`, `resize`.
+`detector_sha256`, and how the images were read: `resize`, `crop`, `file_format`, `data_sha256` (of the pixels),
+`label_policy`. On request also `features` f32[N,D], and `spatial_mu`, `spatial_sigma`, the statistics of another layer.
 """
 
 import os
 import sys
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,35 @@ from elucid.torch_utils import distributed
 EDM_DETECTOR, EDM_DIM = "inception", 2048
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """How images were made and read: the part of them that is seen, their file format, the SHA-256 of all pixels, and
+    which classes they have. None is unknown."""
+
+    crop: str | None = None
+    file_format: str | None = None
+    data_sha256: str | None = None
+    label_policy: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping) -> "Provenance":
+        """Return what is known among other values."""
+        return cls(**{one.name: values.get(one.name) for one in fields(cls)})
+
+    @property
+    def line(self) -> str:
+        """What is known, as text."""
+        digest = self.data_sha256 and self.data_sha256[:12]
+        known = {"crop": self.crop, "format": self.file_format, "pixels": digest, "classes": self.label_policy}
+        return ", ".join(f"{what} {value or 'unknown'}" for what, value in known.items())
+
+
 @dataclass
 class Reference:
-    """Mean f64[D] and covariance f64[D,D] of a set of images; fields that EDM's files lack are None."""
+    """Mean f64[D] and covariance f64[D,D] of a set of images; fields that EDM's files lack are None.
+
+    `features` f32[N,D] and `spatial`, mean and covariance, are there if the reference was made with them.
+    """
 
     path: str
     mean: Tensor
@@ -35,15 +63,40 @@ class Reference:
     detector_sha256: str | None = None
     resize: str | None = None
     num_images: int | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    features: Tensor | None = None
+    spatial: tuple[Tensor, Tensor] | None = None
 
     @property
     def count(self) -> str:
         """The number of images as text."""
         return "an unknown number of" if self.num_images is None else str(self.num_images)
 
+    @property
+    def unknown(self) -> list[str]:
+        """What the file does not say, of what decides whether two scores can be compared."""
+        said = {
+            "detector weights": self.detector_sha256,
+            "resize filter": self.resize,
+            "number of images": self.num_images,
+            "crop": self.provenance.crop,
+            "file format": self.provenance.file_format,
+            "hash of the images": self.provenance.data_sha256,
+            "label policy": self.provenance.label_policy,
+        }
+        return [what for what, value in said.items() if value is None]
 
-def save_reference(path: str | os.PathLike, statistics: FeatureStatistics, detector: Detector) -> None:
-    """Write the statistics and the identity of the detector to a file, atomically."""
+
+def save_reference(
+    path: str | os.PathLike,
+    statistics: FeatureStatistics,
+    detector: Detector,
+    *,
+    features: Tensor | None = None,
+    spatial: FeatureStatistics | None = None,
+    provenance: Provenance | None = None,
+) -> None:
+    """Write the statistics, perhaps the features, and the identity of the detector to a file, atomically."""
     arrays = {
         "mu": statistics.mean.cpu().numpy(),
         "sigma": statistics.covariance.cpu().numpy(),
@@ -52,43 +105,79 @@ def save_reference(path: str | os.PathLike, statistics: FeatureStatistics, detec
         "detector_sha256": np.array(detector.sha256),
         "resize": np.array(detector.resize),
     }
+    for one in fields(Provenance):
+        if (value := getattr(provenance, one.name, None)) is not None:
+            arrays[one.name] = np.array(value)
+    if features is not None:
+        arrays["features"] = features.cpu().float().numpy()
+    if spatial is not None:
+        arrays |= {"spatial_mu": spatial.mean.cpu().numpy(), "spatial_sigma": spatial.covariance.cpu().numpy()}
     with files.write_output(path) as file:
         np.savez(file, **arrays)
 
 
-def load_reference(name: str) -> Reference:
-    """Load a reference from a path or URL. Raises UserError naming the file if it is invalid or damaged."""
+def load_reference(name: str, features: bool = False, spatial: bool = False) -> Reference:
+    """Load a reference from a path or URL, perhaps with what it holds besides the statistics.
+
+    Warns of what the file does not say. Raises UserError naming the file if it is invalid or damaged.
+    """
     path = files.fetch(name, "reference")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{name}: not a readable npz file; create it again with fid.py ref")
-    arrays = _read_arrays(path, name)
-    mean, covariance = arrays.get("mu"), arrays.get("sigma")
-    if mean is None or covariance is None:
+    arrays = _read_arrays(path, name, (set() if features else {"features"}) | (set() if spatial else _SPATIAL))
+    if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(f"{name}: not a reference, as it lacks mu and sigma; create one with fid.py ref")
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise UserError(
-            f"{name}: mu {mean.shape} and sigma {covariance.shape} do not fit; create it again with fid.py ref"
-        )
-    if not all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in (mean, covariance)):
-        raise UserError(f"{name}: mu or sigma has values that are not finite; create it again with fid.py ref")
+    mean, covariance = _gaussian(name, arrays, "mu", "sigma")
+    texts = {key: str(arrays[key]) if key in arrays else None for key in _TEXTS}
     reference = Reference(
         path=str(name),
-        mean=torch.from_numpy(mean.astype(np.float64)),
-        covariance=torch.from_numpy(covariance.astype(np.float64)),
-        detector=str(arrays["detector"]) if "detector" in arrays else EDM_DETECTOR,
-        detector_sha256=str(arrays["detector_sha256"]) if "detector_sha256" in arrays else None,
-        resize=str(arrays["resize"]) if "resize" in arrays else None,
+        mean=mean,
+        covariance=covariance,
+        detector=texts["detector"] or EDM_DETECTOR,
+        detector_sha256=texts["detector_sha256"],
+        resize=texts["resize"],
         num_images=int(arrays["num_images"]) if "num_images" in arrays else None,
+        provenance=Provenance.of(texts),
+        features=_features(name, arrays["features"], len(mean)) if "features" in arrays else None,
+        spatial=_gaussian(name, arrays, "spatial_mu", "spatial_sigma") if _SPATIAL <= arrays.keys() else None,
     )
     if "detector" not in arrays:
         _take_as_edm(reference)
+    if reference.unknown:
+        unknown = ", ".join(reference.unknown)
+        line = f"warning: {name} does not say: {unknown}; scores by other programs may differ in them"
+        distributed.print0(line, file=sys.stderr)
     return reference
 
 
-def _read_arrays(path: Path, name: str) -> dict[str, np.ndarray]:
+_TEXTS = ("detector", "detector_sha256", "resize", *(one.name for one in fields(Provenance)))
+_SPATIAL = {"spatial_mu", "spatial_sigma"}
+
+
+def _gaussian(name: str, arrays: dict[str, np.ndarray], mu: str, sigma: str) -> tuple[Tensor, Tensor]:
+    """Return a mean and a covariance in float64. Raises UserError if they are none."""
+    mean, covariance = arrays[mu], arrays[sigma]
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise UserError(
+            f"{name}: {mu} {mean.shape} and {sigma} {covariance.shape} do not fit; create it again with fid.py ref"
+        )
+    if not all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in (mean, covariance)):
+        raise UserError(f"{name}: {mu} or {sigma} has values that are not finite; create it again with fid.py ref")
+    return torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance.astype(np.float64))
+
+
+def _features(name: str, values: np.ndarray, dim: int) -> Tensor:
+    if values.ndim != 2 or values.shape[1] != dim or values.dtype != np.float32 or not np.isfinite(values).all():
+        raise UserError(
+            f"{name}: features are not finite float32 [N,{dim}]; create it again with fid.py ref --features"
+        )
+    return torch.from_numpy(values)
+
+
+def _read_arrays(path: Path, name: str, skipped: set[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+            return {key: arrays[key] for key in arrays.files if key not in skipped}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: not a readable npz file ({reason}); create it again with fid.py ref") from error

@@ -104,6 +104,15 @@ def gather_objects(value) -> list:
     return values
 
 
+def gather_to_main(value) -> list | None:
+    """Return the values of all processes in order of rank on the main process, and None on the others."""
+    if not dist.is_initialized():
+        return [value]
+    values: list | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, values)
+    return values
+
+
 def gather_tensors(tensor: Tensor) -> Tensor:
     """Return the tensors of all processes, of equal shape, concatenated in order of rank."""
     if not dist.is_initialized():

@@ -250,6 +250,7 @@ class Run:
                 "channels": data.channels,
                 "label_dim": data.label_dim,
                 "class_names": data.class_names,
+                "class_counts": data.class_counts,
             },
             options=self.options,
             nimg=self.nimg,

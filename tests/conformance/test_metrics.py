@@ -1,4 +1,4 @@
-"""The FID Inception and the Fréchet distance against recorded values."""
+"""The FID Inception and the metrics of given features against recorded values."""
 
 import functools
 
@@ -8,6 +8,9 @@ import torch
 
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.inception_network import InceptionV3
+from elucid.metrics.measures.inception_score import inception_score
+from elucid.metrics.measures.kernel import kernel_distance
+from elucid.metrics.measures.neighbours import neighbourhoods
 from elucid.metrics.statistics import FeatureStatistics
 from tests import vectors
 from tests.inception import state as inception_state
@@ -67,3 +70,45 @@ def test_frechet_distance(path, case, swapped):
     if swapped:
         sides = sides[2:] + sides[:2]
     assert frechet_distance(*sides) == pytest.approx(case["frechet_distance"], rel=TOLERANCE_DISTANCE)
+
+
+def recorded(key: str):
+    """Cases of one metric: a description has one or a list of them."""
+    for path in vectors.cases("metrics/*"):
+        found = vectors.load(path)[0].get(key, [])
+        for index, case in enumerate(found if isinstance(found, list) else [found]):
+            yield pytest.param(path, case, id=f"{path.stem}-{index}")
+
+
+def named(arrays, name: str) -> torch.Tensor:
+    """An array, or its first rows: `b0[:500]`."""
+    key, _, rows = name.rstrip("]").partition("[:")
+    return torch.from_numpy(arrays[key][: int(rows)] if rows else arrays[key])
+
+
+@pytest.mark.parametrize("path, case", list(recorded("precision_recall")))
+def test_precision_and_recall(path, case):
+    _, arrays = vectors.load(path)
+    assert case["neighborhood"] == 3
+    around = neighbourhoods(*(named(arrays, case["features"][side]) for side in ("reference", "generated")), k=3)
+    precision, recall = around.precision, around.recall
+    assert precision == pytest.approx(case["precision"], rel=TOLERANCE_DISTANCE)
+    assert recall == pytest.approx(case["recall"], rel=TOLERANCE_DISTANCE)
+    assert 2 * precision * recall / (precision + recall) == pytest.approx(case["f_score"], rel=TOLERANCE_DISTANCE)
+
+
+@pytest.mark.parametrize("path, case", list(recorded("kernel_inception_distance")))
+def test_kernel_distance(path, case):
+    _, arrays = vectors.load(path)
+    assert (case["kernel"], case["estimator"]) == ("(x.y/d + 1)^3", "unbiased")
+    value, _ = kernel_distance(*(named(arrays, name) for name in case["features"]))
+    assert value == pytest.approx(case["value"], rel=TOLERANCE_DISTANCE)
+
+
+@pytest.mark.parametrize("path, case", list(recorded("inception_score")))
+def test_inception_score(path, case):
+    _, arrays = vectors.load(path)
+    assert not case["shuffle"]
+    value, scores = inception_score(torch.from_numpy(arrays["logits"]), case["splits"])
+    assert value == pytest.approx(case["inception_score_mean"], rel=TOLERANCE_DISTANCE)
+    assert float(scores.std(correction=0)) == pytest.approx(case["inception_score_std"], rel=TOLERANCE_DISTANCE)

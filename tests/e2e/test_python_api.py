@@ -71,6 +71,8 @@ def test_images_per_class_and_a_class_for_each_seed(run, tmp_path):
     assert sorted(path.parent.name for path in out.rglob("*.png")) == [str(n) for n in range(10)]
     listed = elucid.SampleOptions(steps=1, classes=[3, "4"])
     elucid.generate(run, out, [3, 4], listed, class_dirs=True)  # they are there: the same classes
+    assert sum(elucid.load(run).snapshot.dataset["class_counts"]) == 80
+    elucid.generate(run, out, [0, 1], elucid.SampleOptions(steps=1, class_policy="equal"), class_dirs=True)
     (out / "3/000003.png").unlink()
     elucid.generate(run, out, [3, 4], listed, class_dirs=True)
     assert (out / "3/000003.png").is_file()

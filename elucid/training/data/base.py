@@ -19,6 +19,7 @@ class Dataset(ABC):
     label_dim: int = 0  # classes, or width of vector labels; 0 if labels are not used
     has_labels: bool = False  # whether the source has labels, used or not
     class_names: list[str] | None = None
+    class_counts: list[int] | None = None  # images of each class, if labels are used and are classes
     encoder: dict | None = None  # encoder of stored latents
 
     @abstractmethod

@@ -126,6 +126,14 @@ class ImageDataset(Dataset):
         return None if self._labels is None else self._labels.class_names
 
     @property
+    def class_counts(self) -> list[int] | None:
+        """Number of images of each class; None if labels are not used or are vectors."""
+        if not self.use_labels or self._labels is None or not self._labels.are_classes:
+            return None
+        values = self._labels.values
+        return np.bincount(values[values >= 0], minlength=self._labels.dim).tolist()
+
+    @property
     def fingerprint(self) -> str:
         """Return a hex digest of path, size, modification time and subset, e.g. as a cache key."""
         return hashlib.sha256(f"v1:{self._files.fingerprint()}:{self._subset}".encode()).hexdigest()[:32]

@@ -21,6 +21,7 @@ from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.choices import chosen_options, require_sampler_options
+from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
 from elucid.training.sampling.generate import Samples, generate, sampling
@@ -54,6 +55,7 @@ class SamplingPipeline:
     description: dict[str, Any]
     class_names: list[str] | None = None
     lowres: LowResImages | None = None
+    class_policy: str | None = None
 
     @property
     def label_dim(self) -> int:
@@ -67,11 +69,22 @@ class SamplingPipeline:
         channels = 1 if spec.image_channels == 1 and not spec.latent else 3
         return (channels, *(side * factor for side in spec.resolution))
 
+    def classes_of(self, seeds: Sequence[int]) -> int | list[int] | None:
+        """Return one class for all seeds, or one per seed, or None if each is drawn with its seed."""
+        if self.class_policy is None or self.classes is not None:
+            return self.classes
+        return policy_classes(self.class_policy, seeds, self.class_counts or [1] * self.label_dim)
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Number of training images of each class, if the snapshot has it."""
+        return self.snapshot.dataset.get("class_counts")
+
     def generate(
         self, seeds: Sequence[int], batch_size: int = 64, classes: Sequence[int] | None = None
     ) -> Generator[Samples, None, None]:
         """Yield images of the seeds in order, at most `batch_size` at a time; `classes` replaces the pipeline's."""
-        chosen = self.classes if classes is None else classes
+        chosen = self.classes_of(seeds) if classes is None else classes
         parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule, "lowres": self.lowres}
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=chosen, **parts)
 
@@ -137,7 +150,8 @@ def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.devi
     pipeline = single_pipeline(snapshot, own, device, FromModel(make, base.label_dim, precisions, base.lowres))
     second = {**pipeline.description, "network": sha256(located(path))}
     description = {**base.description, "upsample": second}
-    return replace(pipeline, classes=base.classes, class_names=base.class_names, description=description)
+    own = {"classes": base.classes, "class_policy": base.class_policy, "class_names": base.class_names}
+    return replace(pipeline, **own, description=description)
 
 
 def single_pipeline(
@@ -187,7 +201,9 @@ def single_pipeline(
     if options.lowres_from is not None:
         description["lowres_from"] = lowres.digest
     parts = (outermost, encoder, sampler, schedule, device)
-    return SamplingPipeline(snapshot, *parts, classes, description, names, lowres)
+    pipeline = SamplingPipeline(snapshot, *parts, classes, description, names, lowres, options.class_policy)
+    require_policy(options.class_policy, classes, pipeline.label_dim, pipeline.class_counts)
+    return pipeline
 
 
 def require_variance(spec: NetSpec, variance: str | None) -> None:

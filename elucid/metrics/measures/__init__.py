@@ -1,0 +1,1 @@
+"""What is measured of features: distances, neighbourhoods, scores, and how sure they are."""
