@@ -19,7 +19,10 @@ from elucid.metrics.names import DETECTORS
 from elucid.training.sampling.options import SampleOptions
 
 _detector = Name("detector", DETECTORS)
-_NAMES = "inception (as in FID), random (needs no weights) or file.py:Name."
+_NAMES = (
+    "inception (as in FID), dinov2, efflite0, efflite0_96, squeezenet (weights from the extra `detectors`), "
+    "random (needs no weights) or file.py:Name."
+)
 
 
 class _Metrics(click.ParamType):
@@ -41,7 +44,7 @@ class _Detectors(Name):
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all details as the last line.")
 WORK = section(
     "Work",
-    click.option("--detector-weights", metavar="FILE|URL", help="Inception weights to use instead of the public ones."),
+    click.option("--detector-weights", metavar="FILE|URL", help="Weights to use instead of the public ones."),
     click.option("--batch", type=cli.Count(), default=64, help="Batch size per process.  [default: 64]"),
     click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),

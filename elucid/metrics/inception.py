@@ -4,19 +4,16 @@ Heusel et al. 2017 (arXiv 1706.08500).
 """
 
 import os
-import pickle
 import re
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from elucid.dnnlib import files
-from elucid.dnnlib.errors import UserError
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
 from elucid.metrics.inception_network import LAYERS, InceptionV3
-from elucid.torch_utils import distributed
+from elucid.metrics.pretrained.weights import downloaded, fill, identify, read_state
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
@@ -38,10 +35,7 @@ class InceptionDetector(Detector):
         path = public_weights() if weights is None else files.fetch(weights, "detector weights")
         self.device = device
         self.dim = LAYERS["2048"]
-        self.sha256 = files.sha256(path)
-        if not self.sha256.startswith(WEIGHTS_PREFIX):
-            note = f"note: {path} is not the public FID Inception; its distances are only comparable with each other"
-            distributed.print0(note, file=sys.stderr)
+        self.sha256 = identify(path, WEIGHTS_PREFIX, "the public FID Inception")
         self.network = load_network(path).to(device)
 
     def features(self, images: Tensor) -> Tensor:
@@ -63,50 +57,11 @@ def public_weights() -> Path:
 
     Raises UserError on all processes if the download fails or has the wrong hash.
     """
-    message = None
-    if distributed.is_main():
-        try:
-            _fetch_public()
-        except UserError as error:
-            message = str(error)
-    message = distributed.broadcast_object(message)
-    if message is not None:
-        raise UserError(message)
-    return _fetch_public()  # now in the cache, unless this process runs on another machine
-
-
-def _fetch_public() -> Path:
-    try:
-        path = files.fetch(WEIGHTS_URL, "Inception weights")
-    except UserError as error:
-        raise UserError(f"{error} with `detector_weights`=FILE, or use `detector`=random") from error
-    digest = files.sha256(path)
-    if not digest.startswith(WEIGHTS_PREFIX):
-        path.unlink(missing_ok=True)
-        raise UserError(
-            f"{WEIGHTS_URL}: the download has SHA-256 {digest[:8]}..., not {WEIGHTS_PREFIX}..., and was removed; "
-            "try again, or download it by hand and give `detector_weights`=FILE"
-        )
-    return path
+    return downloaded(WEIGHTS_URL, WEIGHTS_PREFIX, "Inception weights", "use `detector`=random")
 
 
 def load_network(path: Path) -> InceptionV3:
     """Load Inception-v3 from a state dict; UserError if the file is invalid or has other names or shapes."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message suggests running the code inside
-        raise UserError(f"{path}: cannot be read as plain weights; give {WEIGHTS_FILE}") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as weights ({reason}); give {WEIGHTS_FILE}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: contains no state dict; give {WEIGHTS_FILE}")
     network = InceptionV3()
-    # num_batches_tracked only matters in training, and files from before torch 0.4.1 lack it.
-    counts = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict({**counts, **state}, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[1:2]).strip()
-        raise UserError(f"{path}: not the FID Inception-v3 ({reason[:120]}); give {WEIGHTS_FILE}") from error
+    fill(network, read_state(path, WEIGHTS_FILE), path, "the FID Inception-v3", WEIGHTS_FILE)
     return network.for_inference()
