@@ -111,4 +111,4 @@ def test_one_line_with_both_sides_and_the_fix(command, words, place, tmp_path, m
     lines = [line for line in err.strip().splitlines() if not line.startswith("warning")]
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), err
     assert [word for word in words if word not in lines[0]] == [], err
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()

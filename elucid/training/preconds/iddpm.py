@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from elucid.training.noise.discrete import iddpm_levels
+from elucid.training.noise.discrete import iddpm_levels, nearest_level
 from elucid.training.preconds.base import Coefficients, Denoiser
 from elucid.training.types import NetSpec
 
@@ -34,9 +34,7 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
 
     def index(self, sigma: Tensor) -> Tensor:
         """Return the index of the nearest level, in the shape of sigma."""
-        # torch.cdist may use a matrix product, which is less accurate.
-        distance = (sigma.detach().to(torch.float32).reshape(-1, 1) - self.u).abs()
-        return distance.argmin(1).reshape(sigma.shape)
+        return nearest_level(self.u, sigma)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma)

@@ -179,6 +179,7 @@ def single_pipeline(
     guided = with_guidance(window, chosen["guidance"], options, device)
     limited = clipped(guided, options.clip, options.threshold)
     outermost = with_classifier(limited, classifier, names, options)
+    schedule(outermost, sampler.default_steps)  # so that impossible levels are refused before anything is written
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
