@@ -15,10 +15,10 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.evaluations.likelihood import Likelihood as Likelihood
+    from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
-    from elucid.api.likelihood import Likelihood as Likelihood
-    from elucid.api.likelihood import nll as nll
     from elucid.api.models import Model as Model
     from elucid.api.models import load as load
     from elucid.api.models import save_grid as save_grid
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from elucid.training.sampling.options import SampleOptions as SampleOptions
 
 _PLACES = {
-    "Likelihood": "elucid.api.likelihood",
+    "Likelihood": "elucid.api.evaluations.likelihood",
     "Metric": "elucid.metrics.measures.evaluate",
     "Model": "elucid.api.models",
     "SampleOptions": "elucid.training.sampling.options",
@@ -45,7 +45,7 @@ _PLACES = {
     "class_agreement": "elucid.api.scoring",
     "generate": "elucid.api.generate",
     "load": "elucid.api.models",
-    "nll": "elucid.api.likelihood",
+    "nll": "elucid.api.evaluations.likelihood",
     "reference": "elucid.api.scoring",
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",

@@ -1,0 +1,1 @@
+"""The subcommands of evaluate.py, one module each, with a `command`."""
