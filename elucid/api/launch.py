@@ -46,6 +46,9 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     resolved, folder, state = options_and_state(options, flags)
     source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
+    own = [make(one, "hook") for one in resolved.get("hooks", [])]
+    for hook in own:
+        hook.check(run)
     if folder is None:
         description = describe(resolved, distributed.world_size(), flags["desc"])
         folder = distributed.broadcast_object(
@@ -56,8 +59,8 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         run.log = loggers
         start(run, folder, state)
         state = source = None  # free memory before training
-        own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
+        every = [Provenance(), *own, LoggingHook(loggers), SampleGrid(loggers), *hooks]
+        if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:
             raise Stopped(folder, run.nimg)

@@ -167,6 +167,7 @@ OUTPUT = section(
         metavar="TICKS",
         help=f"Interval of training states to resume from; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
+    click.option("--heldout", metavar="ZIP|DIR", help="Log the loss of these images at each snapshot, too."),
     click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
     click.option("--log", "loggers", multiple=True, metavar="NAME", help="Additional logger, file.py:Name."),
 )

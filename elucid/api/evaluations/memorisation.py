@@ -14,7 +14,7 @@ from elucid.api.evaluator import crop, described
 from elucid.api.sources import Source, of_dataset, of_pipeline, open_exactly, own_places
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
-from elucid.evaluation.memorisation.measures import Around, Landscape, Measures, cells_for, control
+from elucid.evaluation.memorisation.measures import Landscape, Measures, cells_for, control
 from elucid.evaluation.memorisation.pixels import Pixels
 from elucid.evaluation.memorisation.planted import ALTERATIONS, altered, choose
 from elucid.evaluation.memorisation.sheet import Row, save_sheet
@@ -65,18 +65,16 @@ def memorisation(
     place = distributed.choose_device(device)
     distributed.init(place)
     dest = None if dest is None else require_destination(dest)
-    if (images is None) == (network is None):
-        raise UserError("give the samples as `images`, or a `network` and its `seeds`; one of them")
     real = {"train": open_dataset(train), "test": open_dataset(test)}
     if neighbours < 1 or neighbours >= len(real["train"]):
         raise UserError(f"`neighbours`={neighbours} must be from 1 to the {len(real['train'])} training images less 1")
-    if images is not None:
+    if images is not None and network is None:
         samples = Samples.of_files(os.fspath(images), num, seed, batch, workers)
-    else:
-        if seeds is None:
-            raise UserError("`network` needs `seeds`, e.g. range(1000)")
+    elif network is not None and images is None and seeds is not None:
         pipeline = load_pipeline(os.fspath(network), options or SampleOptions(), place)
         samples = Samples.of_seeds(pipeline, os.fspath(network), seed_list(seeds), batch)
+    else:
+        raise UserError("give the samples as `images`, or a `network` and its `seeds`; one of them")
     require_alike(samples, real)
     shape = (real["train"].channels, *real["train"].resolution)
     network_of_features = (
@@ -132,8 +130,9 @@ class Samples:
         """Return samples u8[C,H,W] on the main process; samples of a network are generated again."""
         if not distributed.is_main():
             return []
-        if self.pipeline is None:
+        if self.dataset is not None:
             return [self.dataset.image(index) for index in indices]
+        assert self.pipeline is not None
         classes = self.pipeline.classes_of(self.seeds)
         chosen = [classes[index] for index in indices] if isinstance(classes, list) else None
         with closing(self.pipeline.generate([self.seeds[index] for index in indices], 64, chosen)) as parts:

@@ -83,7 +83,7 @@ def data_copying(samples: InCells, held_out: InCells, count: int) -> DataCopying
 
     P(c) is the part of the held-out images in c, and Z the standardised Mann-Whitney statistic of the distances of
     samples and held-out images to the nearest training image of c. Far below 0: samples are nearer than new real
-    images, copied; far above: farther, underfitted. Without copying Z is about standard normal in each cell, which gives
+    images, copied; far above: farther, underfitted. Without copying Z is about standard normal in a cell, which gives
     the deviation of the average.
     """
     z, weights = np.full(count, np.nan), np.zeros(count)
@@ -98,7 +98,7 @@ def data_copying(samples: InCells, held_out: InCells, count: int) -> DataCopying
 
 
 def mann_whitney(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12), U the number of pairs where `first` is larger, ties half."""
+    """Return Z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12), U the number of pairs with a larger `first`, ties half."""
     n, m, ordered = len(second), len(first), np.sort(second)
     larger = (np.searchsorted(ordered, first, "left") + np.searchsorted(ordered, first, "right")).sum() / 2
     return float((larger - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))

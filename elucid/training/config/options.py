@@ -111,7 +111,7 @@ def options_from(flags: dict) -> dict:
         "sampler": {"name": default_of(precond, "default_sampler", "edm")},
         "schedule": {"name": default_of(precond, "default_schedule", "karras")},
         "loop": {},
-        "hooks": [{"name": name} for name in flags["hooks"]],
+        "hooks": hooks_of(flags),
         "loggers": [{"name": name} for name in flags["loggers"]],
     }
     for flag, path in FLAGS.items():
@@ -128,6 +128,12 @@ def options_from(flags: dict) -> dict:
         if part not in LISTS and not isinstance(value, dict) and not (part in OPTIONAL and value is None):
             raise UserError(f"`set` {part}={value!r}: {part} is a group of options; set {part}.option=value")
     return options
+
+
+def hooks_of(flags: dict) -> list[dict]:
+    """Return the hooks of `hooks` and of the flags that stand for one."""
+    held_out = [{"name": "heldout", "data": flags["heldout"]}] if flags["heldout"] else []
+    return [*({"name": name} for name in flags["hooks"]), *held_out]
 
 
 def require_process(flags: dict, precond: str) -> None:
@@ -223,7 +229,7 @@ def find_in_chain(chain: dict | None, name: str) -> dict | None:
 def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
     """Return the options set explicitly on the command line (flags in `given` and --set), by dotted path."""
     result: dict[str, object] = {}
-    given = given | ({"precision"} if "fp16" in given else set())
+    given = given | ({"precision"} if "fp16" in given else set()) | ({"hooks"} if "heldout" in given else set())
     for flag, path in FLAGS.items():
         part, name = path.split(".")
         if flag in given and options[part] is None:

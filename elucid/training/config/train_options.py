@@ -110,6 +110,7 @@ class TrainOptions:
     tick: float | None = None
     snap: int | None = None
     dump: int | None = None
+    heldout: str | os.PathLike | None = None
     hooks: Sequence[str | type] | None = None
     loggers: Sequence[str | type] | None = None
     plugins: str | Sequence[str] | None = None

@@ -121,6 +121,7 @@ EMAS = {
 
 HOOKS = {
     "grid": _T + "hooks.grid:SampleGrid",
+    "heldout": _T + "hooks.heldout:HeldoutLoss",
 }
 
 LOGGERS = {
