@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from elucid import datasets as datasets
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
+    from elucid.api.evaluations.loss import heldout_loss as heldout_loss
+    from elucid.api.evaluations.memorisation import memorisation as memorisation
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
@@ -44,7 +46,9 @@ _PLACES = {
     "UserError": "elucid.dnnlib.errors",
     "class_agreement": "elucid.api.scoring",
     "generate": "elucid.api.generate",
+    "heldout_loss": "elucid.api.evaluations.loss",
     "load": "elucid.api.models",
+    "memorisation": "elucid.api.evaluations.memorisation",
     "nll": "elucid.api.evaluations.likelihood",
     "reference": "elucid.api.scoring",
     "save_grid": "elucid.api.models",

@@ -81,20 +81,21 @@ def memorisation(
         Pixels(shape, place) if detector == "pixels" else make_detector(detector, place, detector_weights)
     )
     places, copied = choose(samples.source.num, len(real["train"]), seed)
-    found = {"samples": collected(network_of_features, samples.source)}
-    for name, dataset in real.items():
-        found[name] = collected(network_of_features, of_dataset(dataset, batch, workers, {}))
-    for kind in ALTERATIONS:
-        copies = copies_of(real["train"], copied, kind, seed, batch)
-        found[kind] = collected(network_of_features, copies)
+    sources = {"samples": samples.source}
+    sources |= {name: of_dataset(dataset, batch, workers, {}) for name, dataset in real.items()}
+    sources |= {kind: copies_of(real["train"], copied, kind, seed, batch) for kind in ALTERATIONS}
+    found, hashes = {}, {}
+    for name, source in sources.items():
+        found[name], hashes[name] = collected(network_of_features, source)
     result, suspects = on_main(
         lambda: measured(found, places, copied, place, cells, seed, neighbours, rows, network_of_features.name)
     )
     about = {
         **samples.source.about,
         **described(network_of_features),
-        **{"crop": crop(network_of_features), "train": os.fspath(train), "test": os.fspath(test), "plant_seed": seed},
-        **asdict(samples.source.provenance),
+        **asdict(replace(samples.source.provenance, crop=crop(network_of_features), data_sha256=hashes["samples"])),
+        **{"train": os.fspath(train), "train_sha256": hashes["train"]},
+        **{"test": os.fspath(test), "test_sha256": hashes["test"], "plant_seed": seed},
     }
     result = replace(result, about={**result.about, **about})
     if dest is not None:
@@ -162,10 +163,11 @@ def require_alike(samples: Samples, real: dict[str, ImageDataset]) -> None:
             raise UserError(f"{counts[name]} {name} images are too few; give at least {FEWEST}, better thousands")
 
 
-def collected(detector: Detector, source: Source) -> Tensor:
-    """Return the features f32[N,D] of all images of a source on the main process."""
+def collected(detector: Detector, source: Source) -> tuple[Tensor, str]:
+    """Return the features f32[N,D] of all images of a source on the main process, and the hash of their pixels."""
     wanted = Wanted(frozenset(), frozenset({"features"}))
-    return collect([detector], [wanted], source.batches, source.order, source.num)[0].rows["features"]
+    (found,) = collect([detector], [wanted], source.batches, source.order, source.num)
+    return found.rows["features"], found.sha256
 
 
 def copies_of(train: ImageDataset, copied: np.ndarray, kind: str, seed: int, batch: int) -> Source:
