@@ -56,7 +56,7 @@ def test_tables_sheet_and_number(measure, digits, tmp_path):
     with Image.open(tmp_path / "new" / result.pictures[0].file) as sheet:
         pixels = np.asarray(sheet).copy()
     first = np.asarray(Image.open(digits / "samples/000.png"))
-    shown = pixels[6 : 6 + 96 : 12, 6 : 6 + 96 : 12, 0]
+    shown = pixels[28 : 28 + 96 : 12, 6 : 6 + 96 : 12, 0]
     assert any(np.array_equal(shown, np.asarray(Image.open(digits / f"train/{index:03d}.png"))) for index in range(6))
     assert first.shape == shown.shape and result.about["images"].endswith("samples")
     assert result.about["detector"] == "pixels" and len(result.about["data_sha256"]) == 64

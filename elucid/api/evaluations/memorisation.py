@@ -247,8 +247,11 @@ def saved(result: Result, dest: str, suspects: list[Suspect], shown: list[np.nda
         )
         for suspect, image in zip(suspects, shown, strict=True)
     ]
-    save_sheet(picture, sheet)
-    title = "Most suspicious samples, each beside its nearest training images (sample: ratio | distances)"
+    legend = (
+        f"sample: distance / distance between training images | nearest training images: {result.about['detector']}"
+    )
+    save_sheet(picture, sheet, f"{legend} distance")
+    title = "The most suspicious samples, each beside its nearest training images"
     result = replace(result, pictures=(Picture(title, picture.name),))
     result.save(dest)
     return result

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from elucid.dnnlib.files import write_output
 
-CELL, GAP, TEXT = 96, 6, 16
-"""Least size of a shown image, and the space between and below images, in pixels."""
+CELL, GAP, GUTTER, TEXT = 96, 6, 30, 16
+"""Least size of a shown image, the space between images and between columns, and the height of text, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,20 @@ class Row:
     captions: Sequence[str]
 
 
-def save_sheet(path: str | os.PathLike, rows: Sequence[Row], columns: int = 2) -> None:
-    """Write a PNG: in each line `columns` rows one beside the other, a sample | its nearest training images.
+def save_sheet(path: str | os.PathLike, rows: Sequence[Row], title: str, columns: int = 2) -> None:
+    """Write a PNG under a title: in each line `columns` rows side by side, a sample | its nearest training images.
 
     Raises UserError if the file cannot be written.
     """
     shown = [[_enlarged(image) for image in (row.sample, *row.nearest)] for row in rows]
     width, height = shown[0][0].size
-    across = len(shown[0]) * (width + GAP) + 2 * GAP
-    lines = -(-len(rows) // columns)
-    canvas = Image.new("RGB", (GAP + columns * across, GAP + lines * (height + TEXT + GAP)), "white")
+    across = len(shown[0]) * (width + GAP) + GUTTER
+    lines, head = -(-len(rows) // columns), TEXT + 2 * GAP
+    canvas = Image.new("RGB", (GAP + columns * across - GUTTER + GAP, head + lines * (height + TEXT + GAP)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    draw.text((GAP, GAP), title, fill="black", font=font)
     for number, (row, pictures) in enumerate(zip(rows, shown, strict=True)):
-        left, top = GAP + number % columns * across, GAP + number // columns * (height + TEXT + GAP)
+        left, top = GAP + number % columns * across, head + number // columns * (height + TEXT + GAP)
         for place, (image, caption) in enumerate(zip(pictures, (row.caption, *row.captions), strict=True)):
             x = left + place * (width + GAP) + (GAP if place else 0)  # the sample stands apart
             canvas.paste(image, (x, top))

@@ -81,7 +81,7 @@ def _row(kind: str, count: int, measures: Measures, total: int) -> tuple:
 
 
 def _lines(found: Findings) -> list[str]:
-    share, lines = found.measures.shares[0], []
+    lines = []
     usual = np.median(found.held_out.distances)
     for what, around in (("held-out images", found.held_out), ("samples", found.samples)):
         same = int((around.distances <= SAME * usual).sum())
@@ -89,11 +89,18 @@ def _lines(found: Findings) -> list[str]:
             lines.append(f"{same} of {len(around.distances)} {what} are the same as a training image")
     if not np.isfinite(found.measures.copying.value):
         lines.append("C_T is left out: no cell holds more than 20 samples and a held-out image")
-    if share.chance < UNLIKELY:
+    shares = [share for share in found.measures.shares if share is not None]
+    chance = min(1.0, len(shares) * min(share.chance for share in shares))  # Bonferroni's
+    if chance < UNLIKELY:
         what = "more samples are very near to training images than held-out images are: look at the sheet"
     else:
         what = "no more samples are very near to training images than held-out images are"
-    return [*lines, f"{what} (chance of as many or more without copying: {share.chance:.2g})"]
+    lines.append(f"{what} (chance of as many or more without copying: {chance:.2g})")
+    if found.measures.nearer[1][1] < 0.5:
+        lines.append(
+            "samples lie farther from training images than held-out images do; C_T and P(nearer) hide copies then"
+        )
+    return lines
 
 
 def _curve(found: Findings) -> Curve:
