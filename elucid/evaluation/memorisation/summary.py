@@ -96,9 +96,14 @@ def _lines(found: Findings) -> list[str]:
     else:
         what = "no more samples are very near to training images than held-out images are"
     lines.append(f"{what} (chance of as many or more without copying: {chance:.2g})")
-    if found.measures.nearer[1][1] < 0.5:
+    value, (low, high) = found.measures.nearer
+    if high < 0.5:
         lines.append(
             "samples lie farther from training images than held-out images do; C_T and P(nearer) hide copies then"
+        )
+    elif low > 0.5:
+        lines.append(
+            f"samples as a whole are nearer to training images: a held-out image is farther in {100 * value:.0f} %"
         )
     return lines
 
