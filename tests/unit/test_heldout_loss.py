@@ -8,6 +8,7 @@ import torch
 
 from elucid.evaluation.heldout import gap, summarise
 from elucid.training.losses.by_level import (
+    errors_of,
     loss_weights,
     noise_of,
     squared_errors,
@@ -56,6 +57,41 @@ def test_the_noise_of_an_image_depends_on_its_seed_only():
     whole = errors(denoiser, images)
     np.testing.assert_allclose(np.concatenate([errors(denoiser, images[:4]), errors(denoiser, images[4:], 4)]), whole)
     assert not np.allclose(errors(denoiser, images, seed=5), whole)
+
+
+class NoisyEncoder:
+    """Latents that are random, as those of a VAE."""
+
+    def encode(self, raw):
+        return raw + torch.randn_like(raw)
+
+
+class Images:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, index):
+        return self.images[index].numpy()
+
+    def label(self, index):
+        return np.zeros(0, np.float32)
+
+
+def test_latents_depend_on_the_image_only():
+    """Not on the batch, the order or the state of the random generators."""
+    denoiser = GaussianDenoiser()
+    denoiser.spec = denoiser.spec.replace(latent=True)
+    found = []
+    for batch, indices in ((1, [0, 1, 2, 3, 4]), (3, [0, 1, 2, 3, 4]), (2, [0, 1])):
+        torch.manual_seed(batch)
+        how = {"seed": 5, "batch": batch, "device": "cpu", "step": lambda count: None}
+        found.append(errors_of(denoiser, NoisyEncoder(), Images(torch.zeros(5, 1, 4, 4)), indices, SIGMAS, **how))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    np.testing.assert_allclose(found[0][:2], found[2], rtol=1e-6)
+    assert len(np.unique(found[0])) == found[0].size
 
 
 def test_a_model_that_knows_its_images_by_heart_is_seen():

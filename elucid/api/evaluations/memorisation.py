@@ -101,7 +101,8 @@ def memorisation(
     if dest is not None:
         shown = samples.images([suspect.sample for suspect in suspects])
         if distributed.is_main():
-            result = saved(result, dest, suspects, shown, real["train"])
+            names = [Path(samples.source.names[suspect.sample]).stem for suspect in suspects]
+            result = saved(result, dest, suspects, list(zip(names, shown, strict=True)), real["train"])
         distributed.barrier()
     return result
 
@@ -235,22 +236,22 @@ def require_different(train: Tensor) -> None:
         raise UserError(f"all {len(train)} training images have the same features, so no distance means anything")
 
 
-def saved(result: Result, dest: str, suspects: list[Suspect], shown: list[np.ndarray], train: ImageDataset) -> Result:
-    """Write the picture and then the result; return it."""
+def saved(
+    result: Result, dest: str, suspects: list[Suspect], shown: list[tuple[str, np.ndarray]], train: ImageDataset
+) -> Result:
+    """Write the picture of the samples, given with their names, and then the result; return it."""
     picture = Path(dest).with_suffix(".png")
     sheet = [
         Row(
             image,
-            f"{suspect.sample}: {suspect.ratio:.2f}",
+            f"{name}: {suspect.ratio:.2f}",
             [train.image(index) for index in suspect.nearest],
             [f"{distance:.3g}" for distance in suspect.distances],
         )
-        for suspect, image in zip(suspects, shown, strict=True)
+        for suspect, (name, image) in zip(suspects, shown, strict=True)
     ]
-    legend = (
-        f"sample: distance / distance between training images | nearest training images: {result.about['detector']}"
-    )
-    save_sheet(picture, sheet, f"{legend} distance")
+    legend = "sample: ratio, below 1 if nearer than another training image is | nearest training images: distance"
+    save_sheet(picture, sheet, f"{legend} ({result.about['detector']})")
     title = "The most suspicious samples, each beside its nearest training images"
     result = replace(result, pictures=(Picture(title, picture.name),))
     result.save(dest)

@@ -44,7 +44,7 @@ class HeldoutLoss(Hook):
         known = {"use_labels": bool(run.denoiser.spec.label_dim), "latents": run.dataset.encoder is not None}
         held_out = open_dataset(self.data, max_size=self.num, seed=self.seed, **known)
         require_measurable(run.denoiser, run.encoder, held_out, "`heldout`")
-        chosen = np.random.default_rng(self.seed).permutation(len(run.dataset))[: self.num]
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(run.dataset))[: self.num])
         self.sets = {"loss": (held_out, list(range(len(held_out)))), "train_loss": (run.dataset, chosen.tolist())}
         smallest = min(len(indices) for _, indices in self.sets.values())
         if smallest < 2:
