@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from elucid.api.estimate import estimate
+from elucid.api.evaluations.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.options import describe, explicit, options_from
@@ -46,6 +47,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     resolved, folder, state = options_and_state(options, flags)
     source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
+    scores = scoring_hooks(run)
     if folder is None:
         description = describe(resolved, distributed.world_size(), flags["desc"])
         folder = distributed.broadcast_object(
@@ -57,7 +59,9 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # free memory before training
         own = [make(one, "hook") for one in resolved.get("hooks", [])]
-        if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
+        # Scores come before the log, as they become part of a tick's statistics.
+        ours = [Provenance(), *scores, LoggingHook(loggers), SampleGrid(loggers)]
+        if train_loop(run, folder, Hooks([*ours, *own, *hooks])):
             run.log(f"done: {folder}")
         else:
             raise Stopped(folder, run.nimg)
@@ -72,6 +76,7 @@ def dry_run(options: TrainOptions) -> None:
     resolved, _, _ = options_and_state(options, flags, writes=False)
     dataset, parts = check(resolved)
     whole = {**resolved, **parts.options}
+    check_scoring(whole, dataset, parts.denoiser, device)
     distributed.print0(json.dumps(whole, indent=2))
     count = sum(parameter.numel() for parameter in parts.denoiser.parameters())
     for line in estimate(whole, device, count) if distributed.world_size() == 1 else ():
