@@ -19,6 +19,11 @@ def better(metric: str, value: float, other: float) -> bool:
     return value > other if metric in HIGHER_IS_BETTER else value < other
 
 
+def metric_of(values: dict[str, Any]) -> Metric:
+    """Return the metric of a line of JSON, the inverse of its `as_dict`."""
+    return Metric(**{**values, "interval": values["interval"] and tuple(values["interval"])})
+
+
 @dataclass(frozen=True)
 class Record:
     """Scores after `nimg` images of training; the first of `metrics` decides.
@@ -45,8 +50,7 @@ def read_record(line: str) -> Record | None:
     """Read a line of JSON; None if it is incomplete, as after a kill, or something else."""
     try:
         values = json.loads(line)
-        metrics = [{**one, "interval": one["interval"] and tuple(one["interval"])} for one in values["metrics"]]
-        made = tuple(Metric(**one) for one in metrics)
+        made = tuple(metric_of(one) for one in values["metrics"])
         return Record(int(values["nimg"]), made, str(values["made_by"]), dict(values["about"])) if made else None
     except (ValueError, TypeError, KeyError):
         return None
@@ -67,21 +71,22 @@ class History:
     def records(self) -> list[Record]:
         return [record for record in self._all if record.made_by == self.made_by]
 
-    def cut(self, nimg: int) -> None:
+    def cut(self, nimg: int, write: bool = True) -> None:
         """Forget what was scored after `nimg` images, since the run goes on from there and will score it again.
 
-        Also removes a line that a killed process left incomplete.
+        Also removes a line that a killed process left incomplete. Only one process may `write`.
         """
         self._all = [record for record in self._all if record.nimg <= nimg]
-        if self.path.is_file():
+        if write and self.path.is_file():
             with write_output(self.path) as file:
                 file.write("".join(record.line() + "\n" for record in self._all).encode())
 
-    def add(self, record: Record) -> None:
-        """Append a record to the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(self.path, record.line())
+    def add(self, record: Record, write: bool = True) -> None:
+        """Append a record; only one process may `write` it to the file."""
         self._all.append(record)
+        if write:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.path, record.line())
 
 
 def best(records: Sequence[Record]) -> Record | None:
@@ -104,7 +109,12 @@ def first_to_reach(records: Sequence[Record], target: float) -> Record | None:
 def reached(record: Record, target: float, num_images: int | None) -> str:
     """Say how many images it took to reach a score, and how many epochs of a data set of `num_images`."""
     epochs = f" ({record.nimg / num_images:.4g} epochs)" if num_images else ""
-    return f"reached {record.first.name} {target:g} after {record.nimg / 1e6:.4g} Mimg{epochs}"
+    return f"reached {record.first.name} {target:g} after {images_text(record.nimg)}{epochs}"
+
+
+def images_text(nimg: int) -> str:
+    """Return a number of training images in thousands or millions."""
+    return f"{nimg / 1e6:.4g} Mimg" if nimg >= 1e6 else f"{nimg / 1e3:.4g} kimg"
 
 
 def as_result(

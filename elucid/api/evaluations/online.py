@@ -1,6 +1,7 @@
 """Scores a run while it trains, and keeps its best snapshot: `train.py --eval=5k@25`."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from elucid.api.sources import Source, own_places, spans
 from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
-from elucid.evaluation.history import History, Record, as_result, better, first_to_reach, reached
+from elucid.evaluation.history import History, Record, as_result, better, first_to_reach, images_text, reached
 from elucid.evaluation.results import FOLDER
 from elucid.metrics.detectors import Detector, make_detector
 from elucid.metrics.measures.collect import Wanted, require_outputs
@@ -74,7 +75,7 @@ def require_scorable(options: EvalOptions, data: DataOptions, dataset, denoiser,
         if dataset.encoder is not None:
             raise UserError(f"`eval`: {dataset.path} holds latents; give images to compare with: --set eval.ref=FILE")
         open_images(data, 2)
-    detector = usable_detector(options, device)
+    detector = usable_detector(options.detector, options.detector_weights, device)
     require_outputs(detector, Wanted.of(metrics))
     require_counts(metrics, options.num, "generated", detector.dim)
     if not denoiser.spec.latent:  # the detector may find the images too small
@@ -94,14 +95,14 @@ def data_options(options: dict) -> DataOptions:
     return DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
 
 
-def usable_detector(options: EvalOptions, device: torch.device) -> Detector:
-    """Return the detector of the options, or else the usual one, or random features with a note."""
-    if options.detector is not None:
-        return make_detector(options.detector, device, options.detector_weights)
+def usable_detector(name: str | None, weights: str | os.PathLike | None, device: torch.device) -> Detector:
+    """Return the named detector, or else the usual one, or random features with a note if it is not installed."""
+    if name is not None:
+        return make_detector(name, device, weights)
     try:
-        return make_detector(USUAL, device, options.detector_weights)
+        return make_detector(USUAL, device, weights)
     except UserError as error:
-        if options.detector_weights is not None:
+        if weights is not None:
             raise
         distributed.print0(f"note: scoring in random features, which compare only runs of your own: {error}")
         return make_detector("random", device)
@@ -143,8 +144,8 @@ class OnlineScores(Hook):
                 return  # the loop ends before its first step
         self.about = self._description(run)
         self.history = History(folder / FOLDER / "online.jsonl", digest(self.about))
-        if distributed.is_main():
-            self.history.cut(run.nimg)
+        distributed.barrier()  # all have read the file
+        self.history.cut(run.nimg, write=distributed.is_main())
         # A new run in an old folder has no best snapshot yet.
         self.best = read_note(folder / BEST_NOTE, self.history.made_by) if run.nimg else None
         every = f"every {self.options.ticks * run.loop.tick_kimg:g} kimg and " if self.options.ticks else ""
@@ -210,9 +211,10 @@ class OnlineScores(Hook):
         top = known is None or better(first.metric, first.value, known["value"])
         target = self.options.target
         before = None if target is None else first_to_reach(self.history.records, target)
+        self.history.add(record, write=distributed.is_main())
         if distributed.is_main():
-            self.history.add(record)
-            self._write_result()
+            result = as_result("online", self.history.records, self.about)
+            result.save(self.folder / FOLDER / "online.json")
             if top:
                 save_snapshot(self.folder / BEST, run.snapshot())
                 note = {**first.as_dict(), "nimg": run.nimg, "kimg": run.nimg / 1000, "snapshot": BEST, "ema": self.ema}
@@ -228,17 +230,13 @@ class OnlineScores(Hook):
         if target is not None and before is None and first_to_reach([record], target) is not None:
             run.log(reached(record, target, len(run.dataset)))
 
-    def _write_result(self) -> None:
-        result = as_result("online", self.history.records, self.about)
-        result.save(self.folder / FOLDER / "online.json")
-
     def _conclude(self, run) -> None:
         if self.best is not None:
             name, value, kimg = self.best["name"], self.best["value"], self.best["nimg"] / 1000
             run.log(f"best      {name} {value:.6g} at {kimg:g} kimg: {self.folder / BEST}")
         target = self.options.target
         if target is not None and first_to_reach(self.history.records, target) is None:
-            run.log(f"note: {self.metrics[0]} {target:g} was not reached within {run.nimg / 1e6:.4g} Mimg")
+            run.log(f"note: {self.metrics[0]} {target:g} was not reached within {images_text(run.nimg)}")
 
     def _description(self, run) -> dict[str, Any]:
         """Return what decides the scores, apart from the weights."""

@@ -56,7 +56,7 @@ def training_evaluator(
     data: DataOptions,
     metrics: str | tuple[str, ...],
     detector: str,
-    detector_weights: str | None,
+    detector_weights: str | os.PathLike | None,
     most: int | None,
     *,
     batch: int,
