@@ -56,6 +56,13 @@ def read_record(line: str) -> Record | None:
         return None
 
 
+def append_record(path: Path, line: str) -> None:
+    """Append a line, not to what a killed process left of another one; a missing folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size
+    append_line(path, f"\n{line}" if incomplete else line)
+
+
 class History:
     """The records in a file of JSON lines, in the order in which they were made.
 
@@ -85,8 +92,7 @@ class History:
         """Append a record; only one process may `write` it to the file."""
         self._all.append(record)
         if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            append_line(self.path, record.line())
+            append_record(self.path, record.line())
 
 
 def best(records: Sequence[Record]) -> Record | None:

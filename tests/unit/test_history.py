@@ -45,9 +45,11 @@ def test_records_are_kept_and_cut_where_a_run_goes_on(tmp_path):
         file.write('{"half a li')
     again = History(path, "a")
     assert again.records == RECORDS and History(path, "b").records == [record(1500, 1.0, made_by="b", interval=None)]
+    again.add(record(500, 6.0))  # not on the line that is incomplete
+    assert History(path, "a").records == [*RECORDS, record(500, 6.0)]
     again.cut(2000)
-    assert again.records == RECORDS[:2] == History(path, "a").records
-    assert len(path.read_text().splitlines()) == 3 and History(path, "b").records
+    assert again.records == [*RECORDS[:2], record(500, 6.0)] == History(path, "a").records
+    assert len(path.read_text().splitlines()) == 4 and History(path, "b").records
 
 
 def test_a_table_and_a_curve(tmp_path):

@@ -14,8 +14,8 @@ import torch
 from elucid.api.evaluator import Evaluator, described
 from elucid.api.sources import own_places
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.files import append_line, require_writable, sha256
-from elucid.evaluation.history import better, metric_of
+from elucid.dnnlib.files import require_writable, sha256
+from elucid.evaluation.history import append_record, better, metric_of
 from elucid.evaluation.results import Curve, Result, Series, Table
 from elucid.evaluation.sweep import Axis, Range, Search, Setting, round_sizes, search
 from elucid.metrics.measures.collect import Collected, collect, on_main
@@ -117,8 +117,7 @@ class Ledger:
         if self.path is not None and distributed.is_main():
             values = [metric.as_dict() for metric in metrics]
             line = {"setting": setting, "num": num, "metrics": values, "made_by": self.made_by}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            append_line(self.path, json.dumps(line))
+            append_record(self.path, json.dumps(line))
 
 
 class Scorer:
@@ -229,7 +228,7 @@ class Scorer:
         axes = tuple(FLAGS.get(axis.name, axis.name) for axis in self.axes)
         saved = 100 * (1 - found.samples / found.of_grid)
         lines = (
-            f"{found.samples} samples, {saved:.0f} % fewer than the {found.of_grid} of the grid of {len(largest)} settings",
+            f"{found.samples} samples, {saved:.0f} % fewer than {found.of_grid} of all {len(largest)} settings",
             f"best {self.named(found.best.setting)}: {', '.join(metric.line for metric in best)}",
             self.command(found.best.setting),
         )
