@@ -26,11 +26,11 @@ from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
-from elucid.training.registry.components import make, walk
+from elucid.training.registry.components import make
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
-from elucid.training.snapshots.trust import import_plugins, require_named
+from elucid.training.snapshots.trust import code_names, import_plugins, require_named
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
@@ -105,7 +105,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             folder, state = found
             known = nested or options_from({**flags, "data": ""})
             merged = merge_options(state, explicit(flags, set(options.given()), known))
-            named = [component["name"].rpartition(":")[0] for component in walk(known)]
+            named = [name.rpartition(":")[0] for name in code_names(known)]
             require_named(merged, [*named, *flags["plugins"]])
             return merged, folder, state
     if nested is None:

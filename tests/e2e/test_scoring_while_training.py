@@ -24,6 +24,20 @@ OPTIONS = {
 }  # fmt: skip
 SET = {"network.num_blocks": 1, "network.attn_resolutions": [], "loop.grid_images": 0, "lr_schedule.warmup_kimg": 0.1}
 EVAL = {"eval.steps": 3, "eval.detector": "random", "eval.metrics": "kid,fid", "eval.batch": 8}
+DRAWING = """
+import numpy, torch
+from elucid.metrics.random_features import RandomDetector
+
+class Drawing(RandomDetector):
+    # Like networks whose initial weights are drawn.
+    def __init__(self, device, weights=None):
+        super().__init__(device, weights)
+        torch.rand(1), numpy.random.rand()
+
+    def features(self, images):
+        torch.rand(1), numpy.random.rand()
+        return super().features(images)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +66,11 @@ def plain(train):
 
 
 @pytest.fixture(scope="module")
-def scored(train):
-    """Ticks 2 and 4, the last, are scored."""
-    return train(eval="22@2", sets={**EVAL, "eval.target": 1e6})
+def scored(train, tmp_path_factory):
+    """Ticks 2 and 4, the last, are scored, by a detector that draws random numbers."""
+    code = tmp_path_factory.mktemp("code") / "drawing.py"
+    code.write_text(DRAWING)
+    return train(eval="22@2", sets={**EVAL, "eval.target": 1e6, "eval.detector": f"{code}:Drawing"})
 
 
 def stats(folder):
@@ -108,6 +124,11 @@ def test_the_best_snapshot_is_kept_and_is_not_the_newest(scored):
     reference = scored / "evaluations" / "reference-random.npz"
     again = elucid.score(best.sample(range(22), steps=3), reference, metrics="kid", device="cpu")
     assert again.value == pytest.approx(note["value"], rel=1e-4)
+
+
+def test_a_state_may_not_name_code_as_detector(scored):
+    with pytest.raises(UserError, match="the state uses the code .*drawing.py:Drawing"):
+        elucid.train(elucid.TrainOptions(resume=scored, device="cpu"))
 
 
 class StopAt(Hook):
