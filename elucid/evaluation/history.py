@@ -1,6 +1,7 @@
 """Scores of one model in the course of its training: kept in a file, the best of them, the images to a given score."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage"
 
 
 def better(metric: str, value: float, other: float) -> bool:
-    """Return whether a value of a metric is better than another; NaN is better than nothing, and not better."""
+    """Return whether a value of a metric is better than another; any number is better than NaN."""
+    if math.isnan(other):
+        return not math.isnan(value)
     return value > other if metric in HIGHER_IS_BETTER else value < other
 
 
@@ -107,7 +110,8 @@ def best(records: Sequence[Record]) -> Record | None:
 def first_to_reach(records: Sequence[Record], target: float) -> Record | None:
     """Return the earliest record whose first metric is at least as good as `target`."""
     for record in sorted(records, key=lambda one: one.nimg):
-        if not better(record.first.metric, target, record.first.value):
+        value = record.first.value
+        if value == target or better(record.first.metric, value, target):
             return record
     return None
 

@@ -13,6 +13,9 @@ from elucid.training.config.settings import eval_options, parse_eval
 from elucid.training.config.train_options import TrainOptions
 
 
+NAN = float("nan")
+
+
 def record(nimg, value, metric="kid", made_by="a", interval=(0.0, 9.0)):
     return Record(nimg, (Metric(f"{metric}1k_random", metric, "random", value, interval),), made_by, {"tick": 1})
 
@@ -25,12 +28,13 @@ def test_the_best_is_the_lowest_distance_or_the_highest_share():
     assert best(RECORDS[::-1]) == RECORDS[1]  # of equals the earliest
     shares = [record(1000, 0.2, "precision"), record(2000, 0.4, "precision"), record(3000, 0.3, "precision")]
     assert best(shares) == shares[1] and best([]) is None
-    assert better("is", 2.0, 1.0) and better("fid", 1.0, 2.0) and not better("fid", float("nan"), 2.0)
+    assert better("is", 2.0, 1.0) and better("fid", 1.0, 2.0) and not better("fid", NAN, 2.0)
+    assert best([record(1, NAN), record(2, 9.0), record(3, NAN)]).nimg == 2
 
 
 def test_the_images_to_a_score():
     assert first_to_reach(RECORDS, 4.5) == RECORDS[1] == first_to_reach(RECORDS, 3.0)
-    assert first_to_reach(RECORDS, 2.9) is None
+    assert first_to_reach(RECORDS, 2.9) is None and first_to_reach([record(1, NAN)], 9.0) is None
     assert first_to_reach([record(1, 0.2, "recall"), record(2, 0.5, "recall")], 0.3).nimg == 2
     assert reached(record(1_200_000, 0.01), 0.01, 352_941) == "reached kid1k_random 0.01 after 1.2 Mimg (3.4 epochs)"
     assert reached(record(2500, 0.01), 0.5, None) == "reached kid1k_random 0.5 after 2.5 kimg"
