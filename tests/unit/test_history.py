@@ -12,7 +12,6 @@ from elucid.training.config.options import options_from
 from elucid.training.config.settings import eval_options, parse_eval
 from elucid.training.config.train_options import TrainOptions
 
-
 NAN = float("nan")
 
 
