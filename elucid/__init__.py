@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from elucid import datasets as datasets
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
+    from elucid.api.evaluations.report import report as report
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
@@ -47,6 +48,7 @@ _PLACES = {
     "load": "elucid.api.models",
     "nll": "elucid.api.evaluations.likelihood",
     "reference": "elucid.api.scoring",
+    "report": "elucid.api.evaluations.report",
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",

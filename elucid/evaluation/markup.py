@@ -18,7 +18,7 @@ def escaped(text: str) -> Markup:
     return Markup(html.escape(_NOT_XML.sub("\ufffd", text)))
 
 
-def element(name: str, *children: Any, **attributes: Any) -> Markup:
+def element(name: str, /, *children: Any, **attributes: Any) -> Markup:
     """Return `<name attributes>children</name>`, as HTML and XML read it.
 
     Children are text, numbers, markup, or iterables of these; None is left out. `class_` and `aria_label` are written

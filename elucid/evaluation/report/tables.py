@@ -1,0 +1,88 @@
+"""Tables of the page: results as they are saved, and nested options as rows."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from elucid.evaluation.axes import number
+from elucid.evaluation.markup import Markup, element
+from elucid.evaluation.results import Table
+
+LONGEST = 600
+"""Longer values are cut."""
+
+
+def result_table(table: Table) -> Markup:
+    """Return a table of a result; a confusion matrix with cells shaded by their share of the row."""
+    shaded = "confusion" in table.title.lower() and all(_numbers(row[1:]) for row in table.rows)
+    rows = [
+        [cell(value, _shade(value, row[1:]) if shaded and place else None) for place, value in enumerate(row)]
+        for row in table.rows
+    ]
+    columns = [[row[place] for row in table.rows if place < len(row)] for place in range(len(table.columns))]
+    heads = [
+        element("th", head, scope="col", class_="number" if _numbers(one for one in column if one is not None) else None)
+        for head, column in zip(table.columns, columns, strict=True)
+    ]
+    return framed(table.title, heads, rows, class_="confusion" if shaded else None)
+
+
+def framed(title: str, heads: Iterable[Markup], rows: Iterable[Iterable[Markup]], class_: str | None = None) -> Markup:
+    """Return a table that scrolls within itself, also by the keyboard."""
+    table = element(
+        "table",
+        element("caption", title),
+        element("thead", element("tr", *heads)),
+        element("tbody", *(element("tr", *row) for row in rows)),
+        class_=class_,
+    )
+    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
+
+
+def side_by_side(title: str, names: Sequence[str], rows: Iterable[tuple[str, Sequence[Any]]]) -> Markup:
+    """Return a table with a row for each (name, values) and a column for each of `names`."""
+    heads = [element("td"), *(element("th", name, scope="col", class_="name") for name in names)]
+    return framed(title, heads, ([_head(name), *map(cell, values)] for name, values in rows))
+
+
+def cell(value: Any, shade: int | None = None) -> Markup:
+    """Return a cell: numbers to the right, rounded; markup as it is."""
+    if isinstance(value, Markup):
+        return element("td", value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    classes = [*(["number"] if is_number else []), *([f"h{shade}"] if shade else [])]
+    return element("td", text(value), class_=" ".join(classes) or None)
+
+
+def text(value: Any) -> str:
+    """Return a value as text: numbers rounded, nested values as JSON, long ones cut."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, float):
+        return number(value, 5) if math.isfinite(value) else str(value)
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return written if len(written) <= LONGEST else f"{written[:LONGEST]} \u2026"
+
+
+def flat(values: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, Any]]:
+    """Yield nested dictionaries as (path, value), e.g. (`loss.noise.P_mean`, -1.2)."""
+    if not isinstance(values, dict) or not values or not depth:
+        yield path, values
+        return
+    for key, value in values.items():
+        yield from flat(value, f"{path}.{key}" if path else str(key), depth - 1)
+
+
+def _head(name: str) -> Markup:
+    return element("th", name, scope="row")
+
+
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def _shade(value: Any, row: Sequence[Any]) -> int:
+    """Return the shade of a cell, 0 to 8."""
+    total = sum(one for one in row if one > 0)
+    return min(8, math.ceil(8 * value / total)) if total and value > 0 and math.isfinite(value / total) else 0
