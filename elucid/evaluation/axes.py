@@ -17,7 +17,7 @@ class Axis:
     log: bool = False
 
     def shows(self, value: float) -> bool:
-        """Return whether a value has a place on the axis: it is finite, and above 0 on a logarithmic one."""
+        """Return whether a value has a place on an axis of this kind."""
         return drawable(value, self.log)
 
     def place(self, value: float) -> float:
@@ -46,7 +46,8 @@ class Axis:
 
 
 def drawable(value: float, log: bool = False) -> bool:
-    return math.isfinite(value) and abs(value) < LARGEST and (not log or value > 1 / LARGEST)
+    """Return whether a value is finite and not too large to draw; on a logarithmic axis it must be above 0."""
+    return abs(value) < LARGEST and (not log or value > 1 / LARGEST)
 
 
 def axis(values: Iterable[float], log: bool = False, margin: float = 0.0) -> Axis:

@@ -30,8 +30,8 @@ INK, PAPER = ("#20242b", "#e4e7ec"), ("#ffffff", "#15181d")
 MOST_POINTS = 240
 """Longer series are drawn with so many of their points, at equal distances; the last one is always there."""
 
-WIDTH, HEIGHT = 460, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
+WIDTH, HEIGHT = 390, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 30, 46
 _TITLE, _LEGEND = 26, 20
 _FEW = 12  # points that are marked
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -50,7 +50,7 @@ def style(scheme: int | None = None) -> str:
 def drawing(curve: Curve) -> str:
     """Return a chart as an SVG file of its own, with title and legend, in the colours of the reader's scheme."""
     css = f".dot:hover {{ opacity: 1; }}\n@media (prefers-color-scheme: dark) {{\n{style(1)}\n}}"
-    height = HEIGHT + _TITLE + _LEGEND * len(curve.series)
+    height = HEIGHT + _TITLE + _LEGEND * len(curve.series) + 6
     legend = [
         element(
             "g",
@@ -102,7 +102,8 @@ def _plot(curve: Curve, colours: Sequence[int]) -> list[Markup]:
     limits = [limit for one in curve.series for pair in one.intervals or () for limit in pair]
     x = axis((point[0] for point in points), curve.log_x)
     y = axis([*(point[1] for point in points), *limits], curve.log_y, margin=0.06)
-    lines = [_series(one, colour, curve, x, y) for one, colour in zip(curve.series, colours, strict=True)]
+    marked = max((len(one.points) for one in curve.series), default=0) <= _FEW
+    lines = [_series(one, colour, curve, (x, y), marked) for one, colour in zip(curve.series, colours, strict=True)]
     seen = any(x.shows(one) and y.shows(other) for one, other in points)
     nothing = None if seen else _text("no values", WIDTH / 2, HEIGHT / 2, text_anchor="middle", opacity=0.6)
     return [_axes(curve, x, y), *lines, *([nothing] if nothing else [])]
@@ -125,13 +126,12 @@ def _axes(curve: Curve, x: Axis, y: Axis) -> Markup:
     return element("g", *parts, class_="axes")
 
 
-def _series(one: Series, colour: int, curve: Curve, x: Axis, y: Axis) -> Markup:
-    """Return the band, the line, broken where values are missing, and the points of a series."""
-    kept = thinned(len(one.points))
+def _series(one: Series, colour: int, curve: Curve, axes: tuple[Axis, Axis], marked: bool) -> Markup:
+    """Return the band, the line, broken where values are missing, and the points, `marked` or seen under the mouse."""
+    x, y = axes
     paths: list[list[str]] = [[]]
     dots, band = [], []
-    few = len(kept) <= _FEW
-    for index in kept:
+    for index in thinned(len(one.points)):
         at, value = one.points[index]
         if not (x.shows(at) and y.shows(value)):
             paths.append([])
@@ -145,8 +145,8 @@ def _series(one: Series, colour: int, curve: Curve, x: Axis, y: Axis) -> Markup:
         between = f" ({number(limits[0])} to {number(limits[1])})" if limits is not None and inside else ""
         title = element("title", f"{curve.x}: {number(at, 6)}\n{one.name}: {number(value)}{between}")
         cx, cy = place.split()
-        shown = {"r": 3, "fill": "currentColor", "opacity": 1 if few else 0}
-        dots.append(element("circle", title, class_="dot few" if few else "dot", cx=cx, cy=cy, **shown))
+        shown = {"r": 3, "fill": "currentColor", "opacity": 1 if marked else 0}
+        dots.append(element("circle", title, class_="dot", cx=cx, cy=cy, **shown))
     outline = [*((at, low) for at, low, _ in band), *((at, high) for at, _, high in reversed(band))]
     path = " ".join(f"M{' L'.join(part)}" for part in paths if part)
     return element(
@@ -205,4 +205,4 @@ def _line(x1: float, y1: float, x2: float, y2: float, opacity: float) -> Markup:
 
 
 def _text(text: str, x: float, y: float, **attributes) -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", font_size=13, fill="currentColor", **attributes)
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", font_size=14, fill="currentColor", **attributes)

@@ -28,16 +28,14 @@ def class_samples(
     runs: Sequence[RunRecord],
     samples: Sequence[ImageDataset],
     per_class: int,
-    *,
-    sampling: bool,
-    plugins: str | Sequence[str] | None,
+    drawn: SampleOptions | None,
     batch: int,
     device: torch.device,
 ) -> list[ClassSamples]:
     """Return real images beside samples for each data set of the runs, at most `per_class` of each class.
 
-    `samples` are those of each run in their order, or none; then they are drawn from the newest snapshots, if
-    `sampling`. What cannot be read or drawn is noted.
+    `samples` are those of each run in their order, or none; then they are drawn from the newest snapshots with the
+    options `drawn`, unless these are None. What cannot be read or drawn is noted.
     """
     groups: dict[str, ClassSamples] = {}
     for place, run in enumerate(runs):
@@ -49,9 +47,8 @@ def class_samples(
         try:
             if samples:
                 images = _chosen(samples[place], per_class, labels=run.option("dataset.use_labels") is not False)
-            elif sampling:
-                options = SampleOptions(plugins=plugins)
-                names, images = _drawn(run, options, per_class, batch, device)
+            elif drawn is not None:
+                names, images = _drawn(run, drawn, per_class, batch, device)
                 group.class_names = group.class_names or names
             else:
                 continue
@@ -74,7 +71,7 @@ def _add_real(group: ClassSamples, run: RunRecord, per_class: int) -> None:
             raise UserError("they are read by the run's own reader")
         dataset = open_dataset(run.data, check=False)
         with_labels = run.option("dataset.use_labels") is True
-        group.columns.append(Column("real", _chosen(dataset, per_class, with_labels)))
+        group.columns.append(Column("Real", _chosen(dataset, per_class, with_labels)))
     except UserError as error:
         group.notes.append(f"The real images are not shown: {error}")
         return

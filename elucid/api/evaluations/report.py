@@ -12,6 +12,7 @@ from elucid.evaluation.report.collect import read_runs
 from elucid.evaluation.report.page import page
 from elucid.evaluation.results import load_result
 from elucid.torch_utils import distributed
+from elucid.training.sampling.options import SampleOptions
 
 MOST_PER_CLASS = 8
 
@@ -32,12 +33,12 @@ def report(
 ) -> Path:
     """Write a page about one run folder, or several side by side, and return its path.
 
-    The file `dest` needs no other file. It shows summary, curves, at most `grids` sample grids of each run over time,
+    The page needs no other file. It shows summary, curves, at most `grids` sample grids of each run over time,
     real images beside samples, the results saved in the runs' `evaluations` and the files `results`, settings and
-    environment. `names` replace the folders' names. Samples, at most `per_class` of each class, are read from `samples`,
-    one folder for each run as `elucid.generate(..., labels=True)` writes it, or drawn from the newest snapshots unless
-    `sampling` is False; with `per_class` 0 this part is left out. `plugins` are modules and files that snapshots may
-    use. Raises UserError for a folder that holds no run, results that cannot be read, and if `dest` cannot be written.
+    environment. `names` replace the folders' names. Samples, at most `per_class` of each class, are read from
+    `samples`, one folder for each run as `elucid.generate(..., labels=True)` writes it, or drawn from the newest
+    snapshots unless `sampling` is False; with `per_class` 0 this part is left out. `plugins` are modules and files that
+    snapshots may use. Under torchrun the main process does all. Raises UserError for a folder that holds no run, results that cannot be read, and if `dest` cannot be written.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     given = [samples] if isinstance(samples, str | os.PathLike) else list(samples or ())
@@ -47,15 +48,15 @@ def report(
     if grids < 1:
         raise UserError(f"`grids`={grids} leaves no sample grid; give at least 1")
     if given and len(given) != len(folders):
-        raise UserError(f"`samples` has {len(given)} folders for {len(folders)} runs; give one for each, in their order")
+        raise UserError(f"`samples` has {len(given)} folders for {len(folders)} runs; give one for each, in order")
     if not distributed.is_main():
         return Path(dest)
     require_writable(dest)
     records = read_runs(folders, names)
     others = [(Path(file), load_result(file)) for file in results]
     opened = [open_samples(folder) for folder in given]
-    drawing = {"sampling": sampling, "plugins": plugins, "batch": batch, "device": place}
-    shown = class_samples(records, opened, per_class, **drawing) if per_class else []
+    drawn = SampleOptions(plugins=plugins) if sampling else None
+    shown = class_samples(records, opened, per_class, drawn, batch, place) if per_class else []
     text = page(records, shown, others, grids)
     with write_output(dest) as file:
         file.write(text.encode())

@@ -19,7 +19,9 @@ from elucid.dnnlib import cli
 )
 @section(
     "Real and synthetic",
-    click.option("--per_class", type=click.IntRange(0, 8), default=4, help="Images of each class; 0: none.  [default: 4]"),
+    click.option(
+        "--per_class", type=cli.Count(min=0), default=4, help="Images of each class, up to 8; 0: none.  [default: 4]"
+    ),
     click.option(
         "--samples", metavar="DIR", multiple=True, help="Samples of generate.py --labels, one folder for each run."
     ),

@@ -15,9 +15,9 @@ from elucid.evaluation.results import Result, load_result, results_of
 LARGEST_FILE = 64 << 20
 """Larger files of a run are not read, except stats.jsonl, which is read line by line."""
 
-_DAMAGED = (OSError, ValueError, RecursionError)
+_DAMAGED = (OSError, ValueError, OverflowError, RecursionError)
 
-HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "accuracy", "auroc", "top1", "top5", "agreement")
+HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "accuracy", "auroc", "top", "agreement")
 """First words of scores of which more is better; of all others less is."""
 
 
@@ -88,7 +88,7 @@ def read_run(folder: str | os.PathLike, name: str) -> RunRecord:
     for path in results_of(folder):
         try:
             run.results.append((path, load_result(path)))
-        except (UserError, RecursionError) as error:
+        except UserError as error:
             run.notes.append(f"{path.name} is left out: {error}")
     if not (run.options or run.stats or run.grids or run.results):
         inside = sorted(path.parent.name for path in folder.glob("*/training_options.json"))
@@ -98,7 +98,7 @@ def read_run(folder: str | os.PathLike, name: str) -> RunRecord:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return what tells the names of run folders apart, e.g. `00000-edm` and `00001-cdm`; one name is returned whole."""
+    """Return what tells the names of run folders apart, e.g. `00000-edm` and `00001-cdm`; a single one whole."""
     paths = [folder.resolve() for folder in folders]
     names = [path.name for path in paths]
     depth = 1
@@ -156,6 +156,8 @@ def _statistics(run: RunRecord) -> dict[str, Statistic]:
                 try:
                     values = json.loads(line)
                     kimg = float(values["Progress/kimg"]["mean"])
+                    if not math.isfinite(kimg):
+                        raise ValueError
                 except (TypeError, KeyError, *_DAMAGED):
                     damaged += 1
                     continue
@@ -177,5 +179,8 @@ def _float(value: Any) -> float:
 
 def _grids(folder: Path) -> list[tuple[float, Path]]:
     """Return the sample grids with the images seen, in thousands, in order."""
-    found = [(re.fullmatch(r"samples-(\d+(?:\.\d+)?)\.png", path.name), path) for path in folder.glob("samples-*.png")]
+    found = [
+        (re.fullmatch(r"samples-(\d{1,12}(?:\.\d{1,6})?)\.png", path.name), path)
+        for path in folder.glob("samples-*.png")
+    ]
     return sorted((float(match[1]), path) for match, path in found if match)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.charts import swatch
-from elucid.evaluation.markup import Markup, element
+from elucid.evaluation.markup import Markup, element, joined
 from elucid.evaluation.report.collect import RunRecord
 from elucid.evaluation.report.curves import dot, figure
 from elucid.evaluation.report.pictures import FIGURE, inside, read_picture, shown
@@ -15,19 +15,17 @@ from elucid.evaluation.results import Curve, Result
 
 def evaluations(runs: Sequence[RunRecord], others: Sequence[tuple[Path, Result]]) -> Markup | None:
     """Return the results saved with each run, and others; None if there are none."""
-    groups = [
-        element(
-            "div",
-            element("h3", dot(place), element("span", run.name, class_="name")) if len(runs) > 1 else None,
-            *(_result(path, result, "h4" if len(runs) > 1 else "h3") for path, result in run.results),
-        )
-        for place, run in enumerate(runs)
-        if run.results
-    ]
+    several = len(runs) > 1
+    titles = [joined([dot(place), run.name]) if several else None for place, run in enumerate(runs)]
+    groups = [_group(title, run.results) for title, run in zip(titles, runs, strict=True) if run.results]
     if others:
-        title = element("h3", "Others") if groups else None
-        groups.append(element("div", title, *(_result(path, result, "h4" if title else "h3") for path, result in others)))
+        groups.append(_group(Markup("Others") if groups else None, others))
     return element("div", *groups) if groups else None
+
+
+def _group(title: Markup | None, results: Sequence[tuple[Path, Result]]) -> Markup:
+    articles = (_result(path, result, "h4" if title else "h3") for path, result in results)
+    return element("div", element("h3", title, class_="name") if title else None, *articles, class_="results")
 
 
 def _result(path: Path, result: Result, heading: str) -> Markup:
@@ -37,10 +35,16 @@ def _result(path: Path, result: Result, heading: str) -> Markup:
         element(heading, result.kind, class_="kind"),
         element("p", result.headline, class_="headline"),
         *(element("p", line) for line in result.lines),
-        element("div", *(_curve(curve) for curve in result.curves), class_="charts") if result.curves else None,
-        element("div", *map(result_table, result.tables), class_="tables") if result.tables else None,
-        *(_picture(path.parent, picture.title, picture.file) for picture in result.pictures),
-        element("details", element("summary", "How it was computed"), framed(str(path), (), about)) if about else None,
+        element(
+            "div",
+            *map(_curve, result.curves),
+            *map(result_table, result.tables),
+            *(_picture(path.parent, picture.title, picture.file) for picture in result.pictures),
+            class_="body",
+        ),
+        element("details", element("summary", "How it was computed"), framed(str(path), (), about, "texts"))
+        if result.about
+        else None,
         class_="card",
     )
 
@@ -49,7 +53,7 @@ def _curve(curve: Curve) -> Markup:
     if len(curve.series) < 2:
         return figure(curve)
     names = (element("li", swatch(place), one.name) for place, one in enumerate(curve.series))
-    return element("div", figure(curve), element("ul", *names, class_="legend"))
+    return element("div", figure(curve), element("ul", *names, class_="legend"), class_="with-legend")
 
 
 def _picture(folder: Path, title: str, file: str) -> Markup:

@@ -28,13 +28,13 @@ if (slider) {
   const now = document.getElementById("now");
   const play = document.getElementById("play");
   const times = slider.dataset.kimg.split(" ");
-  const runs = [...document.querySelectorAll(".grids figure")].map((figure) => [...figure.querySelectorAll("[data-kimg]")]);
+  const runs = [...document.querySelectorAll(".grids figure")].map((run) => [...run.querySelectorAll("[data-kimg]")]);
   let timer = null;
 
   const show = () => {
     const time = times[slider.value];
     for (const grids of runs) {
-      const newest = grids.filter((grid) => Number(grid.dataset.kimg) <= Number(time)).pop() || grids[0];
+      const newest = grids.filter((grid) => Number(grid.dataset.kimg) <= Number(time)).pop();
       for (const grid of grids) grid.hidden = grid !== newest;
     }
     now.textContent = `${time} thousand images`;

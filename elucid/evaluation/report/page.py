@@ -77,7 +77,8 @@ def policy(css: str, script: str) -> str:
 
 
 def _section(name: str, title: str, content: Markup) -> Markup:
-    return element("section", element("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
+    heading = element("h2", title, id=f"{name}-title")
+    return element("section", heading, content, id=name, aria_labelledby=f"{name}-title")
 
 
 def _notes(runs: Sequence[RunRecord]) -> Markup | None:

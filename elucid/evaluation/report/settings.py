@@ -18,7 +18,7 @@ def settings(runs: Sequence[RunRecord]) -> Markup | None:
     paths = list(dict.fromkeys(path for one in options for path in one if path))
     if not paths:
         return None
-    rows = [(path, [one.get(path) for one in options]) for path in paths]
+    rows = [(path, ["none" if one.get(path, 0) is None else one.get(path) for one in options]) for path in paths]
     names = [run.name for run in runs]
     whole = side_by_side("All settings", names if len(runs) > 1 else ["value"], rows)
     if len(runs) == 1:
@@ -37,7 +37,8 @@ def environment(runs: Sequence[RunRecord]) -> Markup | None:
     rows = [(key, [one.get(key) for one in last]) for key in keys]
     names = [run.name for run in runs] if len(runs) > 1 else ["value"]
     heads = [element("th", head, scope="col") for head in ("run", "started", "ended", "from image", "to image")]
-    return element("div", side_by_side("Last start", names, rows), framed("Starts and stops", heads, _starts(runs)))
+    starts = framed("Starts and stops", heads, _starts(runs), class_="texts")
+    return element("div", side_by_side("Last start", names, rows), starts)
 
 
 def _starts(runs: Sequence[RunRecord]) -> Iterator[list[Markup]]:

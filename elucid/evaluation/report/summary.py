@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from elucid.evaluation.axes import number
+from elucid.evaluation.axes import drawable, number
 from elucid.evaluation.markup import Markup, element
 from elucid.evaluation.report.collect import RunRecord, best
 from elucid.evaluation.report.curves import SPEED, dot
@@ -13,17 +13,17 @@ from elucid.training.loggers.console import format_time
 
 
 def summary(runs: Sequence[RunRecord]) -> Markup:
-    """Return a card for each run, and of several runs the scores side by side."""
+    """Return a card for each run, and the values of saved results side by side."""
     cards = (_card(place, run, several=len(runs) > 1) for place, run in enumerate(runs))
-    return element("div", element("div", *cards, class_="cards"), _scores(runs) if len(runs) > 1 else None)
+    return element("div", element("div", *cards, class_="cards"), _scores(runs))
 
 
 def facts(run: RunRecord) -> Iterator[tuple[str, str, str]]:
-    """Yield (what, value, remark): images seen, time, last loss, best scores, results of evaluations."""
+    """Yield (what, value, remark): images seen, time, last loss, best scores."""
     kimg = run.stats.get("Progress/kimg")
     if kimg is not None and kimg.kimg:
         planned = run.option("loop.duration_mimg")
-        whole = isinstance(planned, int | float) and math.isfinite(planned)
+        whole = isinstance(planned, int | float) and drawable(planned)
         yield "images seen", f"{kimg.kimg[-1] * 1000:,.0f}", f"of {planned * 1e6:,.0f}" if whole else ""
     seconds, speed = (run.stats.get(name) for name in ("Timing/total_sec", SPEED))
     if seconds is not None and math.isfinite(seconds.last):
@@ -36,9 +36,6 @@ def facts(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         if name.startswith("Eval/") and (found := best(name, statistic)):
             remark = f"at {number(found[0])} thousand images; last {number(statistic.last)}"
             yield f"best {name.removeprefix('Eval/')}", number(found[1]), remark
-    for _, result in run.results:
-        low_high = "" if result.interval is None else " to ".join(map(number, result.interval))
-        yield result.name, number(result.value), low_high and f"95 % interval {low_high}"
 
 
 def _card(place: int, run: RunRecord, several: bool) -> Markup:
@@ -52,12 +49,12 @@ def _card(place: int, run: RunRecord, several: bool) -> Markup:
 
 
 def _scores(runs: Sequence[RunRecord]) -> Markup | None:
-    """Return the results that at least two runs have, side by side."""
+    """Return the values of the results of all runs."""
     values: dict[str, list[Any]] = {}
     for place, run in enumerate(runs):
         for _, result in run.results:
             low_high = "" if result.interval is None else f" ({' to '.join(map(number, result.interval))})"
             row = values.setdefault(f"{result.kind}: {result.name}", [None] * len(runs))
             row[place] = f"{number(result.value)}{low_high}"
-    rows = [(name, row) for name, row in values.items() if sum(value is not None for value in row) > 1]
-    return side_by_side("Scores, with 95 % intervals", [run.name for run in runs], rows) if rows else None
+    names = [run.name for run in runs] if len(runs) > 1 else ["value"]
+    return side_by_side("Results, with 95 % intervals", names, values.items()) if values else None

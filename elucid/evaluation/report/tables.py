@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from elucid.evaluation.axes import number
+from elucid.evaluation.axes import drawable, number
 from elucid.evaluation.markup import Markup, element
 from elucid.evaluation.results import Table
 
@@ -15,14 +15,18 @@ LONGEST = 600
 
 def result_table(table: Table) -> Markup:
     """Return a table of a result; a confusion matrix with cells shaded by their share of the row."""
-    shaded = "confusion" in table.title.lower() and all(_numbers(row[1:]) for row in table.rows)
+    shaded = "confusion" in table.title.lower() and all(
+        _numbers(row[1:]) and all(map(drawable, row[1:])) for row in table.rows
+    )
     rows = [
         [cell(value, _shade(value, row[1:]) if shaded and place else None) for place, value in enumerate(row)]
         for row in table.rows
     ]
     columns = [[row[place] for row in table.rows if place < len(row)] for place in range(len(table.columns))]
     heads = [
-        element("th", head, scope="col", class_="number" if _numbers(one for one in column if one is not None) else None)
+        element(
+            "th", head, scope="col", class_="number" if _numbers(one for one in column if one is not None) else None
+        )
         for head, column in zip(table.columns, columns, strict=True)
     ]
     return framed(table.title, heads, rows, class_="confusion" if shaded else None)
@@ -32,24 +36,23 @@ def framed(title: str, heads: Iterable[Markup], rows: Iterable[Iterable[Markup]]
     """Return a table that scrolls within itself, also by the keyboard."""
     table = element(
         "table",
-        element("caption", title),
         element("thead", element("tr", *heads)),
         element("tbody", *(element("tr", *row) for row in rows)),
         class_=class_,
     )
-    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
+    scroller = element("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
+    return element("div", element("p", title, class_="title"), scroller, class_="table")
 
 
 def side_by_side(title: str, names: Sequence[str], rows: Iterable[tuple[str, Sequence[Any]]]) -> Markup:
     """Return a table with a row for each (name, values) and a column for each of `names`."""
     heads = [element("td"), *(element("th", name, scope="col", class_="name") for name in names)]
-    return framed(title, heads, ([_head(name), *map(cell, values)] for name, values in rows))
+    body = ([element("th", name, scope="row"), *(element("td", text(one)) for one in values)] for name, values in rows)
+    return framed(title, heads, body, class_="texts")
 
 
 def cell(value: Any, shade: int | None = None) -> Markup:
-    """Return a cell: numbers to the right, rounded; markup as it is."""
-    if isinstance(value, Markup):
-        return element("td", value)
+    """Return a cell: numbers to the right, rounded."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     classes = [*(["number"] if is_number else []), *([f"h{shade}"] if shade else [])]
     return element("td", text(value), class_=" ".join(classes) or None)
@@ -74,10 +77,6 @@ def flat(values: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, Any
         yield from flat(value, f"{path}.{key}" if path else str(key), depth - 1)
 
 
-def _head(name: str) -> Markup:
-    return element("th", name, scope="row")
-
-
 def _numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
@@ -85,4 +84,4 @@ def _numbers(values: Iterable[Any]) -> bool:
 def _shade(value: Any, row: Sequence[Any]) -> int:
     """Return the shade of a cell, 0 to 8."""
     total = sum(one for one in row if one > 0)
-    return min(8, math.ceil(8 * value / total)) if total and value > 0 and math.isfinite(value / total) else 0
+    return min(8, math.ceil(8 * value / total)) if total and value > 0 else 0
