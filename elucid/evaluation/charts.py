@@ -89,7 +89,7 @@ def _root(curve: Curve, height: int) -> dict[str, object]:
     ends = (
         f"{one.name}: {number(last[1])} at {number(last[0])}"
         for one in curve.series
-        if (last := next((point for point in reversed(one.points) if all(map(math.isfinite, point))), None))
+        if (last := next((point for point in reversed(one.points) if all(map(drawable, point))), None))
     )
     label = f"{curve.title}: {curve.y} against {curve.x}; last values: {', '.join(ends) or 'none'}"
     box = {"viewBox": f"0 0 {WIDTH} {height}", "width": WIDTH, "height": height}

@@ -38,7 +38,8 @@ def report(
     environment. `names` replace the folders' names. Samples, at most `per_class` of each class, are read from
     `samples`, one folder for each run as `elucid.generate(..., labels=True)` writes it, or drawn from the newest
     snapshots unless `sampling` is False; with `per_class` 0 this part is left out. `plugins` are modules and files that
-    snapshots may use. Under torchrun the main process does all. Raises UserError for a folder that holds no run, results that cannot be read, and if `dest` cannot be written.
+    snapshots may use. Under torchrun the main process does all. Raises UserError for a folder that holds no run, for
+    results that cannot be read, and if `dest` cannot be written.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     given = [samples] if isinstance(samples, str | os.PathLike) else list(samples or ())

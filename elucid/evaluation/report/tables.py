@@ -15,19 +15,14 @@ LONGEST = 600
 
 def result_table(table: Table) -> Markup:
     """Return a table of a result; a confusion matrix with cells shaded by their share of the row."""
-    shaded = "confusion" in table.title.lower() and all(
-        _numbers(row[1:]) and all(map(drawable, row[1:])) for row in table.rows
-    )
+    shaded = "confusion" in table.title.lower() and all(map(_drawable, table.rows))
     rows = [
         [cell(value, _shade(value, row[1:]) if shaded and place else None) for place, value in enumerate(row)]
         for row in table.rows
     ]
-    columns = [[row[place] for row in table.rows if place < len(row)] for place in range(len(table.columns))]
     heads = [
-        element(
-            "th", head, scope="col", class_="number" if _numbers(one for one in column if one is not None) else None
-        )
-        for head, column in zip(table.columns, columns, strict=True)
+        element("th", head, scope="col", class_="number" if _numbers(table, place) else None)
+        for place, head in enumerate(table.columns)
     ]
     return framed(table.title, heads, rows, class_="confusion" if shaded else None)
 
@@ -77,8 +72,14 @@ def flat(values: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, Any
         yield from flat(value, f"{path}.{key}" if path else str(key), depth - 1)
 
 
-def _numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int | float) for value in values)
+def _numbers(table: Table, place: int) -> bool:
+    """Return whether a column holds numbers only."""
+    return all(isinstance(row[place], int | float) for row in table.rows if place < len(row) and row[place] is not None)
+
+
+def _drawable(row: Sequence[Any]) -> bool:
+    """Return whether all values after the name of a row can be shaded."""
+    return all(isinstance(value, int | float) and drawable(value) for value in row[1:])
 
 
 def _shade(value: Any, row: Sequence[Any]) -> int:
