@@ -16,9 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: m
 BROWSER = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium: apt-get install chromium, or CHROMIUM=/path/to/it"
-)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium: install it, or CHROMIUM=PATH")
 
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 QUIET += ["--disable-component-update", "--no-sandbox"]  # no sandbox, as it does not start in containers

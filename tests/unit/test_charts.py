@@ -1,4 +1,4 @@
-"""Charts: round ticks, positions in proportion, every point with its value, files that are valid XML whatever the names."""
+"""Charts: round ticks, positions in proportion, every point with its value, valid XML whatever the names."""
 
 import itertools
 import math

@@ -7,7 +7,7 @@ from elucid.dnnlib import cli
 
 
 @click.command("report", cls=Command)
-@click.argument("runs", metavar="RUN...", nargs=-1)
+@section("Runs", click.argument("runs", metavar="RUN...", nargs=-1))
 @section(
     "Page",
     click.option("-o", "--dest", metavar="HTML", required=True, help="File to write."),
