@@ -34,6 +34,6 @@ def write_run(folder: Path, options: dict | None = None, losses=(1.0, 0.5, 0.25,
     ]
     (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
     for tick in range(1, len(losses), 2):
-        grid = np.full((32, 32), 20 * tick, dtype=np.uint8)
+        grid = np.full((32, 32), 20 * tick % 256, dtype=np.uint8)
         Image.fromarray(grid).save(folder / f"samples-{tick + 1:06d}.png")
     return folder

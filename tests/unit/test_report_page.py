@@ -190,14 +190,14 @@ def test_pictures_outside_of_a_results_folder_are_not_read(tmp_path, name):
 
 def test_pictures_are_encoded_again_and_bounded(tmp_path):
     folder = write_run(tmp_path / "run", losses=(1, 1))
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 900, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 300, 3), dtype=np.uint8)
     notes = PngImagePlugin.PngInfo()
     notes.add_text("comment", "not for the reader")
     Image.fromarray(noise).save(folder / "samples-000002.png", pnginfo=notes)
     text = page([read_run(folder, "run")])
     (grid,) = Reader(text).named("img")
     assert max(int(grid["width"]), int(grid["height"])) == GRID.side and grid["src"].startswith("data:image/jpeg")
-    assert len(text) < 2_500_000 < noise.size  # noise is the worst there is
+    assert len(text) < 0.8 * noise.size  # noise is the worst there is
 
 
 def test_classes_stand_side_by_side(tmp_path):

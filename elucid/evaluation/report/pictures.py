@@ -18,13 +18,13 @@ BACKGROUND = "#ffffff"
 
 @dataclass(frozen=True)
 class Limit:
-    """The longest side of a picture in pixels, and the bytes beyond which it becomes a JPEG."""
+    """The longest side of a picture in pixels, twice that if it is a PNG of at most `png_bytes`; others become JPEG."""
 
     side: int
     png_bytes: int
 
 
-GRID, CELL, FIGURE = Limit(1024, 200_000), Limit(128, 12_000), Limit(1600, 600_000)
+GRID, CELL, FIGURE = Limit(768, 120_000), Limit(128, 12_000), Limit(1600, 600_000)
 """Limits of sample grids, of single samples, and of the pictures of evaluations."""
 
 SMALLEST_SHOWN = 64
@@ -43,16 +43,15 @@ def as_picture(image: np.ndarray) -> Image.Image:
 
 def shown(picture: Image.Image, text: str, limit: Limit, **attributes) -> Markup:
     """Return a picture as an element of the page; `text` says what it shows."""
-    picture = _reduced(picture, limit.side)
-    return element("img", src=_data(picture, limit.png_bytes), alt=text, **_size(picture), **attributes)
+    picture, data = _bounded(picture, limit)
+    return element("img", src=data, alt=text, width=picture.width, height=picture.height, **attributes)
 
 
 def sample(image: np.ndarray, text: str) -> Markup:
     """Return one sample u8[C,H,W] as an element of the page; small ones are enlarged by whole factors."""
-    picture = _reduced(as_picture(image), CELL.side)
+    picture, data = _bounded(as_picture(image), CELL)
     factor = max(1, SMALLEST_SHOWN // picture.width)
     size = {"width": picture.width * factor, "height": picture.height * factor}
-    data = _data(picture, CELL.png_bytes)
     return element("img", src=data, alt=text, class_="pixels" if factor > 1 else None, **size)
 
 
@@ -64,13 +63,24 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _size(picture: Image.Image) -> dict[str, int]:
-    return {"width": picture.width, "height": picture.height}
+def _bounded(picture: Image.Image, limit: Limit) -> tuple[Image.Image, str]:
+    """Return a picture within a limit and its data URL: as it is where that is small, else reduced and a JPEG.
+
+    Enlarged samples are small as they are, since reducing them would make more shades.
+    """
+    if picture.mode not in ("L", "RGB", "RGBA"):
+        picture = picture.convert("RGBA" if "A" in picture.mode or "transparency" in picture.info else "RGB")
+    if max(picture.size) <= 2 * limit.side:
+        content = _encoded(picture, "png")
+        if len(content) <= limit.png_bytes:
+            return picture, _url("png", content)
+    picture = _reduced(picture, limit.side)
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
+    return picture, _url("jpeg", _encoded(picture, "jpeg", quality=85, subsampling=0))
 
 
 def _reduced(picture: Image.Image, side: int) -> Image.Image:
-    if picture.mode not in ("L", "RGB", "RGBA"):
-        picture = picture.convert("RGBA" if "A" in picture.mode or "transparency" in picture.info else "RGB")
     factor = side / max(picture.size)
     if factor >= 1:
         return picture
@@ -78,12 +88,7 @@ def _reduced(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _data(picture: Image.Image, png_bytes: int) -> str:
-    kind, content = "png", _encoded(picture, "png", optimize=True)
-    if len(content) > png_bytes:
-        if picture.mode == "RGBA":
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
-        kind, content = "jpeg", _encoded(picture, "jpeg", quality=90, subsampling=0)
+def _url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

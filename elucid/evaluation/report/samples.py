@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.progress import progress_bar
 from elucid.evaluation.axes import number
 from elucid.evaluation.markup import Markup, element
 from elucid.evaluation.report.collect import RunRecord
 from elucid.evaluation.report.curves import dot
-from elucid.evaluation.report.pictures import GRID, read_picture, sample, shown
+from elucid.evaluation.report.pictures import GRID, inside, read_picture, sample, shown
 from elucid.evaluation.report.tables import framed
 
 
@@ -42,7 +43,9 @@ def grids(runs: Sequence[RunRecord], most: int) -> Markup | None:
 
     At each position a run shows its newest grid so far. Grids that cannot be read are left out, with a note of the run.
     """
-    pictures = [_readable(run, spread(run.grids, most)) for run in runs]
+    chosen = [spread(run.grids, most) for run in runs]
+    with progress_bar(total=sum(map(len, chosen)), desc="sample grids", delay=2, leave=False) as bar:
+        pictures = [_readable(run, of_run, bar) for run, of_run in zip(runs, chosen, strict=True)]
     times = sorted({kimg for of_run in pictures for kimg, _ in of_run})
     if not times:
         return None
@@ -110,12 +113,13 @@ def _cell(column: Column, number: int, name: str) -> Markup:
     return element("td", element("div", *(sample(one, f"{column.title}: {name}") for one in images), class_="strip"))
 
 
-def _readable(run: RunRecord, chosen: Sequence) -> list[tuple[float, Markup]]:
+def _readable(run: RunRecord, chosen: Sequence, bar) -> list[tuple[float, Markup]]:
     found = []
     for kimg, path in chosen:
         text = f"samples of {run.name} after {number(kimg, 6)} thousand images"
         try:
-            found.append((kimg, shown(read_picture(path), text, GRID)))
+            found.append((kimg, shown(read_picture(inside(run.folder, path.name)), text, GRID)))
         except UserError as error:
             run.notes.append(f"{path.name} is left out: {error}")
+        bar.update()
     return found

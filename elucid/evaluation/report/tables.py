@@ -50,15 +50,16 @@ def cell(value: Any, shade: int | None = None) -> Markup:
     """Return a cell: numbers to the right, rounded."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     classes = [*(["number"] if is_number else []), *([f"h{shade}"] if shade else [])]
-    return element("td", text(value), class_=" ".join(classes) or None)
+    shown = number(value, 5) if isinstance(value, float) else text(value)
+    return element("td", shown, class_=" ".join(classes) or None)
 
 
 def text(value: Any) -> str:
-    """Return a value as text: numbers rounded, nested values as JSON, long ones cut."""
+    """Return a value as text: numbers exactly, nested values as JSON, long ones cut."""
     if value is None:
         return "\u2013"
     if isinstance(value, float):
-        return number(value, 5) if math.isfinite(value) else str(value)
+        return repr(value)
     written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return written if len(written) <= LONGEST else f"{written[:LONGEST]} \u2026"
 
