@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from elucid.evaluation.axes import Axis, axis, drawable, number
@@ -30,7 +31,7 @@ MOST_POINTS = 240
 """Longer series are drawn with so many of their points, at equal distances; the last one is always there."""
 
 WIDTH, HEIGHT = 390, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 30, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 34, 46
 _TITLE, _LEGEND = 26, 20
 _FEW = 12  # points that are marked
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -128,34 +129,41 @@ def _axes(curve: Curve, x: Axis, y: Axis) -> Markup:
 def _series(one: Series, colour: int, curve: Curve, axes: tuple[Axis, Axis], marked: bool) -> Markup:
     """Return the band, the line, broken where values are missing, and the points, `marked` or seen under the mouse."""
     x, y = axes
-    paths: list[list[str]] = [[]]
-    dots, band = [], []
-    for index in thinned(len(one.points)):
-        at, value = one.points[index]
-        if not (x.shows(at) and y.shows(value)):
-            paths.append([])
-            continue
-        place = f"{_x(x, at):.1f} {_y(y, value):.1f}"
-        paths[-1].append(place)
-        limits = one.intervals[index] if one.intervals else None
-        inside = limits is not None and all(map(y.shows, limits))
-        if limits is not None and inside:
-            band.append((_x(x, at), _y(y, limits[0]), _y(y, limits[1])))
-        between = f" ({number(limits[0])} to {number(limits[1])})" if limits is not None and inside else ""
-        title = element("title", f"{curve.x}: {number(at, 6)}\n{one.name}: {number(value)}{between}")
-        cx, cy = place.split()
-        shown = {"r": 3, "fill": "currentColor", "opacity": 1 if marked else 0}
-        dots.append(element("circle", title, class_="dot", cx=cx, cy=cy, **shown))
+    lines, dots, band = [], [], []
+    for stretch in _stretches(one, x, y):
+        places = [(_x(x, one.points[index][0]), _y(y, one.points[index][1])) for index in stretch]
+        lines.append(f"M{_joined(places)}")
+        for index, (cx, cy) in zip(stretch, places, strict=True):
+            at, value = one.points[index]
+            between = ""
+            if one.intervals is not None and all(map(y.shows, one.intervals[index])):
+                low, high = one.intervals[index]
+                band.append((cx, _y(y, low), _y(y, high)))
+                between = f" ({number(low)} to {number(high)})"
+            title = element("title", f"{curve.x}: {number(at, 6)}\n{one.name}: {number(value)}{between}")
+            shown = {"r": 3, "fill": "currentColor", "opacity": int(marked or len(stretch) == 1)}
+            dots.append(element("circle", title, class_="dot", cx=f"{cx:.1f}", cy=f"{cy:.1f}", **shown))
     outline = [*((at, low) for at, low, _ in band), *((at, high) for at, _, high in reversed(band))]
-    path = " ".join(f"M{' L'.join(part)}" for part in paths if part)
     return element(
         "g",
-        _path(" L".join(f"{a:.1f} {b:.1f}" for a, b in outline), fill="currentColor", opacity=0.16) if band else None,
-        element("path", d=path, fill="none", stroke="currentColor", stroke_width=1.8, **_dashes(colour)),
+        element("path", d=f"M{_joined(outline)} Z", fill="currentColor", opacity=0.16) if band else None,
+        element("path", d=" ".join(lines), fill="none", stroke="currentColor", stroke_width=1.8, **_dashes(colour)),
         *dots,
         class_=f"series {colour_class(colour)}",
         color=COLOURS[colour % len(COLOURS)][0],
     )
+
+
+def _stretches(one: Series, x: Axis, y: Axis) -> list[list[int]]:
+    """Return the places of the points that are drawn, in a list for each stretch without missing values."""
+    gaps, there = 0, []
+    for index, (at, value) in enumerate(one.points):
+        if x.shows(at) and y.shows(value):
+            there.append((gaps, index))
+        else:
+            gaps += 1
+    kept = [there[place] for place in thinned(len(there))]
+    return [[index for _, index in stretch] for _, stretch in groupby(kept, key=lambda pair: pair[0])]
 
 
 def thinned(count: int) -> list[int]:
@@ -186,8 +194,8 @@ def _dashes(index: int) -> dict[str, str | None]:
     return {"stroke_linejoin": "round", "stroke_dasharray": None if index < len(COLOURS) else "5 3"}
 
 
-def _path(places: str, **attributes) -> Markup:
-    return element("path", d=f"M{places} Z", **attributes)
+def _joined(places: Sequence[tuple[float, float]]) -> str:
+    return " L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
 
 def _x(x: Axis, value: float) -> float:

@@ -74,6 +74,13 @@ def test_missing_values_break_the_line():
     assert len(dots(root)) == 3 and line.count("M") == 2
 
 
+def test_points_that_stand_alone_are_seen():
+    points = tuple((at, 1.0 if at % 8 == 0 or at > 990 else math.nan) for at in range(1000))
+    root = drawn(Series("a", points))
+    opacity = [one.get("opacity") for one in root.iter(f"{SVG}circle")]
+    assert opacity == ["1"] * 124 + ["0"] * 9  # the last stretch has a line
+
+
 def test_a_logarithmic_axis_leaves_out_what_it_cannot_show():
     assert len(dots(drawn(Series("a", ((1, 0), (2, -1), (3, 10), (4, 100))), log_y=True))) == 2
 

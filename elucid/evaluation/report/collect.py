@@ -33,6 +33,11 @@ class Statistic:
         """The last finite value, or NaN."""
         return next((value for value in reversed(self.values) if math.isfinite(value)), math.nan)
 
+    def points(self, every: bool = True) -> tuple[tuple[float, float], ...]:
+        """Return (kimg, value) of all ticks, or not of `every` one but where the value is finite."""
+        pairs = zip(self.kimg, self.values, strict=True)
+        return tuple(pair for pair in pairs if every or math.isfinite(pair[1]))
+
 
 @dataclass
 class RunRecord:
@@ -116,7 +121,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def best(name: str, statistic: Statistic) -> tuple[float, float] | None:
     """Return (kimg, value) of the best value of a score, e.g. `Eval/fid5k_efflite0`; None without finite values."""
     word = re.split(r"[\d_]", name.rpartition("/")[2].lower())[0]
-    pairs = [pair for pair in zip(statistic.kimg, statistic.values, strict=True) if math.isfinite(pair[1])]
+    pairs = statistic.points(every=False)
     if not pairs:
         return None
     return (max if word in HIGHER_IS_BETTER else min)(pairs, key=lambda pair: pair[1])

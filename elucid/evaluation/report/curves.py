@@ -15,6 +15,9 @@ HIDDEN = ("Progress/", "Resources/", "Timing/")
 GROUPS = ("Loss/", "Eval/", "Optimizer/", "Timing/")
 """The order of the charts; other groups come last."""
 
+SCORES = "Eval/"
+"""Scores are computed at some ticks only, so that their lines have no gaps where they are missing."""
+
 IMAGES = "images seen, thousands"
 MOST_CHARTS = 24
 
@@ -65,9 +68,7 @@ def _has_chart(run: RunRecord, name: str) -> bool:
 def _curve(name: str, runs: Sequence[RunRecord]) -> tuple[Curve, list[int]]:
     """Return the curve of a statistic and the colours of the runs that have it."""
     having = [(place, run) for place, run in enumerate(runs) if name in run.stats]
-    series = [
-        Series(run.name, tuple(zip(run.stats[name].kimg, run.stats[name].values, strict=True))) for _, run in having
-    ]
+    series = [Series(run.name, run.stats[name].points(every=not name.startswith(SCORES))) for _, run in having]
     values = [value for one in series for _, value in one.points if math.isfinite(value)]
     log = not name.startswith(("Timing/", "Optimizer/lr")) and log_scale(values)
     unit = "images per second" if name == SPEED else name.rpartition("/")[2]
