@@ -14,6 +14,7 @@ from elucid.evaluation.report.collect import Statistic, best, read_run, read_run
 from elucid.evaluation.report.page import page, policy
 from elucid.evaluation.report.pictures import GRID, inside
 from elucid.evaluation.report.samples import ClassSamples, Column, grids, spread
+from elucid.evaluation.report.tables import result_table
 from elucid.evaluation.results import Curve, Picture, Result, Series, Table
 from tests.run_folders import line, write_run
 
@@ -122,13 +123,26 @@ def test_one_run(tmp_path):
         "3.25",
         "at 3 thousand images",
         "0.4 to 0.6",
-        "P_mean",
+        "noise.P_mean",
         "somewhere",
     ):
         assert shown in read.text, shown
     assert sum(one.get("width") == "9" for one in read.named("img")) == 1  # the picture of the result
     titles = [title for title in read.texts if title.endswith(("/loss", "/fid5k_random", "Speed"))]
     assert titles[:3] == ["Loss/loss", "Eval/fid5k_random", "Speed"]
+
+
+def test_confusion_matrices_are_shaded_by_row():
+    read = Reader(result_table(Table("x", ("", "cat", "dog"), (("cat", 8, 0), ("dog", 1, 3)))))
+    assert [one.get("class") for one in read.named("td")] == [
+        None,
+        "number h8",
+        "number",
+        None,
+        "number h2",
+        "number h6",
+    ]
+    assert "confusion" not in result_table(Table("x", ("class", "cat", "dog"), (("cat", 8, 0),)))
 
 
 def test_several_runs_show_their_differences_first(tmp_path):

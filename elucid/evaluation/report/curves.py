@@ -12,8 +12,8 @@ SPEED = "Timing/images_per_sec"
 HIDDEN = ("Progress/", "Resources/", "Timing/")
 """Statistics that have no chart, except the speed."""
 
-GROUPS = ("Loss/", "Eval/", "Optimizer/", "Timing/")
-"""The order of the charts; other groups come last."""
+FIRST, LAST = ("Loss/", "Eval/"), ("Optimizer/", "Timing/")
+"""Groups whose charts come first and last."""
 
 SCORES = "Eval/"
 """Scores are computed at some ticks only, so that their lines have no gaps where they are missing."""
@@ -25,7 +25,7 @@ MOST_CHARTS = 24
 def curves(runs: Sequence[RunRecord]) -> Markup | None:
     """Return the charts of all statistics with at least one finite value; None if there are none."""
     names = list(dict.fromkeys(name for run in runs for name in run.stats if _has_chart(run, name)))
-    names.sort(key=lambda name: next((place for place, group in enumerate(GROUPS) if name.startswith(group)), 99))
+    names.sort(key=_order)
     if not names:
         return None
     figures = [figure(*_curve(name, runs)) for name in names[:MOST_CHARTS]]
@@ -57,6 +57,11 @@ def figure(curve: Curve, colours: Sequence[int] | None = None) -> Markup:
 def dot(place: int) -> Markup:
     """Return a mark in the colour of a run."""
     return element("span", class_=f"mark {colour_class(place)}", aria_hidden="true")
+
+
+def _order(name: str) -> int:
+    groups = (*FIRST, "", *LAST)
+    return next((place for place, group in enumerate(groups) if group and name.startswith(group)), len(FIRST))
 
 
 def _has_chart(run: RunRecord, name: str) -> bool:

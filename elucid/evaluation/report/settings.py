@@ -1,11 +1,12 @@
 """The sections of settings, their differences first, and of the environment in which runs were started."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from elucid.evaluation.markup import Markup, element
 from elucid.evaluation.report.collect import RunRecord
-from elucid.evaluation.report.tables import cell, flat, framed, side_by_side
+from elucid.evaluation.report.tables import cell, flat, framed, side_by_side, text
 
 ENVIRONMENT = ("command", "folder", "elucid", "commit", "python", "torch", "cuda", "host", "device")
 ENVIRONMENT += ("processes", "threads")
@@ -20,9 +21,9 @@ def settings(runs: Sequence[RunRecord]) -> Markup | None:
         return None
     rows = [(path, ["none" if one.get(path, 0) is None else one.get(path) for one in options]) for path in paths]
     names = [run.name for run in runs]
-    whole = side_by_side("All settings", names if len(runs) > 1 else ["value"], rows)
     if len(runs) == 1:
-        return whole
+        return element("div", *_parts(rows), class_="parts")
+    whole = side_by_side("All settings", names, rows)
     differing = [row for row in rows if any(value != row[1][0] for value in row[1])]
     first = side_by_side("Settings that differ", names, differing) if differing else element("p", "All are the same.")
     return element("div", first, element("details", element("summary", f"All {len(rows)} settings"), whole))
@@ -39,6 +40,16 @@ def environment(runs: Sequence[RunRecord]) -> Markup | None:
     heads = [element("th", head, scope="col") for head in ("run", "started", "ended", "from image", "to image")]
     starts = framed("Starts and stops", heads, _starts(runs), class_="texts")
     return element("div", side_by_side("Last start", names, rows), starts)
+
+
+def _parts(rows: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[Markup]:
+    """Yield a table for each part, e.g. `network`, with the options of one run."""
+    for part, options in groupby(rows, key=lambda row: row[0].partition(".")[0]):
+        body = [
+            [element("th", path.partition(".")[2] or part, scope="row"), element("td", text(value))]
+            for path, (value,) in options
+        ]
+        yield framed(part, (), body, class_="texts")
 
 
 def _starts(runs: Sequence[RunRecord]) -> Iterator[list[Markup]]:

@@ -15,14 +15,18 @@ LONGEST = 600
 
 def result_table(table: Table) -> Markup:
     """Return a table of a result; a confusion matrix with cells shaded by their share of the row."""
-    shaded = "confusion" in table.title.lower() and all(map(_drawable, table.rows))
+    shaded = _is_confusion(table)
+    right = [_numbers(table, place) for place in range(len(table.columns))]
     rows = [
-        [cell(value, _shade(value, row[1:]) if shaded and place else None) for place, value in enumerate(row)]
+        [
+            cell(value, place < len(right) and right[place], _shade(value, row[1:]) if shaded and place else 0)
+            for place, value in enumerate(row)
+        ]
         for row in table.rows
     ]
     heads = [
-        element("th", head, scope="col", class_="number" if _numbers(table, place) else None)
-        for place, head in enumerate(table.columns)
+        element("th", head, scope="col", class_="number" if numbers else None)
+        for head, numbers in zip(table.columns, right, strict=True)
     ]
     return framed(table.title, heads, rows, class_="confusion" if shaded else None)
 
@@ -46,11 +50,10 @@ def side_by_side(title: str, names: Sequence[str], rows: Iterable[tuple[str, Seq
     return framed(title, heads, body, class_="texts")
 
 
-def cell(value: Any, shade: int | None = None) -> Markup:
-    """Return a cell: numbers to the right, rounded."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    classes = [*(["number"] if is_number else []), *([f"h{shade}"] if shade else [])]
+def cell(value: Any, right: bool = False, shade: int = 0) -> Markup:
+    """Return a cell of a column that may be aligned to the right; floating-point numbers are rounded."""
     shown = number(value, 5) if isinstance(value, float) else text(value)
+    classes = [*(["number"] if right else []), *([f"h{shade}"] if shade else [])]
     return element("td", shown, class_=" ".join(classes) or None)
 
 
@@ -78,9 +81,14 @@ def _numbers(table: Table, place: int) -> bool:
     return all(isinstance(row[place], int | float) for row in table.rows if place < len(row) and row[place] is not None)
 
 
-def _drawable(row: Sequence[Any]) -> bool:
-    """Return whether all values after the name of a row can be shaded."""
-    return all(isinstance(value, int | float) and drawable(value) for value in row[1:])
+def _is_confusion(table: Table) -> bool:
+    """Return whether rows and columns have the same names, and all the rest are numbers that can be shaded."""
+    values = [value for row in table.rows for value in row[1:]]
+    return (
+        {len(row) for row in table.rows} == {len(table.columns)}
+        and [str(row[0]) for row in table.rows] == list(table.columns[1:])
+        and all(isinstance(value, int | float) and drawable(value) for value in values)
+    )
 
 
 def _shade(value: Any, row: Sequence[Any]) -> int:
