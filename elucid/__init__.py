@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.evaluations.loss import heldout_loss as heldout_loss
     from elucid.api.evaluations.memorisation import memorisation as memorisation
+    from elucid.api.evaluations.report import report as report
     from elucid.api.evaluations.sweep import sweep as sweep
     from elucid.api.evaluations.watch import watch as watch
     from elucid.api.generate import generate as generate
@@ -55,6 +56,7 @@ _PLACES = {
     "memorisation": "elucid.api.evaluations.memorisation",
     "nll": "elucid.api.evaluations.likelihood",
     "reference": "elucid.api.scoring",
+    "report": "elucid.api.evaluations.report",
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",

@@ -3,7 +3,7 @@
 import click
 
 from elucid.commands.command import Group, version_option
-from elucid.commands.evaluations import loss, memorisation, nll, sweep, watch
+from elucid.commands.evaluations import loss, memorisation, nll, report, sweep, watch
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 
@@ -13,6 +13,7 @@ from elucid.dnnlib import cli
     no_args_is_help=False,
     examples=[
         "evaluate.py nll --network=runs/00000-NAME --data=test.zip",
+        "evaluate.py report runs/00000-NAME runs/00001-NAME -o report.html",
         "torchrun --standalone --nproc_per_node=8 evaluate.py nll --network=RUN --data=test.zip",
     ],
 )
@@ -21,7 +22,7 @@ def main() -> None:
     """Evaluate trained models. The last line of stdout is the number alone; notes go to stderr."""
 
 
-for module in (loss, memorisation, nll, sweep, watch):
+for module in (loss, memorisation, nll, report, sweep, watch):
     main.add_command(module.command)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
+from elucid.evaluation.charts import drawing
 
 FOLDER = "evaluations"
 """Results saved in this folder of a run are part of its report."""
@@ -104,7 +105,14 @@ class Result:
         return asdict(self)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write JSON; missing folders are created. Raises UserError naming the file on failure."""
+        """Write JSON, and each curve as `NAME-1.svg` and so on beside `NAME.json`; missing folders are created.
+
+        Raises UserError naming the file on failure.
+        """
+        path = Path(path)
+        for number, curve in enumerate(self.curves, start=1):
+            with write_output(path.with_name(f"{path.stem}-{number}.svg")) as file:
+                file.write(drawing(curve).encode() + b"\n")
         with write_output(path) as file:
             file.write(json.dumps(self.as_dict(), indent=1).encode() + b"\n")
 
@@ -114,18 +122,22 @@ def load_result(path: str | os.PathLike) -> Result:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         return Result(
-            **{name: values[name] for name in ("kind", "name", "value", "about")},
+            kind=_text(values["kind"]),
+            name=_text(values["name"]),
+            value=float(values["value"]),
+            about=dict(values["about"]),
             interval=_pair(values["interval"]),
-            lines=tuple(values["lines"]),
+            lines=tuple(map(_text, values["lines"])),
             tables=tuple(
-                Table(one["title"], tuple(one["columns"]), tuple(map(tuple, one["rows"]))) for one in values["tables"]
+                Table(_text(one["title"]), tuple(map(str, one["columns"])), tuple(map(tuple, one["rows"])))
+                for one in values["tables"]
             ),
             curves=tuple(_curve(one) for one in values["curves"]),
-            pictures=tuple(Picture(**one) for one in values["pictures"]),
+            pictures=tuple(Picture(_text(one["title"]), _text(one["file"])) for one in values["pictures"]),
         )
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not a result of evaluate.py ({type(error).__name__}: {error})") from error
 
 
@@ -135,11 +147,22 @@ def results_of(folder: str | os.PathLike) -> list[Path]:
 
 
 def _curve(values: dict[str, Any]) -> Curve:
-    series = tuple(
-        Series(one["name"], _points(one["points"]), None if one["intervals"] is None else _points(one["intervals"]))
-        for one in values["series"]
-    )
-    return Curve(**{**values, "series": series})
+    series = tuple(map(_series, values["series"]))
+    names = {name: _text(values[name]) for name in ("title", "x", "y")}
+    return Curve(**names, series=series, log_x=values["log_x"] is True, log_y=values["log_y"] is True)
+
+
+def _series(values: dict[str, Any]) -> Series:
+    points, given = _points(values["points"]), values["intervals"]
+    if given is not None and len(given) != len(points):
+        raise ValueError(f"{len(given)} intervals for {len(points)} points")
+    return Series(_text(values["name"]), points, None if given is None else _points(given))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
 
 
 def _points(values: Iterable) -> tuple[tuple[float, float], ...]:

@@ -1,5 +1,8 @@
 """Results of evaluations: text, and the same after saving and loading."""
 
+import json
+from xml.etree import ElementTree
+
 import pytest
 
 from elucid.dnnlib.errors import UserError
@@ -34,9 +37,21 @@ def test_saved_and_loaded(tmp_path):
     RESULT.save(path)
     assert load_result(path) == RESULT
     assert results_of(tmp_path) == [path]
+    drawn = ElementTree.parse(tmp_path / "evaluations" / "svc-1.svg").getroot()
+    assert drawn.attrib["aria-label"].startswith("loss: loss against sigma")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": 1}'])
+def changed(**values) -> str:
+    return json.dumps({**RESULT.as_dict(), **values})
+
+
+OTHERS = ["", "[]", "{}", '{"kind": 1}', "[" * 100_000, changed(name=["x"]), changed(value=10**400), changed(about=1)]
+OTHERS += [
+    changed(curves=[{**RESULT.as_dict()["curves"][0], "series": [{"name": "a", "points": [[1, 2]], "intervals": []}]}])
+]
+
+
+@pytest.mark.parametrize("content", OTHERS, ids=range(len(OTHERS)))
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_text(content)
