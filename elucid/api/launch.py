@@ -59,7 +59,8 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         run.log = loggers
         start(run, folder, state)
         state = source = None  # free memory before training
-        every = [Provenance(), *own, LoggingHook(loggers), SampleGrid(loggers), *hooks]
+        first, later = ([hook for hook in own if hook.adds_values == early] for early in (True, False))
+        every = [Provenance(), *first, LoggingHook(loggers), SampleGrid(loggers), *later, *hooks]
         if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:
