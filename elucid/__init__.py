@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.evaluations.loss import heldout_loss as heldout_loss
     from elucid.api.evaluations.memorisation import memorisation as memorisation
+    from elucid.api.evaluations.sweep import sweep as sweep
+    from elucid.api.evaluations.watch import watch as watch
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from elucid.api.scoring import score as score
     from elucid.dnnlib.errors import Stopped as Stopped
     from elucid.dnnlib.errors import UserError as UserError
+    from elucid.evaluation.sweep import Range as Range
     from elucid.metrics.measures.evaluate import Metric as Metric
     from elucid.training.config.train_options import TrainOptions as TrainOptions
     from elucid.training.sampling.options import SampleOptions as SampleOptions
@@ -39,6 +42,7 @@ _PLACES = {
     "Likelihood": "elucid.api.evaluations.likelihood",
     "Metric": "elucid.metrics.measures.evaluate",
     "Model": "elucid.api.models",
+    "Range": "elucid.evaluation.sweep",
     "SampleOptions": "elucid.training.sampling.options",
     "Score": "elucid.api.scoring",
     "Stopped": "elucid.dnnlib.errors",
@@ -54,7 +58,9 @@ _PLACES = {
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",
+    "sweep": "elucid.api.evaluations.sweep",
     "train": "elucid.api.launch",
+    "watch": "elucid.api.evaluations.watch",
 }
 """Where each public name is defined."""
 

@@ -18,6 +18,7 @@ def save_random_snapshot(
     size: int = 8,
     options=None,
     class_names=None,
+    nimg: int = 0,
     **spec,
 ) -> Path:
     """Write a snapshot of an 8x8 denoiser, by default; several `names` are averages that differ."""
@@ -34,7 +35,7 @@ def save_random_snapshot(
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         emas[name] = denoiser
     class_names = class_names or [f"kind {index}" for index in range(classes)] or None
-    save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}, options=options or {}))
+    save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}, options=options or {}, nimg=nimg))
     return path
 
 

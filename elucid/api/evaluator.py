@@ -141,7 +141,7 @@ class Evaluator:
         if features is not None and distributed.is_main():
             with write_output(features) as file:
                 save_features(file, found[0].rows["features"], source.names, self.detectors[0])
-        metrics = on_main(lambda: self._metrics(found, source.num))
+        metrics = on_main(lambda: self.metrics_of(found, source.num))
         first, reference = self.detectors[0], self.references[0]
         about = {**source.about, **described(first), "ref": ", ".join(self.refs) or None}
         about |= asdict(replace(source.provenance, crop=crop(first), data_sha256=found[0].sha256))
@@ -151,7 +151,8 @@ class Evaluator:
         ref_images = None if reference is None else reference.num_images
         return Score(metrics[0].name, metrics[0].value, source.num, ref_images, about, tuple(metrics))
 
-    def _metrics(self, found: list[Collected], num: int) -> list[Metric]:
+    def metrics_of(self, found: list[Collected], num: int) -> list[Metric]:
+        """Return the metrics of what was collected by each detector of `num` images, on the main process."""
         count, metrics = f"{num // 1000}k" if num % 1000 == 0 else f"{num}", []
         for detector, collected, reference in zip(self.detectors, found, self.references, strict=True):
             for name, value, interval in evaluate(self.metrics, collected, reference, self.intervals, self.device):

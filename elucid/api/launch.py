@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from elucid.api.estimate import estimate
+from elucid.api.evaluations.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.options import describe, explicit, options_from
@@ -25,11 +26,11 @@ from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers
 from elucid.training.loop import train as train_loop
-from elucid.training.registry.components import make, walk
+from elucid.training.registry.components import make
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
-from elucid.training.snapshots.trust import import_plugins, require_named
+from elucid.training.snapshots.trust import code_names, import_plugins, require_named
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
@@ -49,6 +50,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
     for hook in own:
         hook.check(run)
+    scores = scoring_hooks(run)
     if folder is None:
         description = describe(resolved, distributed.world_size(), flags["desc"])
         folder = distributed.broadcast_object(
@@ -59,8 +61,9 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         run.log = loggers
         start(run, folder, state)
         state = source = None  # free memory before training
+        # Scores and losses come before the log, as they become part of a tick's statistics.
         first, later = ([hook for hook in own if hook.adds_values == early] for early in (True, False))
-        every = [Provenance(), *first, LoggingHook(loggers), SampleGrid(loggers), *later, *hooks]
+        every = [Provenance(), *scores, *first, LoggingHook(loggers), SampleGrid(loggers), *later, *hooks]
         if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:
@@ -76,6 +79,7 @@ def dry_run(options: TrainOptions) -> None:
     resolved, _, _ = options_and_state(options, flags, writes=False)
     dataset, parts = check(resolved)
     whole = {**resolved, **parts.options}
+    check_scoring(whole, dataset, parts.denoiser, device)
     distributed.print0(json.dumps(whole, indent=2))
     count = sum(parameter.numel() for parameter in parts.denoiser.parameters())
     for line in estimate(whole, device, count) if distributed.world_size() == 1 else ():
@@ -104,7 +108,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             folder, state = found
             known = nested or options_from({**flags, "data": ""})
             merged = merge_options(state, explicit(flags, set(options.given()), known))
-            named = [component["name"].rpartition(":")[0] for component in walk(known)]
+            named = [name.rpartition(":")[0] for name in code_names(known)]
             require_named(merged, [*named, *flags["plugins"]])
             return merged, folder, state
     if nested is None:

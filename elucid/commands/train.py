@@ -168,6 +168,12 @@ OUTPUT = section(
         help=f"Interval of training states to resume from; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
     click.option("--heldout", metavar="ZIP|DIR", help="Log the loss of these images at each snapshot, too."),
+    click.option(
+        "--eval",
+        metavar="N@TICKS",
+        help="Score N samples every so many ticks and at the end, e.g. 5k@25, and keep the best snapshot; "
+        "options: --set eval.detector=NAME and others.",
+    ),
     click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
     click.option("--log", "loggers", multiple=True, metavar="NAME", help="Additional logger, file.py:Name."),
 )

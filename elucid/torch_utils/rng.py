@@ -1,5 +1,8 @@
 """Random numbers: a generator per seed, and the state of the global generators."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,3 +51,14 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Let what happens in this context leave the global generators, torch's and numpy's, as they were."""
+    numpy_state, state = np.random.get_state(), random_state(device)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        set_random_state(state, device)

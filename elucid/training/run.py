@@ -18,7 +18,7 @@ from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
-from elucid.training.config.settings import DataOptions, LoopOptions
+from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
 from elucid.training.encoders.vae import stored_encoder
@@ -53,7 +53,8 @@ def check(options: dict) -> tuple[Dataset, Components]:
     optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
     others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
     parts.options |= {name: resolved(one) for name, one in {"ema": ema, "optimizer": optimizer, **others}.items()}
-    parts.options |= {"dataset": asdict(data), "loop": asdict(loop)}
+    scoring = eval_options(options)
+    parts.options |= {"dataset": asdict(data), "loop": asdict(loop), "eval": asdict(scoring) if scoring else {}}
     return dataset, parts
 
 
@@ -124,6 +125,7 @@ class Run:
     def _resolved_options(self, options: dict, data: DataOptions, parts: Components) -> dict:
         """Return the options of the run with all defaults filled in, as snapshots and states store them."""
         main = self.optimizers.get("main") or next(iter(self.optimizers.values()))
+        scoring = eval_options(options)
         return {
             "dataset": asdict(data),
             **parts.options,
@@ -133,6 +135,7 @@ class Run:
             "sampler": resolved(self.sampler),
             "schedule": resolved(self.schedule),
             "loop": asdict(self.loop),
+            "eval": asdict(scoring) if scoring else {},
             "hooks": options.get("hooks", []),
             "loggers": options.get("loggers", []),
         }

@@ -8,6 +8,7 @@ from elucid.dnnlib.config import parse_chain, set_by_path
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.values import signature
 from elucid.torch_utils import distributed
+from elucid.training.config.settings import parse_eval
 from elucid.training.config.upgrade import look_up, moved, moved_assignment
 from elucid.training.registry.components import find
 
@@ -111,6 +112,7 @@ def options_from(flags: dict) -> dict:
         "sampler": {"name": default_of(precond, "default_sampler", "edm")},
         "schedule": {"name": default_of(precond, "default_schedule", "karras")},
         "loop": {},
+        "eval": parse_eval(flags["eval"]) if flags["eval"] else {},
         "hooks": hooks_of(flags),
         "loggers": [{"name": name} for name in flags["loggers"]],
     }
@@ -242,6 +244,8 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
             result[f"{path}.name"] = component.get("name")
         result.update({f"{path}.{flag}": flags[flag] for flag in own if flag in given and flag in component})
         path, component = f"{path}.base", component.get("base")
+    if "eval" in given:
+        result |= {f"eval.{name}": options["eval"][name] for name in parse_eval(str(flags["eval"]))}
     for part in LISTS & given:
         result[part] = options[part]
     for assignment in flags["set"]:

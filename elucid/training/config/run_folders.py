@@ -28,6 +28,7 @@ RESUMABLE = {
     "loop.grid_images",
     "sampler",  # used for sample grids, and the default for sampling from snapshots
     "schedule",
+    "eval",
     "hooks",
     "loggers",
 }
@@ -98,13 +99,15 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
     try:
         options = json.loads(state["options"])
         options = options if "sampler" in options else upgraded(options)  # format 1 had no sampler
+        options.setdefault("eval", {})  # newer than the format
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("the state contains no options; resume from another one") from error
     for path, value in given.items():
         node = options
         *parts, last = path.split(".")
         for part in parts:
-            node = (node.get(part) or {}) if isinstance(node, dict) else {}
+            inner = node.get(part) if isinstance(node, dict) else None
+            node = {} if inner is None else inner
         old = node.get(last)
         if agree(old, value):
             continue

@@ -1,8 +1,10 @@
-"""Options of the dataset and of the training loop."""
+"""Options of the dataset, of the training loop, and of scoring while training."""
 
 import math
+import re
 from dataclasses import dataclass
 
+from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -84,6 +86,50 @@ class LoopOptions:
                 f"the nearest that do: {' or '.join(map(str, nearest))}"
             )
         return micro, share // micro
+
+
+@dataclass
+class EvalOptions:
+    """Options of scoring while training: `num` samples every `ticks` ticks and at the end, against the training data.
+
+    `metrics`, `detector` and `detector_weights` are those of fid.py; the first metric decides which snapshot is best,
+    and `target` is a value of it. `ref` replaces the training data, of which at most `ref_num` images are used. Samples
+    are drawn as the run does, but for `steps`, `guidance` (classifier-free) and `ema`.
+    """
+
+    num: int
+    ticks: int = 0
+    metrics: str = "kid"
+    detector: str | None = None
+    detector_weights: str | None = None
+    ref: str | None = None
+    ref_num: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    ema: str | float | None = None
+    batch: int = 64
+    target: float | None = None
+
+    def __post_init__(self):
+        self.ema = f"{self.ema:g}" if isinstance(self.ema, int | float) else self.ema
+        for name, least in {"num": 2, "ticks": 0, "ref_num": 2, "steps": 1, "batch": 1}.items():
+            require(f"eval.{name}", getattr(self, name), (least, math.inf))
+
+
+def parse_eval(text: str) -> dict[str, int]:
+    """Convert `5k@25` to {"num": 5000, "ticks": 25}; without @ the run is scored at its end only."""
+    match = re.fullmatch(r"(\d+)(k?)(?:@(\d+))?", text.strip())
+    if match is None:
+        raise UserError(f"`eval`={text} is not of the form 5k@25: 5000 images every 25 ticks")
+    return {"num": int(match[1]) * (1000 if match[2] else 1), "ticks": int(match[3] or 0)}
+
+
+def eval_options(options: dict) -> EvalOptions | None:
+    """Return how a run is scored while it trains, or None. Raises UserError for a mistake in its options."""
+    given = options.get("eval") or {}
+    if given and "num" not in given:
+        raise UserError(f"`set` eval.{next(iter(given))}: how many images are to be scored? Give `eval`=5k@25, too")
+    return EvalOptions(**bind(EvalOptions, given, "eval")) if given else None
 
 
 def require(option: str, value, allowed: tuple) -> None:

@@ -54,11 +54,11 @@ class TrainOptions:
     """Options of a training run, named like the flags of `train.py`; None means the preset's value or the default.
 
     Units: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
-    half-life, or several, in millions of images. A component (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`,
-    `transforms`, `hooks`, `loggers`) is a name such as `"edm"` or `"mine.py:MyLoss"`, or a class of a module or plugin
-    file; a class of a notebook cell must be written into a file, so that other processes find it when the run is
-    resumed. `set` sets any other option by its path, e.g. `set={"network.num_blocks": 2, "loss.sigma": 0.3}`. See
-    `train.py --help` for all options.
+    half-life, or several, in millions of images; `eval` is e.g. "5k@25", 5000 images every 25 ticks. A component
+    (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`, `transforms`, `hooks`, `loggers`) is a name such as `"edm"`
+    or `"mine.py:MyLoss"`, or a class of a module or plugin file; a class of a notebook cell must be written into a
+    file, so that other processes find it when the run is resumed. `set` sets any other option by its path, e.g.
+    `set={"network.num_blocks": 2, "loss.sigma": 0.3}`. See `train.py --help` for all options.
     """
 
     data: str | os.PathLike | None = None
@@ -111,6 +111,7 @@ class TrainOptions:
     snap: int | None = None
     dump: int | None = None
     heldout: str | os.PathLike | None = None
+    eval: str | None = None
     hooks: Sequence[str | type] | None = None
     loggers: Sequence[str | type] | None = None
     plugins: str | Sequence[str] | None = None

@@ -23,6 +23,7 @@ class Console(Logger):
         super().__init__(folder)
         self.bar: tqdm | None = None
         self.total_nimg = 0
+        self.scores = ""  # the last ones of the run's samples
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
         self.total_nimg = round(options["loop"]["duration_mimg"] * 1e6)
@@ -37,11 +38,13 @@ class Console(Logger):
     def step(self, nimg: int, loss: float | None = None) -> None:
         if self.bar is not None:
             if loss is not None:
-                self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                self.bar.set_postfix_str(f"loss {loss:.4f}{self.scores}", refresh=False)
             self.bar.update(nimg - self.bar.n)
 
     def values(self, values: dict[str, dict[str, float]], nimg: int) -> None:
         mean = {name: value["mean"] for name, value in values.items()}
+        scores = [f", {name.removeprefix('Eval/')} {one:.4g}" for name, one in mean.items() if name.startswith("Eval/")]
+        self.scores = "".join(scores) or self.scores
         left = max(self.total_nimg - nimg, 0) / max(mean["Timing/images_per_sec"], 1e-9)
         line = " ".join(
             [

@@ -151,13 +151,18 @@ def published(fields: dict[str, Any], ema: str | None) -> Snapshot:
 def located(source: str | os.PathLike) -> Path:
     """Return the file of a path or URL, or the newest snapshot of a run folder."""
     if not is_url(source) and Path(source).is_dir():
-        snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"), key=_kimg)
+        snapshots = snapshots_in(source)
         if not snapshots:
             runs = sorted(path.parent.name for path in Path(source).glob("*/network-snapshot-*.pkl"))
             inside = f"; there are runs in it, e.g. {Path(source) / runs[-1]}" if runs else ""
             raise UserError(f"{source} holds no network-snapshot-*.pkl yet{inside}")
         return snapshots[-1]
     return fetch(source, "snapshot")
+
+
+def snapshots_in(folder: str | os.PathLike) -> list[Path]:
+    """Return the snapshots of a run folder, the newest last."""
+    return sorted(Path(folder).glob("network-snapshot-*.pkl"), key=_kimg)
 
 
 def _kimg(path: Path) -> float:

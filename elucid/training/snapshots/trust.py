@@ -84,13 +84,19 @@ def require_named(options: dict, named: Iterable[str]) -> None:
     `named` are modules and files from the command line. Short names, built in or from installed packages, are allowed.
     """
     known = {_place(name) for name in [*named, *os.environ.get(PLUGINS, "").split(",")] if name}
-    for component in walk(options):
-        module, _, _ = component["name"].rpartition(":")
-        if module and _place(module) not in known and entry_point_class(component["name"]) is None:
+    for name in code_names(options):
+        module, _, _ = name.rpartition(":")
+        if module and _place(module) not in known and entry_point_class(name) is None:
             raise UserError(
-                f"the state uses the code {component['name']!r}, not named on the command line; if you trust it, "
+                f"the state uses the code {name!r}, not named on the command line; if you trust it, "
                 f"give `plugins`={module} or set {PLUGINS}={module}"
             )
+
+
+def code_names(options: dict) -> list[str]:
+    """Return the names of all components in options, and of the detector that scores the run."""
+    detector = (options.get("eval") or {}).get("detector")
+    return [*(component["name"] for component in walk(options)), *([str(detector)] if detector else [])]
 
 
 def _place(module: str) -> str:
