@@ -62,7 +62,8 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         start(run, folder, state)
         state = source = None  # free memory before training
         # Scores and losses come before the log, as they become part of a tick's statistics.
-        every = [Provenance(), *scores, *own, LoggingHook(loggers), SampleGrid(loggers), *hooks]
+        first, later = ([hook for hook in own if hook.adds_values == early] for early in (True, False))
+        every = [Provenance(), *scores, *first, LoggingHook(loggers), SampleGrid(loggers), *later, *hooks]
         if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:

@@ -9,6 +9,9 @@ Values = dict[str, dict[str, float]]
 class Hook:
     """Base class of hooks. Hooks are called on all processes, so they may use collective operations."""
 
+    adds_values = False
+    """Whether `on_tick` adds statistics; it is then called before they are logged (for `--hook` only)."""
+
     def check(self, run) -> None:
         """Raise UserError if this hook does not fit the run; called before anything is written, for `--hook` only."""
 
@@ -19,7 +22,7 @@ class Hook:
         """Called after each step with its number of images."""
 
     def on_tick(self, run, values: Values) -> None:
-        """Called after each tick with its statistics; a hook of `--hook` may add to them before they are logged."""
+        """Called after each tick with its statistics."""
 
     def on_snapshot(self, run, path: Path) -> None:
         """Called after a snapshot was written to `path`; a state, if due, has been saved before."""

@@ -32,6 +32,8 @@ class HeldoutLoss(Hook):
     is bit by bit the same as without.
     """
 
+    adds_values = True
+
     def __init__(self, data: str, num: int = 256, levels: int = 4, seed: int = 0, batch_size: int = 64):
         for name, value in (("num", num), ("levels", levels), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < (2 if name == "num" else 1):
