@@ -15,6 +15,9 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.evaluations.agreement import class_agreement as class_agreement
+    from elucid.api.evaluations.agreement import svc as svc
+    from elucid.api.evaluations.cas import cas as cas
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.generate import generate as generate
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from elucid.api.models import save_grid as save_grid
     from elucid.api.models import show as show
     from elucid.api.scoring import Score as Score
-    from elucid.api.scoring import class_agreement as class_agreement
     from elucid.api.scoring import reference as reference
     from elucid.api.scoring import score as score
     from elucid.dnnlib.errors import Stopped as Stopped
@@ -42,7 +44,8 @@ _PLACES = {
     "Stopped": "elucid.dnnlib.errors",
     "TrainOptions": "elucid.training.config.train_options",
     "UserError": "elucid.dnnlib.errors",
-    "class_agreement": "elucid.api.scoring",
+    "cas": "elucid.api.evaluations.cas",
+    "class_agreement": "elucid.api.evaluations.agreement",
     "generate": "elucid.api.generate",
     "load": "elucid.api.models",
     "nll": "elucid.api.evaluations.likelihood",
@@ -50,6 +53,7 @@ _PLACES = {
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",
+    "svc": "elucid.api.evaluations.agreement",
     "train": "elucid.api.launch",
 }
 """Where each public name is defined."""
