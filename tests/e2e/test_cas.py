@@ -103,6 +103,13 @@ def test_cas_samples_by_itself(evaluate, folder, tmp_path):
     assert result.interval[0] < result.value < result.interval[1] and result.about["synthetic"] == str(samples)
 
 
+def test_test_images_that_are_trained_on_are_told(folder, monkeypatch, capsys):
+    sets = (f"--real={folder}/real", f"--images={folder}/synthetic", *QUICK, "--epochs=1", "--seeds=1")
+    for test, shared in (("real", True), ("test", False)):
+        code, _, err = scripts.call(monkeypatch, capsys, "evaluate.py", "cas", *sets, f"--test={folder}/{test}")
+        assert code == 0 and ("warning: 48 of 48 images" in err) == shared
+
+
 def test_constant_images_teach_nothing(folder):
     how = {"net": "small", "epochs": 3, "batch": 16, "seeds": 1, "device": "cpu", "sets": ["synthetic"]}
     result = elucid.cas(folder / "real", folder / "test", folder / "constant", **how)

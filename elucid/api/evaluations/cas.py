@@ -12,7 +12,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from elucid.api.evaluations.labelled import Labelled, read_labelled, require_all_classes, require_fitting, shape_text
+from elucid.api.evaluations.labelled import (
+    Labelled,
+    read_labelled,
+    require_all_classes,
+    require_fitting,
+    shape_text,
+    warn_of_shared,
+)
 from elucid.api.generate import generate
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
@@ -88,6 +95,7 @@ def cas(
         first, held_out = read_labelled(os.fspath(real), num, seed), read_labelled(os.fspath(test))
         require_usable(first, first)
         require_usable(first, held_out)
+        warn_of_shared(first, held_out)
         if network is not None:
             how = options or SampleOptions()
             images = sample(os.fspath(network), first, sample_seeds, how, sample_batch, place, folder)
@@ -210,7 +218,6 @@ def trained(
     mine = missing[distributed.rank() :: distributed.world_size()]
     images = torch.from_numpy(test.images)
     set_precision("fp32", bench=False)
-    torch.backends.cudnn.deterministic = True
 
     def run(cell: Cell, on_step: OnStep) -> Scores:
         classifier = train_classifier(recipe, *data[cell["set"]], classes, cell["seed"], device, on_step)
@@ -221,7 +228,11 @@ def trained(
         store.save(cell, scores)
         return scores
 
-    found = in_parallel([cells[index] for index in mine], run, recipe.steps, device)
+    before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
+    try:
+        found = in_parallel([cells[index] for index in mine], run, recipe.steps, device)
+    finally:
+        torch.backends.cudnn.deterministic = before
     for part in distributed.gather_objects(list(zip(mine, found, strict=True))):
         done.update(part)
     return {which: [done[index] for index, cell in enumerate(cells) if cell["set"] == which] for which in data}

@@ -81,6 +81,14 @@ def require_all_classes(data: Labelled, num_classes: int) -> None:
         )
 
 
+def warn_of_shared(train: Labelled, test: Labelled) -> None:
+    """Warn if test images are among those to train on, which makes a classifier look better than it is."""
+    known = {image.tobytes() for image in train.images}
+    shared = sum(image.tobytes() in known for image in test.images)
+    if shared:
+        warn(f"{shared} of {len(test.labels)} images of {test.path} are in {train.path}, too: accuracies are too high")
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape C, H, W as text: `32x32 RGB`."""
     channels, height, width = shape
