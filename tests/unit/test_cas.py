@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.cas.cells import Cells
+from elucid.evaluation.cas.names import NETS
 from elucid.evaluation.cas.networks import make_classifier
 from elucid.evaluation.cas.scores import score, summarise
 from elucid.evaluation.cas.tables import difference_line
@@ -89,6 +90,16 @@ def test_a_classifier_learns_what_it_is_shown():
     assert (classify(taught_wrong, unseen, CPU).argmax(1) == truth).double().mean() < 0.05
     again = train_classifier(recipe, images, labels, 4, 0, CPU)
     assert torch.equal(classify(again, unseen, CPU, batch=64), logits)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_network_takes_steps(net):
+    images, labels = patterns(8, 0)
+    recipe = Recipe(net, steps=2, batch=4, crop=1, xflip=True, lr=0.1)
+    before, after = make_classifier(net, 1, 4, 8, 0), train_classifier(recipe, images, labels, 4, 0, CPU)
+    assert torch.isfinite(classify(after, images, CPU)).all() and not after.training
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    assert all(not torch.equal(first, then) for first, then in pairs)
 
 
 def test_scores_of_known_logits():
