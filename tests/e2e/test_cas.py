@@ -101,6 +101,8 @@ def test_cas_samples_by_itself(evaluate, folder, tmp_path):
     assert sorted(label for _, label in labels) == [0] * 8 + [1] * 8 + [2] * 8
     result = load_result(dest)
     assert result.interval[0] < result.value < result.interval[1] and result.about["synthetic"] == str(samples)
+    how = result.about["sampling"]
+    assert (how["class_policy"], how["seeds"], how["network"]) == ("equal", "0-23", str(snapshot))
 
 
 def test_test_images_that_are_trained_on_are_told(folder, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from elucid.api.evaluations.labelled import (
     warn_of_shared,
 )
 from elucid.api.generate import generate
+from elucid.api.sources import spans
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.evaluation.cas import tables
@@ -96,9 +98,10 @@ def cas(
         require_usable(first, first)
         require_usable(first, held_out)
         warn_of_shared(first, held_out)
+        made: dict[str, Any] = {}
         if network is not None:
             how = options or SampleOptions()
-            images = sample(os.fspath(network), first, sample_seeds, how, sample_batch, place, folder)
+            images, made = sample(os.fspath(network), first, sample_seeds, how, sample_batch, place, folder)
         synthetic = read_labelled(str(images), len(first.labels), seed)
         require_usable(first, synthetic)
         size = min(batch, len(first.labels))
@@ -107,7 +110,10 @@ def cas(
         data = training_sets(first, synthetic, [which for which in SETS if which in sets])
         cells = describe(recipe, data, held_out, range(seeds), place)
         found = trained(cells, Cells(folder), recipe, data, held_out, first.num_classes, place)
-    result = report(found, recipe, first, synthetic, held_out, seed, place)
+    result = report(found, recipe, first, synthetic, held_out)
+    result.about.update(
+        seeds=seeds, subset_seed=seed, device=place.type, torch=torch.__version__, sampling=made or None
+    )
     if dest is not None and distributed.is_main():
         result.save(dest)
     return result
@@ -147,10 +153,10 @@ def sample(
     batch: int,
     device: torch.device,
     folder: Path,
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Sample as many labelled images as real ones into the work folder, where a call that was cut short goes on.
 
-    Returns their folder. Raises UserError if the model's images or classes are not like the real ones.
+    Returns their folder, and how they were made. Raises UserError if the model's images or classes are not like the real ones.
     """
     num = len(real.labels)
     seeds = list(dict.fromkeys(range(num) if seeds is None else seeds))
@@ -160,15 +166,15 @@ def sample(
     if pipeline.label_dim != real.num_classes:
         raise UserError(f"{network} has {pipeline.label_dim or 'no'} classes, {real.path} {real.num_classes}")
     if pipeline.image_shape != real.images.shape[1:]:
-        shapes = (shape_text(shape) for shape in (pipeline.image_shape, real.images.shape[1:]))
-        raise UserError(f"images of different shapes: those of {network} {next(shapes)} but {real.path} {next(shapes)}")
+        ours, theirs = shape_text(pipeline.image_shape), shape_text(real.images.shape[1:])
+        raise UserError(f"images of different shapes: those of {network} {ours} but {real.path} {theirs}")
     if options.classes is None and options.class_policy is None:
         options = replace(options, class_policy="data" if pipeline.class_counts else "equal")
-    made_by = digest({**pipeline.description, "policy": options.class_policy, "seeds": seeds[:num]})
-    out = folder / f"samples-{made_by}"
+    made = {**pipeline.description, "class_policy": options.class_policy, "seeds": spans(seeds[:num])}
+    out = folder / f"samples-{digest(made)}"
     generate(network, out, seeds[:num], options, device=str(device), batch=batch, subdirs=True, labels=True)
     distributed.barrier()  # the main process writes the labels
-    return str(out)
+    return str(out), {**made, "network": network, "network_sha256": made["network"]}
 
 
 def training_sets(real: Labelled, synthetic: Labelled, sets: Sequence[str]) -> Data:
@@ -239,13 +245,7 @@ def trained(
 
 
 def report(
-    found: dict[str, list[Scores]],
-    recipe: Recipe,
-    real: Labelled,
-    synthetic: Labelled,
-    test: Labelled,
-    seed: int,
-    device: torch.device,
+    found: dict[str, list[Scores]], recipe: Recipe, real: Labelled, synthetic: Labelled, test: Labelled
 ) -> Result:
     """Put the scores into tables; the main number is that of synthetic images, if they are there."""
     main = "synthetic" if "synthetic" in found else next(iter(found))
@@ -267,7 +267,6 @@ def report(
         **{what: one.path for what, one in used.items()},
         **{f"{what}_sha256": content_hash(one.images, one.labels) for what, one in used.items()},
         **asdict(recipe),
-        **{"seeds": seeds, "subset_seed": seed, "device": device.type, "torch": torch.__version__},
     }
     return Result(
         kind="cas",
