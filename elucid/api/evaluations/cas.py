@@ -156,7 +156,7 @@ def sample(
 ) -> tuple[str, dict[str, Any]]:
     """Sample as many labelled images as real ones into the work folder, where a call that was cut short goes on.
 
-    Returns their folder, and how they were made. Raises UserError if the model's images or classes are not like the real ones.
+    Returns their folder and how they were made. Raises UserError if size, channels or classes are not the real ones'.
     """
     num = len(real.labels)
     seeds = list(dict.fromkeys(range(num) if seeds is None else seeds))
