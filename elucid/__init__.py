@@ -15,6 +15,9 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.evaluations.agreement import class_agreement as class_agreement
+    from elucid.api.evaluations.agreement import svc as svc
+    from elucid.api.evaluations.cas import cas as cas
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.evaluations.loss import heldout_loss as heldout_loss
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from elucid.api.models import save_grid as save_grid
     from elucid.api.models import show as show
     from elucid.api.scoring import Score as Score
-    from elucid.api.scoring import class_agreement as class_agreement
     from elucid.api.scoring import reference as reference
     from elucid.api.scoring import score as score
     from elucid.dnnlib.errors import Stopped as Stopped
@@ -49,7 +51,8 @@ _PLACES = {
     "Stopped": "elucid.dnnlib.errors",
     "TrainOptions": "elucid.training.config.train_options",
     "UserError": "elucid.dnnlib.errors",
-    "class_agreement": "elucid.api.scoring",
+    "cas": "elucid.api.evaluations.cas",
+    "class_agreement": "elucid.api.evaluations.agreement",
     "generate": "elucid.api.generate",
     "heldout_loss": "elucid.api.evaluations.loss",
     "load": "elucid.api.models",
@@ -61,6 +64,7 @@ _PLACES = {
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",
     "sweep": "elucid.api.evaluations.sweep",
+    "svc": "elucid.api.evaluations.agreement",
     "train": "elucid.api.launch",
     "watch": "elucid.api.evaluations.watch",
 }

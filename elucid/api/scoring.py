@@ -1,11 +1,10 @@
-"""Scores images: distances to a reference in the features of detectors, references, and class agreement by an SVC."""
+"""Scores images: distances to a reference in the features of detectors, and references."""
 
 import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from elucid.api.evaluator import Evaluator, collect_dataset, warn_of_few
@@ -14,10 +13,8 @@ from elucid.api.sources import Source, of_pipeline, open_source
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.metrics.detectors import make_detector
-from elucid.metrics.images import read_batches
 from elucid.metrics.measures.collect import sizes
 from elucid.metrics.reference import save_reference
-from elucid.metrics.svc import PixelClassifier, interval
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import open_dataset
 from elucid.training.sampling.options import SampleOptions
@@ -123,45 +120,3 @@ def reference(
         own, early, rows = found.statistics["features"], found.statistics.get("spatial"), found.rows.get("features")
         save_reference(dest, own, network, features=rows, spatial=early, provenance=provenance)
     return f"{dest}: {network.name} features of {found.num} images of {data}"
-
-
-def class_agreement(
-    data: str | os.PathLike, images: str | os.PathLike, test: str | os.PathLike | None = None
-) -> dict[str, Any]:
-    """Return the percentage of samples that a support vector classifier of pixels assigns to their class, as `value`.
-
-    It is trained on at most 5000 real images of `data`, which suits digits but not photographs, and tried on those of
-    `test`. All are folders or zips with labels: `images` from `generate` with `labels`. Raises UserError for an image
-    without one.
-    """
-    data, images, test = os.fspath(data), os.fspath(images), None if test is None else os.fspath(test)
-    real = labelled(data)
-    judged = {path: labelled(path) for path in (test, images) if path is not None}
-    judge = PixelClassifier(*real)
-    print(f"classifier trained on {judge.num_train} images of {data}")
-    result: dict[str, Any] = {"name": "svc_agreement", "data": str(data), "train_images": judge.num_train}
-    if test is not None:
-        result |= {"test": judge_by(judge, test, *judged[test]), "test_images": len(judged[test][0])}
-    return result | {"value": judge_by(judge, images, *judged[images]), "num_images": len(judged[images][0])}
-
-
-def labelled(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return all images u8[N,C,H,W] and class numbers [N] of a dataset; UserError if an image has no label."""
-    dataset = open_dataset(path)
-    labels = dataset.labels
-    if labels is None or not labels.are_classes:
-        raise UserError(f"{path} has no class labels; generate samples with generate.py --labels")
-    missing = labels.missing
-    if len(missing):
-        stray = dataset.image_name(missing[0])
-        raise UserError(f"{path}: {len(missing)} images have no label (first: {stray}); remove files of an earlier run")
-    images = np.concatenate([batch.numpy() for batch in read_batches(dataset, 256)])
-    return images, labels.values
-
-
-def judge_by(judge: PixelClassifier, path: str, images: np.ndarray, labels: np.ndarray) -> float:
-    """Print and return the percentage of images that the classifier assigns to their class."""
-    share = judge.agreement(images, labels)
-    low, high = interval(share, len(images))
-    print(f"{100 * share:.2f} % of {len(images)} images of {path} (95 % interval {100 * low:.1f} to {100 * high:.1f})")
-    return 100 * share

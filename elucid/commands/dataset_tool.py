@@ -24,7 +24,7 @@ FILES = section(
     click.option(
         "--source",
         metavar="PATH",
-        help="Folder, .zip, archive.zip/folder, *_lmdb, idx file, cifar-10-python.tar.gz[/test], "
+        help="Folder, .zip, archive.zip/folder, *_lmdb, idx file or folder of them, cifar-10-python.tar.gz[/test], "
         "or builtin:digits[-train|-test].  [required]",
     ),
     click.option("--dest", metavar="PATH", help="The .zip or new folder to write.  [required]"),

@@ -227,13 +227,13 @@ def ref(data, dest, **how) -> None:
     _json,
 )
 def svc(data, test, images, as_json) -> None:
-    """Compute the percentage of samples that a support vector classifier assigns to their class.
+    """Compute the percentage of samples that a support vector classifier assigns to their class: evaluate.py svc.
 
     It is trained on the pixels of at most 5000 real images, which is suitable for digits but not for photographs.
     """
-    from elucid.api import scoring
+    from elucid.api.evaluations.agreement import class_agreement
 
-    result = scoring.class_agreement(data, images, test)
+    result = class_agreement(data, images, test)
     click.echo(json.dumps(result) if as_json else f"{result['value']:.2f}")
 
 

@@ -3,7 +3,7 @@
 import gzip
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,26 @@ def is_idx(path: Path) -> bool:
             return file.read(4) == b"\0\0\x08\x03"
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def idx_files(folder: Path) -> list[Path]:
+    """Return the idx files of images in a folder, sorted; one that is there compressed and not is taken once."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*idx3-ubyte*")):  # a name without .gz comes before that with it
+        if path.is_file() and is_idx(path):
+            found.setdefault(path.name.removesuffix(".gz"), path)
+    return list(found.values())
+
+
+def idx_training_part(folder: Path, files: list[Path]) -> Arrays:
+    """Load the only one of a folder's idx files, or that of the training images. Raises UserError if none is."""
+    train = files if len(files) == 1 else [path for path in files if "train" in path.name]
+    if len(train) != 1:
+        raise UserError(f"{folder} has several parts; give one of them: --source={files[0]}")
+    others = [path for path in files if path != train[0]]
+    data = idx(train[0])
+    kept = tuple(f"only the training images are used; for the others give --source={path}" for path in others)
+    return replace(data, notes=data.notes + kept)
 
 
 def idx(path: Path) -> Arrays:

@@ -151,6 +151,8 @@ def open_source(source: str) -> Source:
         return ArraySource(arrays.cifar(archive, path.relative_to(archive).as_posix().strip(".")))
     if path.is_file() and arrays.is_idx(path):
         return ArraySource(arrays.idx(path))
+    if path.is_dir() and (files := arrays.idx_files(path)):
+        return ArraySource(arrays.idx_training_part(path, files))
     if archive.is_file() and archive.suffix.lower() != ".zip":
         raise UserError(
             f"{source} is not a known source; give a folder, a .zip, a *_lmdb folder, cifar-10-python.tar.gz, "

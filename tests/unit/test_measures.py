@@ -14,7 +14,7 @@ from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.names import metric_names
 from elucid.metrics.measures.neighbours import neighbourhoods
 from elucid.metrics.statistics import FeatureStatistics
-from elucid.metrics.svc import interval as wilson
+from elucid.metrics.wilson import interval as wilson
 
 
 def normal(seed: int, num: int, dim: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:

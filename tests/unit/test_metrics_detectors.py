@@ -15,7 +15,6 @@ from elucid.metrics.detectors import full_precision, make_detector
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.images import feature_statistics
 from elucid.metrics.inception_network import resize_bilinear_tf1
-from elucid.metrics.svc import PixelClassifier, class_agreement, interval
 
 CPU = torch.device("cpu")
 
@@ -161,32 +160,3 @@ def test_weights_that_are_none(tmp_path, capsys, content, reason):
     with pytest.raises(UserError, match=f"weights.pth.*{reason}.*{inception.WEIGHTS_FILE}") as error:
         inception.load_network(Path(path))
     assert "\n" not in str(error.value) and "code ran" not in capsys.readouterr().out
-
-
-def test_svc_knows_real_digits_and_notices_wrong_ones():
-    images, labels = digits()
-    judge = PixelClassifier(images[:1300], labels[:1300])
-    assert judge.agreement(images[1300:], labels[1300:]) > 0.95
-    assert judge.agreement(images[1300:], (labels[1300:] + 1) % 10) < 0.05
-    assert class_agreement(images[:1300], labels[:1300], images[1300:], labels[1300:]) == judge.agreement(
-        images[1300:], labels[1300:]
-    )
-
-
-def test_svc_refuses_what_does_not_fit():
-    images, labels = digits()
-    judge = PixelClassifier(images[:50], labels[:50])
-    with pytest.raises(UserError, match="do not fit"):
-        judge.agreement(images[:, :, :4], labels)
-    with pytest.raises(UserError, match="labels"):
-        judge.agreement(images, labels[:3])
-    with pytest.raises(UserError, match="same class"):
-        PixelClassifier(images[:5], np.zeros(5, dtype=int))
-
-
-def test_interval_covers_the_share_as_often_as_it_says():
-    random, share = np.random.RandomState(0), 0.93
-    intervals = [interval(random.binomial(200, share) / 200, 200) for _ in range(2000)]
-    covered = np.mean([low <= share <= high for low, high in intervals])
-    assert 0.93 < covered < 0.975
-    assert interval(1.0, 50)[1] == pytest.approx(1) and interval(0.0, 50)[0] == pytest.approx(0)

@@ -232,6 +232,27 @@ def test_idx_without_labels_and_truncated(tmp_path):
         open_source(str(path))
 
 
+def test_a_folder_of_idx_files_means_its_training_images(tmp_path):
+    """Compressed and not is the same file twice; a note says how to get the test images."""
+    for name, count in (
+        ("train-images-idx3-ubyte.gz", 4),
+        ("train-images-idx3-ubyte", 4),
+        ("t10k-images-idx3-ubyte", 3),
+    ):
+        path = write_idx(tmp_path / name, np.full((count, 28, 28), count, np.uint8))
+        write_idx(path.with_name(name.replace("images-idx3", "labels-idx1")), np.arange(count, dtype=np.uint8))
+    source = open_source(str(tmp_path))
+    assert len(source) == 4 and source.labels.values.tolist() == [0, 1, 2, 3]
+    (note,) = source.notes
+    assert len(open_source(note.rpartition("--source=")[2])) == 3
+    for path in tmp_path.glob("train-*"):
+        path.unlink()
+    assert len(open_source(str(tmp_path))) == 3
+    write_idx(tmp_path / "more-images-idx3-ubyte", np.zeros((1, 28, 28), np.uint8))
+    with pytest.raises(UserError, match="--source=.*more-images"):
+        open_source(str(tmp_path))
+
+
 def test_lsun_database(tmp_path):
     path = tmp_path / "cat_val_lmdb"
     with lmdb.open(str(path), map_size=1 << 20) as database, database.begin(write=True) as transaction:

@@ -16,7 +16,7 @@ from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.names import METRICS
 from elucid.metrics.measures.neighbours import K_DENSITY, K_PRECISION, neighbourhoods
 from elucid.metrics.reference import Reference
-from elucid.metrics.svc import interval as wilson
+from elucid.metrics.wilson import interval as wilson
 
 NORMAL = NormalDist().inv_cdf(0.975)
 STUDENT = 2.2621571627409915  # 0.975 quantile of Student's t with SPLITS - 1 = 9 degrees of freedom

@@ -1,0 +1,1 @@
+"""Classification accuracy score (Ravuri & Vinyals 2019): what a classifier learns from synthetic images."""
