@@ -3,7 +3,7 @@
 import click
 
 from elucid.commands.command import Group, version_option
-from elucid.commands.evaluations import nll
+from elucid.commands.evaluations import compare, nll
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Evaluate trained models. The last line of stdout is the number alone; notes go to stderr."""
 
 
-for module in (nll,):
+for module in (compare, nll):
     main.add_command(module.command)
 
 
