@@ -21,7 +21,7 @@ from elucid.metrics.measures.names import metric_names
 
 FIRST_OF = {"pr": "precision", "dc": "density"}
 """The first value of a metric that has several."""
-FIXED_BETA, SEQUENTIAL_BETA = 0.1, 0.025
+FIXED_BETA, SEQUENTIAL_BETA = 0.2, 0.025
 
 
 def compare(
@@ -58,7 +58,7 @@ def compare(
     """Train two or more recipes with several seeds each, score them, and give a verdict on their difference.
 
     A recipe is a preset, a quoted list of train.py's flags, a file of flags, or run folders, named as in `edm: ...`.
-    Each gets up to `seeds` trainings on `data`, each scored on `sampling_seeds` blocks of `num` images against `ref`, by
+    A recipe is a preset, quoted flags of train.py, a file of flags, or run folders, and may be named: `edm: ...`.
     default `data`; all is kept in `outdir`, and a second call goes on. The first of `metrics` decides, and all recipes
     are compared with the first one. `match`: "images" trains all on as many images, "time" for as long; `duration`, in
     millions of images, is the first one's. `sampling` are flags of fid.py; `tune` = (flag, low, high) chooses one for

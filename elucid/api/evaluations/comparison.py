@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from elucid.api.evaluations.scoring_check import require_scoring
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
@@ -59,6 +58,8 @@ class Comparison:
         duration: float | None,
     ) -> None:
         """Check everything that can be checked before the first training, and decide how long all train."""
+        from elucid.api.evaluations.scoring_check import require_scoring  # imported late: nothing else here needs torch
+
         require_writable(self.plan.outdir / RESULT)
         if self.slurm is not None:
             executor(self.plan.outdir / "slurm", self.slurm)

@@ -36,9 +36,13 @@ def log_evidence(found: Statistic, gap: float):
 
     The ratio of the densities of noncentral and central Student's t, both signs together, is
     exp(-c/2) 1F1((df+1)/2; 1/2; c/2 t^2/(t^2 + df)) with c = gap^2 / (1/n1 + 1/n2): the sequential t-test of Rushton
-    (1952) and Hajnal (1961), here with Welch's degrees of freedom.
+    (1952) and Hajnal (1961), here with Welch's degrees of freedom. Infinitely many of them, of a known deviation, give
+    the ratio of normal densities.
     """
     square, noncentrality = np.square(found.t), gap**2 * np.asarray(found.weight)
+    if np.ndim(found.df) == 0 and np.isinf(found.df):
+        size = np.sqrt(square * noncentrality)
+        return np.logaddexp(size, -size) - np.log(2) - noncentrality / 2
     share = square / (square + found.df)
     with np.errstate(over="ignore"):
         return (
@@ -57,11 +61,3 @@ def log_evidence_of_any(found: Statistic, gap: float):
 def p_value(found: Statistic):
     """Return the two-sided p-value of Welch's test."""
     return 2 * stats.t.sf(np.abs(found.t), found.df)
-
-
-def miss_probability(found: Statistic, gap: float) -> float:
-    """Return how probable an |t| this small or smaller is if there is a gap of `gap` standard deviations."""
-    shift, size = gap * float(found.weight) ** 0.5, abs(float(found.t))
-    if np.isinf(found.df):
-        return float(stats.norm.cdf(size - shift) - stats.norm.cdf(-size - shift))
-    return float(stats.nct.cdf(size, found.df, shift) - stats.nct.cdf(-size, found.df, shift))

@@ -35,7 +35,10 @@ def _why(verdict: Verdict) -> str:
     if rules.margin is not None and verdict.largest <= rules.margin:
         return f"; within the margin of {rules.margin:.4g}"
     gap = rules.gap * verdict.deviation
-    return f"; a gap of {rules.gap:g} standard deviations between trainings ({gap:.4g}) would have shown"
+    return (
+        f"; the data speak {1 / max(verdict.evidence, 1e-6):.2g} to 1 against a gap of {rules.gap:g} standard "
+        f"deviations between trainings ({gap:.2g})"
+    )
 
 
 def relative(value: float, to: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from elucid.dnnlib.errors import UserError
-from elucid.evaluation.compare.evidence import Statistic, miss_probability, p_value, welch
+from elucid.evaluation.compare.evidence import Statistic, log_evidence, p_value, welch
 from elucid.evaluation.compare.groups import Group
 from elucid.evaluation.compare.sequential import Design
 
@@ -19,13 +19,14 @@ DIFFERENT, NOT_DIFFERENT, UNDECIDED = "different", "not different", "undecided"
 class Rules:
     """How a verdict is reached.
 
-    `alpha`: the probability of "different" for equal recipes. `beta`: that of "not different" if there is a gap of
-    `gap` standard deviations between trainings. With a `margin`, in units of the score, "not different" also means that
+    `alpha`: the probability of "different" for equal recipes. `beta`: the most evidence for a gap of `gap` standard
+    deviations between trainings, as a likelihood ratio, that counts as "not different"; if the gap is there, this is
+    said with a lower probability than `beta`. With a `margin`, in units of the score, "not different" also means that
     the interval of the difference lies within it.
     """
 
     alpha: float = 0.025
-    beta: float = 0.1
+    beta: float = 0.2
     gap: float = 2.0
     margin: float | None = None
 
@@ -35,8 +36,8 @@ class Verdict:
     """The comparison of the `second` group with the `first` by one metric.
 
     `interval` of the difference of the means (second minus first) has the two-sided tail probability `tail`, and is
-    valid also if the trainings were stopped early. `miss` is the probability of so small a difference if the gap of the
-    rules is there.
+    valid also if the trainings were stopped early. `evidence` is the likelihood ratio for the gap of the rules against
+    none.
     """
 
     metric: str
@@ -47,10 +48,9 @@ class Verdict:
     interval: tuple[float, float]
     tail: float
     p: float
-    miss: float
+    evidence: float
     rules: Rules
     lower_is_better: bool
-    looked: bool = False
 
     @property
     def better(self) -> Group:
@@ -94,11 +94,11 @@ def judged(
 ) -> Verdict:
     """Return the verdict of Welch's test with all trainings at the level `tail`, by default `rules.alpha`."""
     found, tail = statistic(first, second), tail or rules.alpha
-    p, miss = float(p_value(found)), miss_probability(found, rules.gap)
+    p, evidence = float(p_value(found)), math.exp(min(log_evidence(found, rules.gap), 700.0))
     interval = interval_of(found, tail)
     within = rules.margin is not None and max(map(abs, interval)) <= rules.margin
-    outcome = DIFFERENT if p <= tail else NOT_DIFFERENT if miss <= rules.beta or within else UNDECIDED
-    facts = {"p": p, "miss": miss, "rules": rules, "lower_is_better": lower_is_better}
+    outcome = DIFFERENT if p <= tail else NOT_DIFFERENT if evidence <= rules.beta or within else UNDECIDED
+    facts = {"p": p, "evidence": evidence, "rules": rules, "lower_is_better": lower_is_better}
     return Verdict(metric, first, second, outcome, float(found.difference), interval, tail, **facts)
 
 
@@ -137,9 +137,10 @@ def judged_in_turn(
         if outcome is None and rules.margin is not None and max(map(abs, interval)) <= rules.margin:
             outcome = NOT_DIFFERENT
         if outcome or number == len(design.looks) - 1:
-            facts = {"p": float(p_value(found)), "miss": miss_probability(found, rules.gap), "rules": rules}
+            evidence = math.exp(min(log_evidence(found, rules.gap), 700.0))
+            facts = {"p": float(p_value(found)), "evidence": evidence, "rules": rules}
             own = (outcome or UNDECIDED, float(found.difference), interval, design.alpha)
-            return Verdict(metric, *parts, *own, **facts, lower_is_better=lower_is_better, looked=True)
+            return Verdict(metric, *parts, *own, **facts, lower_is_better=lower_is_better)
     return None
 
 
