@@ -126,9 +126,8 @@ def main(repeats: int, many: int, seeds: int, gap: float, seed: int) -> None:
             means = [equal.trainings, apart.trainings, (equal.trainings + apart.trainings) / 2]
             saved = [", ".join(f"{100 * (1 - one / fixed):.1f}" for one in means) for fixed in (whole, between)]
             said = ", ".join(f"{one:.2f}" for one in means)
-            print(
-                f"      trainings each if equal, apart, mean: {said}; saved: {saved[0]} % ({saved[1]} % of {between:.2f})"
-            )
+            print(f"      trainings each if equal, apart, mean: {said}")
+            print(f"      saved of {whole} each: {saved[0]} %; of {between:.2f}: {saved[1]} %")
     print(f"\nfixed, {many} comparisons", *COLUMNS, sep="".rjust(3))
     for size in (3, 5, 10):
         for noise in NOISES:

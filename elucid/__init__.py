@@ -15,6 +15,7 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.evaluations.compare import compare as compare
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.generate import generate as generate
@@ -43,6 +44,7 @@ _PLACES = {
     "TrainOptions": "elucid.training.config.train_options",
     "UserError": "elucid.dnnlib.errors",
     "class_agreement": "elucid.api.scoring",
+    "compare": "elucid.api.evaluations.compare",
     "generate": "elucid.api.generate",
     "load": "elucid.api.models",
     "nll": "elucid.api.evaluations.likelihood",

@@ -85,6 +85,7 @@ def test_a_training_against_a_finished_run(compare, digits, tmp_path):
         (["demo", "b: demo", "--data={digits}", "--detector=random", "--slurm=gpu"], "--slurm=gpu"),
         (["demo", "b: demo", "--tune=cfg:3:1"], "LOW below HIGH"),
         (["demo", "--metrics=fidd"], "did you mean 'fid'"),
+        (["demo", "b: demo", "--data={digits}", "--cv=1%", "--sequential"], "--cv assumes the spread"),
         (["demo", "--scores=A: 1"], "leave the recipes out"),
         (["--scores=A: 1", "--scores=B: 2"], "assume one by --cv=1.3%"),
         (["--scores=A: 1", "--scores=B: 2", "--cv=130%"], "--cv=130% is not a share"),

@@ -62,6 +62,14 @@ def test_equal_recipes_stop_early_too(run):
     assert result.tables[0].rows[0][1] < 8
 
 
+def test_a_plan_that_is_changed_after_a_look_says_so(run):
+    undecided = ("a: --lr=10", "b: --lr=12.8")
+    first, _ = run(*undecided, seeds=3, sampling_seeds=1)
+    assert first.lines[-1].startswith("undecided: ") and "more seed" in first.lines[-1]
+    again, _ = run(*undecided, seeds=4, sampling_seeds=1)
+    assert any("at most 3 trainings each were planned before, now 4" in line for line in again.lines)
+
+
 def test_fixed_trains_all_in_alternating_order(run, tmp_path):
     result, said = run(NEAR, FAR, seeds=3, sequential=False, metrics="kid,fid")
     assert [line.split(":")[0] for line in said] == [
@@ -243,6 +251,18 @@ def test_each_job_has_its_share(monkeypatch):
     alone = int(environment(1, 0)["OMP_NUM_THREADS"])
     assert int(environment(alone, 1)["OMP_NUM_THREADS"]) == 1
     assert [environment(3, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["2", "5", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [environment(2, slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0,1", "2,3"]
+
+
+def test_trainings_of_several_processes_and_none_under_torchrun(monkeypatch):
+    argv = Command(("train", "--lr=1"), "training", processes=4).argv
+    assert argv[1:] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4", "--module", "elucid", "train", "--lr=1")
+    ]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="`processes`=2"):
+        compare(["demo", "b: demo"])
 
 
 def test_slurm(run, tmp_path):
@@ -266,4 +286,4 @@ def test_cells_on_a_cluster(tmp_path):
     failures = []
     cell = Cell("a", 0, 0, tmp_path / "cell", tmp_path / "run", Scoring(("--metrics=fid", "--ref=nowhere.npz"), 9, 1))
     run_there([cell], tmp_path / "slurm", {"cluster": "local"}, lambda _, failure: failures.append(failure))
-    assert len(failures) == 1 and "nowhere.npz" in failures[0].last_line
+    assert len(failures) == 1 and "snapshot not found" in failures[0].last_line

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def compare(
     detect: float = 2.0,
     margin: float | None = None,
     jobs: int = 1,
+    processes: int = 1,
     slurm: Mapping[str, Any] | None = None,
     device: str | None = None,
     log: Callable[[str], None] | None = None,
@@ -68,6 +70,8 @@ def compare(
     `margin` is a difference that would not matter. With `scores` ("A: 1.77,1.79"), nothing is trained; `cv` is a
     coefficient of variation between trainings to assume. Raises UserError for bad input, and for trainings that failed.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"start the comparison without torchrun; `processes`={os.environ['WORLD_SIZE']} uses it")
     names = metric_names(metrics)
     require_probability("alpha", alpha)
     if detect <= 0:
@@ -88,13 +92,16 @@ def compare(
     if trains and data is None and not all(recipe.runs or recipe.given("data") for recipe in chosen):
         raise UserError("`data` is missing; create a dataset with dataset_tool.py and give its path")
     in_turn = (trains and cv is None) if sequential is None else sequential and trains
+    if in_turn and cv is not None:
+        raise UserError("`cv` assumes the spread between trainings, `sequential` measures it; leave one of them out")
     beta = require_probability("beta", beta if beta is not None else SEQUENTIAL_BETA if in_turn else FIXED_BETA)
-    require_counts(seeds, sampling_seeds, num, cv, jobs, len(chosen))
+    require_counts(seeds, sampling_seeds, num, cv, len(chosen))
     down = lower_is_better(FIRST_OF.get(names[0], names[0]))
     tuning = None if tune is None else Tuning(*tune, num=tune_num)
     placed = () if device is None else (f"--device={device}",)
     scoring = Scoring((f"--metrics={','.join(names)}", *sampling, *placed), num, sampling_seeds, down, tuning)
     plan = Plan(tuple(chosen), Path(outdir), scoring, None if data is None else os.fspath(data), seed, placed)
+    plan = replace(plan, processes=processes)
     comparison = Comparison(
         plan,
         Rules(alpha, beta, detect, margin),
@@ -136,10 +143,8 @@ def require_probability(name: str, value: float) -> float:
     return value
 
 
-def require_counts(seeds: int, sampling_seeds: int, num: int, cv: float | None, jobs: int, recipes: int) -> None:
-    """Raise UserError for numbers of seeds, images or jobs with which there is no verdict."""
-    if jobs < 1:
-        raise UserError(f"`jobs`={jobs} must be at least 1")
+def require_counts(seeds: int, sampling_seeds: int, num: int, cv: float | None, recipes: int) -> None:
+    """Raise UserError for numbers of seeds or images with which there is no verdict."""
     if seeds > TRAININGS:
         raise UserError(f"`seeds`={seeds}: at most {TRAININGS} trainings of a recipe")
     if seeds < 2 and cv is None:

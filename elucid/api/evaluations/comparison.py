@@ -15,7 +15,7 @@ from elucid.evaluation.compare.report import lower_is_better, result_of
 from elucid.evaluation.compare.sentence import duration as spoken
 from elucid.evaluation.compare.sequential import Design, design
 from elucid.evaluation.compare.verdict import Rules, Verdict, judged, judged_by_holm, judged_in_turn
-from elucid.evaluation.results import Result
+from elucid.evaluation.results import Result, load_result
 from elucid.evaluation.trainings import pace
 from elucid.evaluation.trainings.cells import Cell, Command, progress_of
 from elucid.evaluation.trainings.jobs import Failure, run_command, run_here
@@ -61,6 +61,7 @@ class Comparison:
         from elucid.api.evaluations.scoring_check import require_scoring  # imported late: nothing else here needs torch
 
         require_writable(self.plan.outdir / RESULT)
+        self._require_planned()
         if self.slurm is not None:
             executor(self.plan.outdir / "slurm", self.slurm)
         of_weights = () if weights is None else (f"--detector-weights={weights}",)
@@ -73,6 +74,17 @@ class Comparison:
             if made is not None and not Path(path).exists():
                 run_command(made)
         self.plan = replace(self.plan, durations=tuple(self._durations(options, match, duration)))
+
+    def _require_planned(self) -> None:
+        """Note a number of looks that was changed after results were seen: the error rates are those of one plan."""
+        if self.first_look is None or not (self.plan.outdir / RESULT).exists():
+            return
+        before = load_result(self.plan.outdir / RESULT).about
+        if before.get("first_look") is not None and before["seeds"] != self.seeds:
+            self.notes.append(
+                f"at most {before['seeds']} trainings each were planned before, now {self.seeds}: chosen after a "
+                "result, this makes false alarms somewhat likelier"
+            )
 
     def _references(
         self, ref: str | os.PathLike | None, detector: str | None, weights: Sequence[str]

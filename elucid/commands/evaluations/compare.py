@@ -121,6 +121,7 @@ class _Tune(click.ParamType):
 @section(
     "Work",
     click.option("--jobs", type=cli.Count(), default=1, help="Trainings at once.  [default: 1]"),
+    click.option("--processes", type=cli.Count(), default=1, help="Processes of a training: torchrun.  [default: 1]"),
     click.option("--slurm", metavar="LIST", help="Give them to SLURM: partition=gpu,gpus_per_node=1,time=240."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )

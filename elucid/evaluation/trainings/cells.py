@@ -20,14 +20,18 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Command:
-    """A subprocess: its command line without the interpreter, and what it does in words."""
+    """A subprocess, or several under torchrun: its command line without the interpreter, and what it does in words."""
 
     flags: tuple[str, ...]
     what: str
+    processes: int = 1
 
     @property
     def argv(self) -> list[str]:
-        return [sys.executable, "-m", "elucid", *self.flags]
+        if self.processes == 1:
+            return [sys.executable, "-m", "elucid", *self.flags]
+        launch = ("torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", "--module")
+        return [sys.executable, "-m", *launch, "elucid", *self.flags]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Scoring:
 class Cell:
     """One training in a folder of its own. `number` counts cells, 100 for each recipe, and fixes their sampling seeds.
 
-    `train` are the flags of train.py; without, `network` is a finished run.
+    `train` are the flags of train.py; without, `network` is a finished run. Its subprocesses have `processes` each.
     """
 
     recipe: str
@@ -66,6 +70,7 @@ class Cell:
     network: Path
     scoring: Scoring
     train: tuple[str, ...] | None = None
+    processes: int = 1
 
     @property
     def name(self) -> str:
@@ -102,7 +107,7 @@ class Cell:
     def steps(self) -> Generator[Command, str, None]:
         """Yield what is left to do, each as a subprocess whose stdout is sent back; files keep what is done."""
         if self.train is not None and self.trained is None:
-            yield Command(("train", *self.train), "training")
+            yield Command(("train", *self.train), "training", self.processes)
             _write(self.folder / "trained.json", progress_of(self.network))
         missing = [block for block in range(self.scoring.blocks) if _read(self._file(block)) is None]
         if not missing:
@@ -111,7 +116,7 @@ class Cell:
         begun = time.monotonic()
         seeds = ",".join(_span(self.first_seed(block), self.scoring.num) for block in missing)
         blocks = (f"--blocks={len(missing)}",) if len(missing) > 1 else ()
-        output = yield Command((*self._calc(seeds), *blocks, *tuned), "scoring")
+        output = yield Command((*self._calc(seeds), *blocks, *tuned), "scoring", self.processes)
         found = json.loads(output.splitlines()[-1])
         seconds = (time.monotonic() - begun) / len(missing)
         for block, record in zip(missing, found["blocks"] if blocks else [found], strict=True):
@@ -129,7 +134,8 @@ class Cell:
             value = next(search)
             seeds = _span(TUNING_SEEDS + self.number * tuning.num, tuning.num)
             while True:
-                output = yield Command((*self._calc(seeds), f"--{tuning.flag}={value:.4g}"), f"tuning {tuning.flag}")
+                flags = (*self._calc(seeds), f"--{tuning.flag}={value:.4g}")
+                output = yield Command(flags, f"tuning {tuning.flag}", self.processes)
                 score = json.loads(output.splitlines()[-1])["value"]
                 trail[value] = score if self.scoring.lower_is_better else -score
                 try:

@@ -35,15 +35,16 @@ Done = Callable[[Cell, Failure | None], None]
 """Told of each cell when it has ended."""
 
 
-def environment(jobs: int, slot: int) -> dict[str, str]:
+def environment(jobs: int, slot: int, processes: int = 1) -> dict[str, str]:
     """Return the variables of a subprocess: it finds this package, and has its share of the cores and GPUs."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(max(1, cores // jobs), int(os.environ.get("OMP_NUM_THREADS") or cores))
+    threads = min(max(1, cores // (jobs * processes)), int(os.environ.get("OMP_NUM_THREADS") or cores))
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
     gpus = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-    if len(gpus) > 1:
-        own["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    if len(gpus) > processes:
+        first = slot * processes % len(gpus)
+        own["CUDA_VISIBLE_DEVICES"] = ",".join((gpus + gpus)[first : first + processes])
     return {**os.environ, **own}
 
 
@@ -52,7 +53,7 @@ class _Running:
 
     def __init__(self, cell: Cell, slot: int, jobs: int):
         self.cell, self.slot, self.steps = cell, slot, cell.steps()
-        self.environment = environment(jobs, slot)
+        self.environment = environment(jobs, slot, cell.processes)
         self.output = cell.folder / "output.tmp"
         self.process: subprocess.Popen | None = None
         self.command: Command | None = None

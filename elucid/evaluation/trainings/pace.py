@@ -37,7 +37,7 @@ def _probe(plan: Plan, recipe: int, repeat: int, options: dict[str, Any]) -> Cel
     place = (f"--seed={repeat}", f"--outdir={folder / 'run'}", "--nosubdir", "--resume=auto")
     flags = (*plan.common(recipe), *short, "--set=loop.grid_images=0", *place)
     scoring = replace(plan.scoring, blocks=0)
-    return Cell(f"probe of {name}", repeat, recipe * TRAININGS, folder, folder / "run", scoring, flags)
+    return Cell(f"probe of {name}", repeat, recipe * TRAININGS, folder, folder / "run", scoring, flags, plan.processes)
 
 
 def seconds_per_image(run: Path) -> float:

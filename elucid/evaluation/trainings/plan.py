@@ -22,6 +22,7 @@ class Plan:
     """What is compared, where and how: the recipes, the data they train on, and how trainings are scored.
 
     `durations` are the lengths of their trainings in millions of images, and `train_flags` are added to all.
+    Each training has `processes` processes.
     """
 
     recipes: tuple[Recipe, ...]
@@ -31,6 +32,7 @@ class Plan:
     seed: int = 0
     train_flags: tuple[str, ...] = ()
     durations: tuple[float | None, ...] = ()
+    processes: int = 1
 
     def size(self, recipe: int, seeds: int) -> int:
         """Return the number of trainings of a recipe among the first `seeds`: those of finished runs are all."""
@@ -41,11 +43,11 @@ class Plan:
         one, number = self.recipes[recipe], recipe * TRAININGS + index
         if one.runs:
             folder = self.outdir / one.name / f"run-{index}"
-            return Cell(one.name, index, number, folder, Path(one.runs[index]), self.scoring)
+            return Cell(one.name, index, number, folder, Path(one.runs[index]), self.scoring, None, self.processes)
         seed = self.seed + recipe * SEEDS_BETWEEN + index
         folder = self.outdir / one.name / f"seed-{seed}"
         flags = self.flags(recipe, folder / "run", seed)
-        return Cell(one.name, seed, number, folder, folder / "run", self.scoring, flags)
+        return Cell(one.name, seed, number, folder, folder / "run", self.scoring, flags, self.processes)
 
     def flags(self, recipe: int, run: Path, seed: int) -> tuple[str, ...]:
         """Return the flags of train.py of one training."""
