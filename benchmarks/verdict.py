@@ -134,6 +134,7 @@ def main(repeats: int, many: int, seeds: int, gap: float, seed: int) -> None:
             equal, apart = (repeated(many, one, size, noise, seed) for one in (0.0, gap))
             name = f"{size} each, {noise}"
             row(name, equal.different, apart.different, apart.not_different, equal.covered, apart.covered)
+            print(f"      not different if equal: {100 * equal.not_different:.1f} %")
 
 
 COLUMNS = ("false alarms", "gap found", "gap missed", "interval holds: equal", "apart")

@@ -22,7 +22,7 @@ from elucid.metrics.measures.names import metric_names
 
 FIRST_OF = {"pr": "precision", "dc": "density"}
 """The first value of a metric that has several."""
-FIXED_BETA, SEQUENTIAL_BETA = 0.2, 0.025
+FIXED_BETA, SEQUENTIAL_BETA = 0.3, 0.025
 
 
 def compare(

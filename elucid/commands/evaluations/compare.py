@@ -108,7 +108,7 @@ class _Tune(click.ParamType):
     ),
     click.option("--alpha", type=_positive, default=0.025, help="Error of a false `different`.  [default: 0.025]"),
     click.option(
-        "--beta", type=_positive, help="Error of a false `not different`.  [default: 0.025, with --fixed 0.2]"
+        "--beta", type=_positive, help="Error of a false `not different`.  [default: 0.025, with --fixed 0.3]"
     ),
     click.option(
         "--detect", type=_positive, default=2.0, metavar="SD", help="Gap that it is for, in deviations.  [default: 2]"

@@ -26,7 +26,7 @@ class Rules:
     """
 
     alpha: float = 0.025
-    beta: float = 0.2
+    beta: float = 0.3
     gap: float = 2.0
     margin: float | None = None
 
