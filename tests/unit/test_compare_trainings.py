@@ -93,20 +93,18 @@ def test_more_seeds_and_recipes_go_on_from_what_is_there(run, tmp_path):
     assert said == [] and again == result
 
 
-@pytest.mark.parametrize(
-    ("recipes", "options", "reason"),
-    [
+def test_another_plan_in_the_same_folder_is_refused(run):
+    once = {"seeds": 2, "sequential": False, "sampling_seeds": 1}
+    run(NEAR, FAR, **once)
+    for recipes, options, reason in (
         ((NEAR, "far: --lr=21"), {}, "recipe far was '--lr=20'"),
         ((FAR, NEAR), {}, "compares near, far"),
         ((NEAR, FAR), {"num": 10}, "num=9"),
         ((NEAR, FAR), {"match": "time"}, "match=images"),
         ((NEAR, FAR), {"data": "other.zip"}, "data='data.zip'"),
-    ],
-)
-def test_another_plan_in_the_same_folder_is_refused(run, recipes, options, reason):
-    run(NEAR, FAR, seeds=2, sequential=False)
-    with pytest.raises(UserError, match=reason):
-        run(*recipes, **{"seeds": 2, "sequential": False, **options})
+    ):
+        with pytest.raises(UserError, match=reason):
+            run(*recipes, **{**once, **options})
 
 
 def test_a_failed_training_loses_nothing_else(run, tmp_path):
