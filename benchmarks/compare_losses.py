@@ -1,14 +1,14 @@
-"""The same small network trained with DSM, consistency and patches, several seeds each, and what they reach.
+"""The same small network trained with DSM, consistency and patches: a call of `evaluate.py compare`.
 
-    python benchmarks/compare_losses.py --train=CIFAR/train --test=CIFAR/test --out=OUT [--kimg=20] [--seeds=0-2]
+    python benchmarks/compare_losses.py --train=CIFAR/train --test=CIFAR/test --out=OUT [--kimg=20] [--seeds=3] [-- ...]
 
-Runs are told apart by folder, so that a second call goes on where the first was stopped.
+What follows `--` are further flags of the comparison, e.g. `-- --match=time --sequential`. A second call goes on where
+the first was stopped. `compare_scores.py` compares the same trainings by their held-out losses.
 """
 
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -22,7 +22,7 @@ LOSSES = {"edm": ["--precond=edm"], "cdm": ["--precond=cdm"], "patch": ["--preco
 NETWORK = ["--arch=ddpmpp", "--cbase=24", "--cres=1,2,2", "--set=network.num_blocks=1"]
 NETWORK += ["--set=network.attn_resolutions=[8]", "--set=loop.grid_images=16"]
 RECIPE = ["--cond=1", "--batch=16", "--lr=2e-3", "--ema=0.001", "--dropout=0", "--augment=0", "--xflip=1"]
-RECIPE += ["--set=optimizer.lr_rampup_kimg=1", "--set=optimizer.lr_rampdown=0.3", "--device=cpu"]
+RECIPE += ["--set=optimizer.lr_rampup_kimg=1", "--set=optimizer.lr_rampdown=0.3", "--tick=1", "--snap=5", "--dump=5"]
 
 
 def call(script: str, *flags: str, log: Path | None = None) -> None:
@@ -43,34 +43,31 @@ def prepare(train: str, test: str, out: Path) -> None:
             call("dataset_tool.py", f"--source={source}", f"--dest={out / name}.zip", "--resolution=32x32")
 
 
-def train_one(name: str, seed: int, kimg: float, out: Path) -> None:
-    """One run; does nothing when it is complete, and goes on when it was stopped."""
-    folder = out / f"{name}-{seed}"
-    folder.mkdir(exist_ok=True)
-    if (folder / "done").exists():
-        return
-    ticks = [f"--duration={kimg / 1000}", f"--tick={kimg / 20}", "--snap=5", "--dump=5", f"--seed={seed}"]
-    data = ["--nosubdir", f"--outdir={folder / 'run'}", f"--data={out / 'train.zip'}", "--resume=auto"]
-    call("train.py", *data, *NETWORK, *RECIPE, *LOSSES[name], *ticks, log=folder / "output.txt")
-    (folder / "done").touch()
-    print(f"{name}, seed {seed}: trained", flush=True)
-
-
 @click.command()
 @click.option("--train", required=True, help="Images to train on: any --source of dataset_tool.py.")
 @click.option("--test", required=True, help="Images kept apart.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--kimg", type=float, default=20, show_default=True, help="Thousand images that each run sees.")
-@click.option("--seeds", type=cli.IntRange(), default="0-2", show_default=True)
+@click.option("--seeds", type=cli.Count(), default=3, show_default=True, help="Trainings of each loss.")
 @click.option("--parallel", type=click.IntRange(1), default=2, show_default=True, help="Runs side by side.")
-def main(train: str, test: str, out: Path, kimg: float, seeds: list[int], parallel: int) -> None:
-    """Train all runs, long ones first."""
+@click.option("--detector", default="efflite0", show_default=True)
+@click.argument("further", nargs=-1)
+def main(train: str, test: str, out: Path, kimg: float, seeds: int, parallel: int, detector: str, further) -> None:
+    """Train all runs, score them and print the verdicts."""
     out.mkdir(parents=True, exist_ok=True)
     prepare(train, test, out)
-    with ThreadPoolExecutor(parallel) as pool:
-        jobs = [pool.submit(train_one, name, seed, kimg, out) for seed in seeds for name in ("cdm", "edm", "patch")]
-        for job in jobs:
-            job.result()
+    recipes = [f"{name}: {' '.join([*NETWORK, *RECIPE, *flags])}" for name, flags in LOSSES.items()]
+    what = [f"--data={out / 'train.zip'}", f"--outdir={out / 'cmp'}", f"--detector={detector}", "--device=cpu"]
+    size = [
+        f"--duration={kimg / 1000:g}",
+        f"--seeds={seeds}",
+        f"--jobs={parallel}",
+        "--num=500",
+        "--steps=10",
+        "--fixed",
+    ]
+    command = [sys.executable, str(ROOT / "evaluate.py"), "compare", *recipes, *what, *size, *further]
+    sys.exit(subprocess.run(command).returncode)
 
 
 if __name__ == "__main__":

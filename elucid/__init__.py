@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from elucid.api.evaluations.agreement import class_agreement as class_agreement
     from elucid.api.evaluations.agreement import svc as svc
     from elucid.api.evaluations.cas import cas as cas
+    from elucid.api.evaluations.compare import compare as compare
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.evaluations.loss import heldout_loss as heldout_loss
@@ -53,6 +54,7 @@ _PLACES = {
     "UserError": "elucid.dnnlib.errors",
     "cas": "elucid.api.evaluations.cas",
     "class_agreement": "elucid.api.evaluations.agreement",
+    "compare": "elucid.api.evaluations.compare",
     "generate": "elucid.api.generate",
     "heldout_loss": "elucid.api.evaluations.loss",
     "load": "elucid.api.models",

@@ -12,7 +12,10 @@ COMMANDS = {
     "train": ("elucid.commands.train", "Train a diffusion model (train.py)."),
     "generate": ("elucid.commands.generate", "Sample images from a snapshot (generate.py)."),
     "fid": ("elucid.commands.fid", "Evaluate images: calc, ref, svc (fid.py)."),
-    "evaluate": ("elucid.commands.evaluate", "Evaluate models and runs: cas, compare, loss, memorisation, report, ... (evaluate.py)."),
+    "evaluate": (
+        "elucid.commands.evaluate",
+        "Evaluate models and runs: compare, report, watch, cas, ... (evaluate.py).",
+    ),
     "data": ("elucid.commands.dataset_tool", "Prepare, verify or encode a dataset (dataset_tool.py)."),
 }
 """Module and description of each command; only the one that is called is imported."""
