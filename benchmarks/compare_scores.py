@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.compare_losses import LOSSES, call  # noqa: E402
-from elucid.api.evaluations.compare import compare  # noqa: E402
+from elucid.api.evaluations.comparing.compare import compare  # noqa: E402
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.dnnlib.files import atomic_write  # noqa: E402
 from elucid.training.data.dataset import open_dataset  # noqa: E402

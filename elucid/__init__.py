@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from elucid.api.evaluations.agreement import class_agreement as class_agreement
     from elucid.api.evaluations.agreement import svc as svc
     from elucid.api.evaluations.cas import cas as cas
-    from elucid.api.evaluations.compare import compare as compare
+    from elucid.api.evaluations.comparing.compare import compare as compare
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
     from elucid.api.evaluations.likelihood import nll as nll
     from elucid.api.evaluations.loss import heldout_loss as heldout_loss
     from elucid.api.evaluations.memorisation import memorisation as memorisation
     from elucid.api.evaluations.report import report as report
+    from elucid.api.evaluations.scoring.watch import watch as watch
     from elucid.api.evaluations.sweep import sweep as sweep
-    from elucid.api.evaluations.watch import watch as watch
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
@@ -54,7 +54,7 @@ _PLACES = {
     "UserError": "elucid.dnnlib.errors",
     "cas": "elucid.api.evaluations.cas",
     "class_agreement": "elucid.api.evaluations.agreement",
-    "compare": "elucid.api.evaluations.compare",
+    "compare": "elucid.api.evaluations.comparing.compare",
     "generate": "elucid.api.generate",
     "heldout_loss": "elucid.api.evaluations.loss",
     "load": "elucid.api.models",
@@ -68,7 +68,7 @@ _PLACES = {
     "sweep": "elucid.api.evaluations.sweep",
     "svc": "elucid.api.evaluations.agreement",
     "train": "elucid.api.launch",
-    "watch": "elucid.api.evaluations.watch",
+    "watch": "elucid.api.evaluations.scoring.watch",
 }
 """Where each public name is defined."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from elucid.api.estimate import estimate
-from elucid.api.evaluations.online import check_scoring, scoring_hooks
+from elucid.api.evaluations.scoring.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.options import describe, explicit, options_from

@@ -11,8 +11,7 @@ from typing import Any
 from elucid.dnnlib.files import append_line, write_output
 from elucid.evaluation.results import Curve, Result, Series, Table
 from elucid.metrics.measures.evaluate import Metric
-
-HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage"})
+from elucid.metrics.measures.names import HIGHER_IS_BETTER
 
 
 def better(metric: str, value: float, other: float) -> bool:

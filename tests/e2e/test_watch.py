@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_is_scored(run, watch, monkeypatch):
     def interrupted(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elucid.api.evaluations.watch.time.sleep", interrupted)
+    monkeypatch.setattr("elucid.api.evaluations.scoring.watch.time.sleep", interrupted)
     _, err = watch(run, *FLAGS, code=130)
     assert err[-1] == "error: interrupted" and len(load_result(run / "evaluations" / "watch.json").tables[0].rows) == 2
 

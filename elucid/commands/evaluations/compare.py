@@ -130,7 +130,7 @@ def command(recipes, cfg, steps, sampling, slurm, as_json, dest, **options) -> N
 
     All are compared with the first one. The last line of text is the verdict; stdout ends with the difference alone.
     """
-    from elucid.api.evaluations.compare import compare  # imported late: --help and usage errors need no torch
+    from elucid.api.evaluations.comparing.compare import compare  # imported late: --help and usage errors need no torch
     from elucid.dnnlib.files import require_writable
     from elucid.evaluation.trainings.slurm import options_of
 

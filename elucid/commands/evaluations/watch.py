@@ -53,7 +53,7 @@ def command(run, num, once, every, target, ref, metrics, detector, detector_weig
     """
     batch, device = flags.pop("batch"), flags.pop("device")
     options = sample_options(flags)
-    from elucid.api.evaluations.watch import watch  # imported late: --help and usage errors need no torch
+    from elucid.api.evaluations.scoring.watch import watch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
 
     try:

@@ -7,8 +7,7 @@ from elucid.evaluation.compare.groups import LOTTERY, Group
 from elucid.evaluation.compare.sentence import percent, sentence
 from elucid.evaluation.compare.verdict import Verdict
 from elucid.evaluation.results import Curve, Result, Series, Table
-
-HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage")
+from elucid.metrics.measures.names import HIGHER_IS_BETTER
 
 
 def lower_is_better(metric: str) -> bool:

@@ -11,13 +11,14 @@ from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import Result, load_result, results_of
+from elucid.metrics.measures.names import HIGHER_IS_BETTER
 
 LARGEST_FILE = 64 << 20
 """Larger files of a run are not read, except stats.jsonl, which is read line by line."""
 
 _DAMAGED = (OSError, ValueError, OverflowError, RecursionError)
 
-HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "accuracy", "auroc", "top", "agreement")
+MORE_IS_BETTER = HIGHER_IS_BETTER | {"accuracy", "auroc", "top", "agreement"}
 """First words of scores of which more is better; of all others less is."""
 
 
@@ -124,7 +125,7 @@ def best(name: str, statistic: Statistic) -> tuple[float, float] | None:
     pairs = statistic.points(every=False)
     if not pairs:
         return None
-    return (max if word in HIGHER_IS_BETTER else min)(pairs, key=lambda pair: pair[1])
+    return (max if word in MORE_IS_BETTER else min)(pairs, key=lambda pair: pair[1])
 
 
 def read_bounded(path: Path) -> bytes:

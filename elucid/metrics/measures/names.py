@@ -29,6 +29,10 @@ METRICS = {
 and recall, density and coverage, inception score."""
 
 
+HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage"})
+"""Metrics, by the names of their values, of which more is better; of all others less is."""
+
+
 def metric_names(given: str | Iterable[str]) -> tuple[str, ...]:
     """Return the names in a list, or in a text such as `fid,kid`, once each. Raises UserError for unknown ones."""
     names = given.split(",") if isinstance(given, str) else list(given)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from elucid.api.evaluations.comparison import Comparison
+from elucid.api.evaluations.comparing.comparison import Comparison
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.compare.report import lower_is_better, result_of
 from elucid.evaluation.compare.typed import typed_groups

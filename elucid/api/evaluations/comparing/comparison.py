@@ -58,7 +58,9 @@ class Comparison:
         duration: float | None,
     ) -> None:
         """Check everything that can be checked before the first training, and decide how long all train."""
-        from elucid.api.evaluations.scoring_check import require_scoring  # imported late: nothing else here needs torch
+        from elucid.api.evaluations.comparing.scoring_check import (
+            require_scoring,  # imported late: nothing else here needs torch
+        )
 
         require_writable(self.plan.outdir / RESULT)
         self._require_planned()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elucid.api.evaluations.online import usable_detector
-from elucid.api.evaluations.training_reference import open_images, training_evaluator
+from elucid.api.evaluations.scoring.online import usable_detector
+from elucid.api.evaluations.scoring.training_reference import open_images, training_evaluator
 from elucid.api.evaluator import Evaluator, described
 from elucid.api.sources import of_pipeline
 from elucid.dnnlib.config import bind

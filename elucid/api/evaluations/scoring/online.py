@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elucid.api.evaluations.training_reference import (
+from elucid.api.evaluations.scoring.training_reference import (
     Interrupted,
     in_step,
     needs_reference,

@@ -1,0 +1,1 @@
+"""Trainings of recipes and the verdict on their difference."""

@@ -1,0 +1,1 @@
+"""Scores of the snapshots of a run, while it trains or afterwards."""
