@@ -45,10 +45,11 @@ def score(
 
     `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file written by `reference` or by EDM's scripts, or
     a folder or zip of images; several files for several detectors. `metrics`: of fid (Heusel et al. 2017), sfid,
-    fid_inf, kid, mind, pr (precision and recall), dc (density and coverage), is. `intervals` computes the 95 % interval of
-    the Fréchet distances, too. `features` is a file to write the features of the images to. If there are more than
-    `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's. `batch` images are
-    decoded or sampled at once; the result does not depend on it. `cache` keeps what is computed of a `ref` of images.
+    fid_inf, kid, mind, pr (precision and recall), dc (density and coverage), is. `intervals` computes the 95 %
+    interval of the Fréchet distances, too. `features` is a file to write the features of the images to. If there are
+    more than `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's. `batch`
+    images are decoded or sampled at once; the result does not depend on it. `cache` keeps what is computed of a `ref`
+    of images.
     Raises UserError if detector and reference do not match, if a reference lacks what a metric needs, or if there are
     fewer images.
     """

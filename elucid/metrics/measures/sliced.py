@@ -12,7 +12,7 @@ CHUNK = 4096
 
 
 def monge_distance(generated: Tensor, reference: Tensor, directions: int = DIRECTIONS) -> float:
-    """3 D times the mean over directions u of the squared Wasserstein distance of u.x and u.y, features [N,D] and [M,D].
+    """3 D times the mean squared Wasserstein distance of u.x and u.y over directions u, of features [N,D] and [M,D].
 
     The MIND of Berthet et al. 2026 (arXiv 2605.06797): of n images in each set the squared distance along u is
     1/n sum_j (u.x_(j) - u.y_(j))^2 of the sorted projections, and u is uniform on the unit sphere. The directions are
