@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,8 +124,7 @@ def main(num: int, dim: int, is_whole: bool, metrics: str, ref: str | None) -> N
     """Time the metrics of two sets of features; the last line is all seconds, with --whole the GB beyond the start."""
     if ref is not None:
         return whole(ref, num, dim, metrics)
-    where = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{where}, numpy {np.__version__}")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{num} images against {num}, {dim} dimensions")
     if is_whole:
         run_whole(num, dim, metrics)

@@ -72,7 +72,7 @@ def by_prdc() -> dict[str, float]:
 
 
 def by_torch_fidelity() -> dict[str, float]:
-    with stand_ins("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
+    with stand_ins("torchvision", *map("torchvision.{}".format, ("datasets", "transforms", "transforms.functional"))):
         kid, prc, isc = (importlib.import_module(f"torch_fidelity.metric_{name}") for name in ("kid", "prc", "isc"))
     made, real, logits = (torch.from_numpy(values).double() for values in features())
     one = {"kid_subsets": 1, "kid_subset_size": len(made), "verbose": False}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.coverage import coverage
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.measures import neighbours
@@ -201,6 +202,13 @@ def test_intervals_of_density_coverage_and_precision_hold_the_mean_of_repeats():
         assert 0.9 <= held <= (1 if at == 0 else 0.99)  # of the coverage the jackknife is cautious
     truth = values[:, 4].mean()
     assert 0.9 <= np.mean((values[:, 5] < truth) & (truth < values[:, 6])) <= 0.99
+
+
+def test_intervals_of_recall_and_inception_score_hold_the_truth():
+    """As `benchmarks/coverage.py` prints, which has all intervals."""
+    rows = coverage(repeats=200, others=400, only=("recall", "is"))
+    assert [name for name, *_ in rows] == ["recall", "is"]
+    assert all(0.9 <= held <= 0.99 for _, held, *_ in rows)
 
 
 def test_names_of_metrics():
