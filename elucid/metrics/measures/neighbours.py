@@ -80,7 +80,7 @@ def neighbourhoods(reference: Tensor, generated: Tensor, k: int = K_DENSITY) -> 
     shift = sum(part.double().sum(0) for part in reference.split(TILE)) / len(reference)
     rows, columns = range(0, len(generated), TILE), range(0, len(reference), TILE)
     pairs = len(rows) * len(columns) + sum(len(one) * (len(one) + 1) // 2 for one in (rows, columns))
-    with progress_bar(total=pairs, desc="neighbourhoods", delay=2) as bar:
+    with progress_bar(total=pairs, desc="neighbourhoods", unit="tile", delay=2) as bar:
         radii, radii_generated = _radii(reference, shift, k, bar), _radii(generated, shift, k, bar)
         near, far, own = radii[:, K_PRECISION - 1], radii[:, k - 1], radii_generated[:, K_PRECISION - 1]
         holder, covered = (torch.zeros(len(reference), dtype=torch.int64, device=reference.device) for _ in range(2))
