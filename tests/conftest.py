@@ -21,6 +21,14 @@ def no_timed_step(monkeypatch):
     monkeypatch.setattr(estimate, "PATIENCE", 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """References of images are not kept in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELUCID_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's folder, where the scripts lie."""

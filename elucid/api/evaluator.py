@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from elucid.api.sources import Source, of_dataset, warn
+from elucid.api.references import crop, references_of_images
+from elucid.api.sources import Source, warn
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import is_url, require_writable, write_output
 from elucid.dnnlib.plugins import installed
@@ -20,9 +21,6 @@ from elucid.metrics.measures.names import METRICS, metric_names
 from elucid.metrics.names import DETECTORS
 from elucid.metrics.reference import Provenance, Reference, load_reference, require_same_detector
 from elucid.torch_utils import distributed
-from elucid.training.data.dataset import ImageDataset, open_dataset
-
-DATA_LABELS = "as in the data"
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +65,9 @@ class Score:
 class Evaluator:
     """Computes metrics of sets of images against references, in the features of one or more detectors.
 
-    `ref`: reference files, or one folder or zip of images, or None for metrics without a reference. Raises UserError
-    for references that lack something or that another detector made.
+    `ref`: reference files, or one folder or zip of images, or None for metrics without a reference. What is computed
+    of images is kept in the cache, unless `cache` is False. Raises UserError for references that lack something or
+    that another detector made.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class Evaluator:
         intervals: bool = False,
         batch: int = 64,
         workers: int | None = None,
+        cache: bool = True,
         device: torch.device,
     ):
         self.metrics, self.intervals, self.device = metric_names(metrics), intervals, device
@@ -118,7 +118,9 @@ class Evaluator:
         if not self.refs:
             self.references = [None] * len(self.detectors)
         elif not self.references:
-            self.references = self._of_images(self.refs[0], batch, workers)
+            rows = any(METRICS[name].of_reference == "rows" for name in self.metrics)
+            outputs = (rows, "sfid" in self.metrics)
+            self.references = references_of_images(self.refs[0], self.detectors, *outputs, batch, workers, cache)
         for reference, one in zip(self.references, self.detectors, strict=True):
             if reference is not None:
                 require_same_detector(reference, one)
@@ -163,12 +165,6 @@ class Evaluator:
         rows = any(METRICS[name].of_reference == "rows" for name in self.metrics)
         return load_reference(ref, features=rows, spatial="sfid" in self.metrics)
 
-    def _of_images(self, path: str, batch: int, workers: int | None) -> list[Reference | None]:
-        """Compute a reference for each detector of all images of a folder or zip."""
-        rows = any(METRICS[name].of_reference == "rows" for name in self.metrics)
-        found = collect_dataset(open_dataset(path), self.detectors, rows, "sfid" in self.metrics, batch, workers)
-        return [of_collected(path, one, *parts) for one, parts in zip(self.detectors, found, strict=True)]
-
     def _require_none_needed(self) -> None:
         for name in self.metrics:
             if METRICS[name].of_reference != "nothing":
@@ -181,36 +177,6 @@ class Evaluator:
             raise UserError(f"`features`={path} must end in .npz")
         if distributed.is_main():
             require_writable(path)
-
-
-def collect_dataset(
-    dataset: ImageDataset, detectors: Sequence[Detector], rows: bool, spatial: bool, batch: int, workers: int | None
-) -> list[tuple[Collected, Provenance]]:
-    """Compute what a reference holds of all images of a dataset, for each detector."""
-    source = of_dataset(dataset, batch, workers, {}, DATA_LABELS if dataset.has_labels else "none")
-    statistics = frozenset({"features", "spatial"} if spatial else {"features"})
-    wanted = Wanted(statistics, frozenset({"features"} if rows else ()))
-    found = collect(detectors, [wanted] * len(detectors), source.batches, source.order, source.num)
-    made = [
-        replace(source.provenance, crop=crop(detector), data_sha256=one.sha256)
-        for detector, one in zip(detectors, found, strict=True)
-    ]
-    return list(zip(found, made, strict=True))
-
-
-def of_collected(path: str, detector: Detector, found: Collected, made: Provenance) -> Reference:
-    """Return a reference that lies in no file."""
-    features, spatial = found.statistics["features"], found.statistics.get("spatial")
-    return Reference(
-        path=path,
-        mean=features.mean,
-        covariance=features.covariance,
-        **{"detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize},
-        num_images=found.num,
-        provenance=made,
-        features=found.rows.get("features"),
-        spatial=None if spatial is None else (spatial.mean, spatial.covariance),
-    )
 
 
 def holds_images(path: str) -> bool:
@@ -234,11 +200,6 @@ def own_detector(reference: Reference) -> str:
 
 def described(detector: Detector) -> dict[str, str]:
     return {"detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize}
-
-
-def crop(detector: Detector) -> str:
-    """Return which part of an image a detector sees."""
-    return getattr(detector, "crop", "none")
 
 
 def warn_of_few(num: int, dim: int) -> None:

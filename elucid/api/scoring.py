@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from elucid.api.evaluator import Evaluator, collect_dataset, warn_of_few
+from elucid.api.evaluator import Evaluator, warn_of_few
 from elucid.api.evaluator import Score as Score
+from elucid.api.references import collect_dataset
 from elucid.api.sources import Source, of_pipeline, open_source
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
@@ -34,16 +35,20 @@ def score(
     detector_weights: str | os.PathLike | None = None,
     batch: int = 64,
     workers: int | None = None,
+    cache: bool = True,
     device: str | None = None,
 ) -> Score:
     """Compute metrics of images against a reference in the features of a detector; by default the Fréchet distance.
 
     `images`: a folder or zip, u8[N,C,H,W], or a `Source`. `ref`: a file written by `reference` or by EDM's scripts, or
     a folder or zip of images; several files for several detectors. `metrics`: of fid (Heusel et al. 2017), sfid,
-    fid_inf, kid, pr (precision and recall), dc (density and coverage), is. `intervals` computes the 95 % interval of
-    the Fréchet distances, too. `features` is a file to write the features of the images to. If there are more than
-    `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's. Raises UserError if
-    detector and reference do not match, if a reference lacks what a metric needs, or if there are fewer images.
+    fid_inf, kid, mind, pr (precision and recall), dc (density and coverage), is. `intervals` computes the 95 %
+    interval of the Fréchet distances, too. `features` is a file to write the features of the images to. If there are
+    more than `num` images, a subset determined by `seed` is used. `detector` defaults to the reference's. `batch`
+    images are decoded or sampled at once; the result does not depend on it. `cache` keeps what is computed of a `ref`
+    of images.
+    Raises UserError if detector and reference do not match, if a reference lacks what a metric needs, or if there are
+    fewer images.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
@@ -51,7 +56,7 @@ def score(
     if not isinstance(images, Source | Tensor | str | os.PathLike):
         raise UserError(f"`images` is of type {type(images).__name__}; give a folder, a zip or a tensor u8[N,C,H,W]")
     images = os.fspath(images) if isinstance(images, os.PathLike) else images
-    evaluator = Evaluator(ref, metrics, detector, detector_weights, intervals=intervals, **work)
+    evaluator = Evaluator(ref, metrics, detector, detector_weights, intervals=intervals, cache=cache, **work)
     source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
     return evaluator(source, features)
 

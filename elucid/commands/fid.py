@@ -45,7 +45,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON objec
 WORK = section(
     "Work",
     click.option("--detector-weights", metavar="FILE|URL", help="Weights to use instead of the public ones."),
-    click.option("--batch", type=cli.Count(), default=64, help="Batch size per process.  [default: 64]"),
+    click.option(
+        "--batch",
+        type=cli.Count(),
+        default=64,
+        help="Images per process to decode or sample at once; scores do not depend on it.  [default: 64]",
+    ),
     click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
@@ -95,6 +100,13 @@ SCORE = section(
         help="Score so many disjoint blocks of --seeds, and their spread.",
     ),
     click.option("--features", metavar="NPZ", help="Also write the features of the images to this file."),
+    click.option(
+        "--cache",
+        type=click.BOOL,
+        metavar="0|1",
+        default=True,
+        help="Keep what is computed of a --ref of images for the next time.  [default: 1]",
+    ),
     _json,
 )
 
@@ -124,7 +136,7 @@ def calc(ctx, images, network, seeds, num, seed, as_json, batch, workers, device
 
     The images are read from a folder or zip, or sampled from a snapshot as in generate.py, with the same flags.
     """
-    how = {name: others.pop(name) for name in ("ref", "metrics", "detector", "detector_weights", "intervals")}
+    how = {name: others.pop(name) for name in ("ref", "metrics", "detector", "detector_weights", "intervals", "cache")}
     how |= {"ref": how["ref"] or None, "batch": batch, "workers": workers}
     require_one_source(ctx, images, network, seeds, num, others)
     if how["ref"] is None and how["metrics"] != ("is",):

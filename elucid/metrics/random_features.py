@@ -43,7 +43,8 @@ class RandomDetector(Detector):
     def features(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < MIN_SIZE:
             raise UserError(
-                f"`detector`=random needs images of at least {MIN_SIZE}x{MIN_SIZE}, not {images.shape[-2:]}"
+                f"`detector`=random needs images of at least {MIN_SIZE}x{MIN_SIZE}, "
+                f"not {images.shape[-2]}x{images.shape[-1]}; use another detector"
             )
         x = images.to(torch.float32)
         if x.shape[-2:] != (SIZE, SIZE):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from elucid.metrics.detectors import make_detector
 from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.measures.collect import Wanted, collect
 from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.neighbours import neighbourhoods
 from tests import scripts
@@ -20,11 +21,12 @@ from tests.snapshots import save_random_snapshot
 
 def test_two_processes_give_the_distance_of_one(root, tmp_path):
     """`ref` and `calc` under torchrun, images and batches uneven, against all features at once."""
-    random, features = np.random.RandomState(0), {}
+    random, features, pictures = np.random.RandomState(0), {}, {}
     detector = make_detector("random", torch.device("cpu"))
     for name, num in (("real", 70), ("samples", 33)):
         images = random.randint(0, 256, (num, 8, 8, 3), np.uint8)
-        features[name] = detector(torch.from_numpy(images).movedim(3, 1)).double()
+        pictures[name] = torch.from_numpy(images).movedim(3, 1)
+        features[name] = detector(pictures[name]).double()
         (tmp_path / name).mkdir()
         for index, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / f"{index}.png")
@@ -61,6 +63,8 @@ def test_two_processes_give_the_distance_of_one(root, tmp_path):
     with np.load(kept, allow_pickle=False) as arrays:
         np.testing.assert_allclose(arrays["features"], samples, rtol=1e-4, atol=1e-4)
         assert arrays["names"][2] == "10.png"
+        here = collect([detector], [Wanted(rows=frozenset({"features"}))], pictures["samples"].split(33), range(33), 33)
+        np.testing.assert_array_equal(arrays["features"][np.argsort(order["samples"])], here[0].rows["features"])
     few = ["--num-images=4", *metrics[1:]]
     said = run("calc", f"--images={tmp_path}/samples", f"--ref={tmp_path}/ref.npz", *few, code=2)
     assert sum(line.startswith("error: ") and "at least 6" in line for line in said) == 1

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.coverage import coverage
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.frechet import frechet_distance
+from elucid.metrics.measures import neighbours
 from elucid.metrics.measures.frechet_error import frechet_at_infinity, frechet_error
 from elucid.metrics.measures.inception_score import inception_score, shuffled
 from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.names import metric_names
 from elucid.metrics.measures.neighbours import neighbourhoods
+from elucid.metrics.measures.sliced import monge_distance
 from elucid.metrics.statistics import FeatureStatistics
 from elucid.metrics.wilson import interval as wilson
 
@@ -201,9 +204,61 @@ def test_intervals_of_density_coverage_and_precision_hold_the_mean_of_repeats():
     assert 0.9 <= np.mean((values[:, 5] < truth) & (truth < values[:, 6])) <= 0.99
 
 
+def test_intervals_of_recall_and_inception_score_hold_the_truth():
+    """As `benchmarks/coverage.py` prints, which has all intervals."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small matrices
+    rows = coverage(repeats=200, others=200, only=("recall", "is"))
+    torch.set_num_threads(threads)
+    assert [name for name, *_ in rows] == ["recall", "is"]
+    assert all(0.9 <= held <= 0.99 for _, held, *_ in rows)
+
+
 def test_names_of_metrics():
     assert metric_names("fid, kid,fid") == ("fid", "kid") and metric_names(["pr"]) == ("pr",)
     with pytest.raises(UserError, match="unknown metric 'kidd'.*did you mean 'kid'.*known: fid"):
         metric_names("kidd")
     with pytest.raises(UserError, match="`metrics` is empty"):
         metric_names([])
+
+
+def test_the_monge_distance_is_that_of_the_definition():
+    """In one dimension, where all directions are 1 or -1; and along given directions, one by one."""
+    a, b = normal(0, 40, 1), normal(1, 40, 1, shift=0.5)
+    sorted_a, sorted_b = (np.sort(x[:, 0].numpy()) for x in (a, b))
+    assert monge_distance(a, b, 7) == pytest.approx(3 * np.mean((sorted_a - sorted_b) ** 2), rel=1e-12)
+    a, b = normal(0, 30, 5), normal(1, 30, 5, scale=2)
+    directions = np.random.RandomState(0).randn(250, 5)
+    costs = []
+    for u in directions / np.linalg.norm(directions, axis=1, keepdims=True):
+        costs.append(np.mean((np.sort(a.numpy() @ u) - np.sort(b.numpy() @ u)) ** 2))
+    assert monge_distance(a, b, 250) == pytest.approx(3 * 5 * np.mean(costs), rel=1e-12)
+
+
+def test_the_monge_distance_of_gaussians_is_the_closed_form():
+    """Of a shift 3 |m|^2, of a scale 3 D (1 - s)^2; it falls to them with the number of images."""
+    dim, base, directions = 8, normal(0, 2000, 8), 300
+    assert monge_distance(base, base, 10) == 0
+    shift = monge_distance(base, base + 0.7, directions)
+    assert shift == pytest.approx(3 * dim * 0.7**2, rel=4 * math.sqrt(2 / directions))
+    assert monge_distance(base, 1.5 * base, directions) == pytest.approx(3 * dim * 0.25, rel=0.05)
+    other = normal(1, 2000, 8, scale=1.5)
+    assert monge_distance(base, other, directions) == pytest.approx(3 * dim * 0.25, rel=0.15)
+    few = np.mean([monge_distance(normal(2 * seed, 100, 8), normal(2 * seed + 1, 100, 8), 100) for seed in range(4)])
+    assert 0 < monge_distance(base, normal(1, 2000, 8), 100) < few / 5
+
+
+def test_the_monge_distance_of_unequal_sets_is_of_a_fixed_subset():
+    a, b = normal(0, 50, 4), normal(1, 500, 4, shift=0.3)
+    kept = b[np.random.RandomState(1).permutation(500)[:50]]
+    assert monge_distance(a, b) == monge_distance(a, kept) == monge_distance(a.flip(0), kept.flip(0))
+
+
+def test_tiles_do_not_change_neighbourhoods(monkeypatch):
+    """Sets that no tile divides, in tiles of 16 and in one."""
+    real, made = normal(0, 83, 3), normal(1, 70, 3, scale=1.2)
+    whole = neighbourhoods(real, made)
+    monkeypatch.setattr(neighbours, "TILE", 16)
+    tiled = neighbourhoods(real, made)
+    for field in ("inside", "found", "balls", "covered", "sole"):
+        assert torch.equal(getattr(whole, field), getattr(tiled, field))

@@ -11,9 +11,13 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.metrics.detectors import Detector
+from elucid.metrics.measures.chunks import chunk_size, in_chunks
 from elucid.metrics.measures.names import METRICS
 from elucid.metrics.statistics import FeatureStatistics
 from elucid.torch_utils import distributed
+
+BLOCK = 512
+"""Images whose features are merged and moved at once."""
 
 LAYERS = {"spatial": "spatial features", "logits": "logits"}
 
@@ -57,8 +61,9 @@ def collect(
 ) -> list[Collected]:
     """Compute what is wanted of each detector over the batches u8[B,C,H,W] of all processes, `total` images in all.
 
-    `order` are the places of this process's images among all. All processes must call it. Raises UserError if there are
-    fewer than two images, if a feature is not finite, or if a detector has no such output.
+    `order` are the places of this process's images among all. All processes must call it. Detectors see chunks of one
+    size whatever that of the batches is. Raises UserError if there are fewer than two images, if a feature is not
+    finite, or if a detector has no such output.
     """
     if total < 2:
         raise UserError(f"a covariance needs at least two images, not {total}")
@@ -68,12 +73,12 @@ def collect(
     digests: list[bytes] = []
     names = " and ".join(detector.name for detector in detectors)
     with progress_bar(total=total, desc=f"{names} features", disable=not distributed.is_main(), delay=1) as bar:
-        for batch in batches:
-            digests += [_digest(image) for image in batch.cpu().numpy()]
+        for images, count in in_chunks(batches, chunk_size(detectors[0].device)):
+            digests += [_digest(image) for image in images[:count].cpu().numpy()]
             for one in passes:
-                one.update(batch)
+                one.update(images, count)
             # The progress bar assumes the same speed on all processes.
-            bar.update(min(len(batch) * distributed.world_size(), total - bar.n))
+            bar.update(min(count * distributed.world_size(), total - bar.n))
     everywhere = sorted(digest for part in distributed.gather_objects(digests) for digest in part)
     pixels = hashlib.sha256(b"".join(everywhere)).hexdigest()
     return [one.finish(order, total, pixels) for one in passes]
@@ -101,28 +106,40 @@ class _Pass:
     def __init__(self, detector: Detector, want: Wanted):
         self.detector, self.want = detector, want
         self.statistics = {name: FeatureStatistics(sizes(detector)[name], detector.device) for name in want.statistics}
+        self.waiting: dict[str, list[Tensor]] = {name: [] for name in want.outputs}
         self.rows: dict[str, list[Tensor]] = {name: [] for name in want.rows}
 
-    def update(self, images: Tensor) -> None:
+    def update(self, images: Tensor, count: int) -> None:
+        """Add the first `count` images of a chunk."""
         for name, values in self._outputs(images).items():
-            values = values.flatten(1)
-            if name in self.statistics:
-                self.statistics[name].update(values)
-            if name in self.rows:
-                self.rows[name].append(values.float().cpu())
+            self.waiting[name].append(values[:count].flatten(1))
+            if sum(map(len, self.waiting[name])) >= BLOCK:
+                self._flush(name)
 
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
         if self.want.outputs == ("features",):
             return {"features": self.detector(images)}
         return self.detector.outputs(images, self.want.outputs)
 
+    def _flush(self, name: str) -> None:
+        """Move what waits to statistics and rows, in blocks: merging covariances takes as long for few images."""
+        if not self.waiting[name]:
+            return
+        values, self.waiting[name] = torch.cat(self.waiting[name]), []
+        if name in self.statistics:
+            self.statistics[name].update(values)
+        if name in self.rows:
+            self.rows[name].append(values.float().cpu())
+
     def finish(self, order: Sequence[int], total: int, pixels: str) -> Collected:
+        for name in self.want.outputs:
+            self._flush(name)
         statistics = {name: self.statistics[name].all_reduce() for name in sorted(self.statistics)}
         rows = {
             name: _in_order(self.rows[name], order, total, sizes(self.detector)[name]) for name in sorted(self.rows)
         }
         finite = all(bool(torch.isfinite(one.scatter).all()) for one in statistics.values())
-        finite = finite and all(bool(torch.isfinite(one).all()) for one in rows.values())
+        finite = finite and all(bool(torch.isfinite(part).all()) for one in rows.values() for part in one.split(BLOCK))
         if distributed.any_rank(not finite):
             name = self.detector.name
             raise UserError(f"the features of detector {name!r} are not finite; check its weights")
@@ -134,15 +151,19 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def _in_order(parts: list[Tensor], order: Sequence[int], total: int, dim: int) -> Tensor:
-    """Return the rows of all processes in the order of the images on the main process, and no rows on the others."""
-    values = torch.cat(parts).numpy() if parts else np.empty((0, dim), np.float32)
-    gathered = distributed.gather_to_main((np.asarray(order, dtype=np.int64), values))
-    if gathered is None:
-        return torch.empty(0, dim)
-    rows = np.empty((total, dim), np.float32)
-    for places, values in gathered:
-        rows[places] = values
-    return torch.from_numpy(rows)
+    """Return the rows of all processes in the order of the images on the main process, and no rows on the others.
+
+    They move in the given parts, which this empties, so that no process holds them twice.
+    """
+    rows = torch.empty(total if distributed.is_main() else 0, dim)
+    places, start = np.asarray(order, dtype=np.int64), 0
+    for _ in range(max(distributed.gather_objects(len(parts)))):
+        values = parts.pop(0).numpy() if parts else np.empty((0, dim), np.float32)
+        gathered = distributed.gather_to_main((places[start : start + len(values)], values))
+        start += len(values)
+        for at, received in gathered or ():
+            rows[torch.from_numpy(at)] = torch.from_numpy(received)
+    return rows
 
 
 def on_main(call: Callable):

@@ -15,6 +15,7 @@ from elucid.metrics.measures.inception_score import SPLITS, inception_score, shu
 from elucid.metrics.measures.kernel import kernel_distance
 from elucid.metrics.measures.names import METRICS
 from elucid.metrics.measures.neighbours import K_DENSITY, K_PRECISION, neighbourhoods
+from elucid.metrics.measures.sliced import monge_distance
 from elucid.metrics.reference import Reference
 from elucid.metrics.wilson import interval as wilson
 
@@ -108,6 +109,10 @@ def _kernel(found: Collected, reference: Reference, intervals: bool, device: tor
     return value, _normal(value, error)
 
 
+def _monge(found: Collected, reference: Reference, intervals: bool, device: torch.device):
+    return monge_distance(found.rows["features"].to(device), reference.features.to(device)), None
+
+
 def _inception_score(found: Collected, reference: Reference | None, intervals: bool, device: torch.device):
     value, scores = inception_score(shuffled(found.rows["logits"]).to(device))
     half = STUDENT * float(scores.std()) / math.sqrt(SPLITS)
@@ -119,6 +124,7 @@ _SINGLE = {
     "sfid": _frechet("spatial"),
     "fid_inf": _frechet_at_infinity,
     "kid": _kernel,
+    "mind": _monge,
     "is": _inception_score,
 }
 
@@ -144,6 +150,7 @@ def require_counts(metrics: Iterable[str], num: int, what: str, dim: int = 0) ->
         "pr": K_PRECISION + 1,
         "dc": K_DENSITY + 1,
         "kid": 2,
+        "mind": 2,
         "is": SPLITS,
         "fid_inf": 4 * dim,
     }.items():

@@ -8,8 +8,8 @@ from torch import Tensor
 BLOCK = 5000
 """Images of the smaller set in a block: larger sets are cut into disjoint blocks, which bounds the time."""
 
-CHUNK = 1 << 23
-"""Kernel values that are in memory at once."""
+ROWS = 512
+"""Rows of a kernel matrix that are in memory at once."""
 
 
 def kernel_distance(a: Tensor, b: Tensor, block: int = BLOCK) -> tuple[float, float]:
@@ -30,8 +30,8 @@ def _of_block(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The U-statistic and its jackknife variance, from row sums of the kernel matrices."""
     n, m = len(a), len(b)
     a, b = a.double(), b.double()
-    own_a, own_b = _row_sums(a, a, diagonal=False), _row_sums(b, b, diagonal=False)
-    cross_a, cross_b = _row_sums(a, b), _row_sums(b, a)
+    own_a, own_b = _own_sums(a), _own_sums(b)
+    cross_a, cross_b = _cross_sums(a, b)
 
     def own(total, count):
         return total / (count * (count - 1))
@@ -47,10 +47,25 @@ def _of_block(a: Tensor, b: Tensor) -> tuple[float, float]:
     return float(value), float(variance)
 
 
-def _row_sums(a: Tensor, b: Tensor, diagonal: bool = True) -> Tensor:
-    """Sum the kernel of each row of `a` with all rows of `b`, perhaps without the diagonal; f64[N]."""
-    sums = torch.cat([_kernel(part @ b.T, a.shape[1]).sum(1) for part in a.split(max(1, CHUNK // len(b)))])
-    return sums if diagonal else sums - _kernel(a.square().sum(1), a.shape[1])
+def _own_sums(a: Tensor) -> Tensor:
+    """Sum the kernel of each row of `a` with all others, f64[N]; each pair is computed once."""
+    sums = -_kernel(a.square().sum(1), a.shape[1])
+    for start in range(0, len(a), ROWS):
+        part = slice(start, start + ROWS)
+        values = _kernel(a[part] @ a[start:].T, a.shape[1])
+        sums[part] += values.sum(1)
+        sums[start + ROWS :] += values[:, ROWS:].sum(0)
+    return sums
+
+
+def _cross_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the kernel of each row of `a` with all rows of `b`, f64[N], and the reverse, f64[M]."""
+    rows, columns = [], torch.zeros(len(b), dtype=torch.float64, device=b.device)
+    for part in a.split(ROWS):
+        values = _kernel(part @ b.T, a.shape[1])
+        rows.append(values.sum(1))
+        columns += values.sum(0)
+    return torch.cat(rows), columns
 
 
 def _kernel(products: Tensor, dim: int) -> Tensor:

@@ -21,12 +21,13 @@ METRICS = {
     "sfid": Needs("spatial", False, "statistics"),
     "fid_inf": Needs("features", True, "statistics"),
     "kid": Needs("features", True, "rows"),
+    "mind": Needs("features", True, "rows"),
     "pr": Needs("features", True, "rows"),
     "dc": Needs("features", True, "rows"),
     "is": Needs("logits", True, "nothing"),
 }
-"""Fréchet distance, that of spatial features, that extrapolated to infinitely many images, kernel distance, precision
-and recall, density and coverage, inception score."""
+"""Fréchet distance, that of spatial features, that extrapolated to infinitely many images, kernel distance, Monge
+inception distance, precision and recall, density and coverage, inception score."""
 
 
 HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage"})

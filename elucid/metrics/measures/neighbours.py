@@ -1,17 +1,17 @@
 """Precision, recall, density and coverage: which images lie in the neighbourhoods of the others."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.progress import progress_bar
 
 K_PRECISION, K_DENSITY = 3, 5
-CHUNK = 1 << 23
-"""Distances that are in memory at once."""
+TILE = 2048
+"""Images of each set whose distances are in memory at once."""
 
 SAME = 1e-5
 """Relative differences of features below this are rounding errors of float32."""
@@ -68,7 +68,7 @@ class Neighbourhoods:
 
 
 def neighbourhoods(reference: Tensor, generated: Tensor, k: int = K_DENSITY) -> Neighbourhoods:
-    """Compute the neighbourhoods of reference features [M,D] and generated [N,D], in float64 and in chunks.
+    """Compute the neighbourhoods of reference features [M,D] and generated [N,D], in float64 and in tiles.
 
     Precision and recall by Kynkäänniemi et al. 2019 (arXiv 1904.06991), density and coverage by Naeem et al. 2020
     (arXiv 2002.09797), all with closed balls. `k` is the largest that is needed: with 3, density and coverage are of
@@ -76,22 +76,30 @@ def neighbourhoods(reference: Tensor, generated: Tensor, k: int = K_DENSITY) -> 
     """
     for features, what in ((reference, "reference"), (generated, "generated")):
         require_neighbours(features, k, what)
-    shift = reference.double().mean(0)  # smaller norms, smaller rounding errors
-    reference, generated = reference.double() - shift, generated.double() - shift
-    radii, radii_generated = _radii(reference, k), _radii(generated, k)
-    near, far, own = radii[:, K_PRECISION - 1], radii[:, k - 1], radii_generated[:, K_PRECISION - 1]
-    inside, balls, holder = [], [], torch.zeros(len(reference), dtype=torch.int64, device=reference.device)
-    found, covered = torch.zeros_like(holder, dtype=torch.bool), torch.zeros_like(holder)
-    for start, distances in _distances(generated, reference):
-        rows = slice(start, start + len(distances))
-        inside.append((distances <= near).any(1))
-        found |= (distances <= own[rows, None]).any(0)
-        member = distances <= far
-        balls.append(member.sum(1))
-        covered += member.sum(0)
-        holder = torch.where(member.any(0), start + member.to(torch.uint8).argmax(0), holder)
+    # Smaller norms, smaller rounding errors.
+    shift = sum(part.double().sum(0) for part in reference.split(TILE)) / len(reference)
+    rows, columns = range(0, len(generated), TILE), range(0, len(reference), TILE)
+    pairs = len(rows) * len(columns) + sum(len(one) * (len(one) + 1) // 2 for one in (rows, columns))
+    with progress_bar(total=pairs, desc="neighbourhoods", unit="tile", delay=2) as bar:
+        radii, radii_generated = _radii(reference, shift, k, bar), _radii(generated, shift, k, bar)
+        near, far, own = radii[:, K_PRECISION - 1], radii[:, k - 1], radii_generated[:, K_PRECISION - 1]
+        holder, covered = (torch.zeros(len(reference), dtype=torch.int64, device=reference.device) for _ in range(2))
+        found, balls = torch.zeros_like(holder, dtype=torch.bool), torch.zeros_like(holder[:1]).repeat(len(generated))
+        inside = torch.zeros_like(balls, dtype=torch.bool)
+        for start in rows:
+            a, part = _tile(generated, start, shift), slice(start, start + TILE)
+            for other in columns:
+                distances, balls_of = _distances(a, _tile(reference, other, shift)), slice(other, other + TILE)
+                inside[part] |= (distances <= near[balls_of]).any(1)
+                found[balls_of] |= (distances <= own[part, None]).any(0)
+                member = distances <= far[balls_of]
+                balls[part] += member.sum(1)
+                covered[balls_of] += member.sum(0)
+                first = start + member.to(torch.uint8).argmax(0)
+                holder[balls_of] = torch.where(member.any(0), first, holder[balls_of])
+                bar.update()
     sole = torch.bincount(holder[covered == 1], minlength=len(generated))
-    return Neighbourhoods(torch.cat(inside), found, torch.cat(balls), covered, sole)
+    return Neighbourhoods(inside, found, balls, covered, sole)
 
 
 def require_neighbours(features: Tensor, k: int, what: str) -> None:
@@ -100,28 +108,41 @@ def require_neighbours(features: Tensor, k: int, what: str) -> None:
         raise UserError(
             f"{len(features)} {what} images have no {k} neighbours each; give at least {k + 1}, better thousands"
         )
-    spread = (features - features[0]).abs().max()
-    if spread <= SAME * features.abs().max():
+    parts = features.split(TILE)
+    spread = max(float((part - features[0]).abs().max()) for part in parts)
+    if spread <= SAME * max(float(part.abs().max()) for part in parts):
         raise UserError(
             f"all {len(features)} {what} images have the same features, and neighbourhoods of no size; "
             "give different images, or only `metrics`=fid"
         )
 
 
-def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield squared distances f64[rows,M] of parts of a [N,D] to b [M,D], and the number of each part's first row."""
-    norms, size = b.square().sum(1), max(1, CHUNK // len(b))
-    for start in range(0, len(a), size):
-        part = a[start : start + size]
-        products = torch.addmm(norms, part, b.T, alpha=-2)
-        yield start, products.add_(part.square().sum(1, keepdim=True)).clamp_min_(0)
-
-
-def _radii(features: Tensor, k: int) -> Tensor:
+def _radii(features: Tensor, shift: Tensor, k: int, bar) -> Tensor:
     """Squared distances of each image to its 1st to k-th nearest other image, f64[N,k]."""
-    radii = []
-    for start, distances in _distances(features, features):
-        rows = torch.arange(len(distances), device=features.device)
-        distances[rows, start + rows] = math.inf
-        radii.append(distances.topk(k, dim=1, largest=False).values)
-    return torch.cat(radii)
+    nearest = torch.full((len(features), k), math.inf, dtype=torch.float64, device=features.device)
+    for start in range(0, len(features), TILE):
+        a = _tile(features, start, shift)
+        for other in range(start, len(features), TILE):
+            distances = _distances(a, _tile(features, other, shift))
+            if other == start:
+                distances.fill_diagonal_(math.inf)
+            else:  # what is near to one is near to the other
+                _keep_nearest(nearest[other : other + TILE], distances.T)
+            _keep_nearest(nearest[start : start + TILE], distances)
+            bar.update()
+    return nearest
+
+
+def _keep_nearest(nearest: Tensor, distances: Tensor) -> None:
+    """Merge distances [rows,M] into the smallest so far [rows,k], in place."""
+    nearest.copy_(torch.cat([nearest, distances], 1).topk(nearest.shape[1], dim=1, largest=False).values)
+
+
+def _tile(features: Tensor, start: int, shift: Tensor) -> Tensor:
+    return features[start : start + TILE].double() - shift
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances f64[N,M] of a [N,D] to b [M,D]."""
+    products = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
+    return products.add_(a.square().sum(1, keepdim=True)).clamp_min_(0)
