@@ -19,7 +19,7 @@ from elucid.metrics.measures.evaluate import Metric, evaluate, require_counts, r
 from elucid.metrics.measures.feature_file import save_features
 from elucid.metrics.measures.names import METRICS, metric_names
 from elucid.metrics.names import DETECTORS
-from elucid.metrics.reference import Provenance, Reference, load_reference, require_same_detector
+from elucid.metrics.reference import Provenance, Reference, load_reference, require_same_detector, require_same_shape
 from elucid.torch_utils import distributed
 
 
@@ -135,6 +135,9 @@ class Evaluator:
         if features is not None:
             self._require_feature_file(features)
             wanted = replace(wanted, rows=wanted.rows | {"features"})
+        for reference in self.references:
+            if reference is not None:
+                require_same_shape(reference, source.provenance)
         for one in self.detectors:
             require_counts(self.metrics, source.num, "generated", one.dim)
             for output in wanted.statistics:

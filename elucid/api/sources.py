@@ -43,7 +43,8 @@ def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, wo
         order = own_places(len(images), batch)
         parts = (images[start : start + batch] for start in order[::batch])
         names = [str(index) for index in range(len(images))]
-        return Source(parts, len(images), {"images": "tensor"}, order, names, Provenance(file_format="none (array)"))
+        made = Provenance(file_format="none (array)", image_shape=shape_text(images.shape[1:]))
+        return Source(parts, len(images), {"images": "tensor"}, order, names, made)
     num = num or DEFAULT_NUM
     return of_dataset(open_exactly(images, num, seed), batch, workers, {"images": images, "seed": seed})
 
@@ -54,7 +55,8 @@ def of_dataset(
     """Return all images of a dataset; `labels` is how they got their classes, if it is known."""
     names = [dataset.image_name(index) for index in range(len(dataset))]
     formats = sorted({name.rpartition(".")[2].lower() for name in names})
-    provenance = Provenance(file_format="+".join(formats), label_policy=labels)
+    shape = shape_text((dataset.channels, *dataset.resolution))
+    provenance = Provenance(file_format="+".join(formats), label_policy=labels, image_shape=shape)
     order = own_places(len(dataset), batch)
     return Source(read_batches(dataset, batch, workers), len(dataset), about, order, names, provenance)
 
@@ -78,9 +80,15 @@ def of_pipeline(pipeline: SamplingPipeline, network: str, seeds: Sequence[int], 
     samples = pipeline.generate([seeds[index] for index in order], batch, own)
     sampling = {**pipeline.description, "network_sha256": pipeline.description["network"]}
     about = {"seeds": spans(seeds), "sampling": {**sampling, "network": network}}
-    provenance = Provenance(file_format="none (sampled)", label_policy=label_policy(pipeline))
+    shape = shape_text(pipeline.image_shape)
+    provenance = Provenance(file_format="none (sampled)", label_policy=label_policy(pipeline), image_shape=shape)
     names = [str(seed) for seed in seeds]
     return Source((part.images for part in samples), len(seeds), about, order, names, provenance)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Return channels, height and width as text: `3x32x32`."""
+    return "x".join(map(str, shape))
 
 
 def label_policy(pipeline: SamplingPipeline) -> str:

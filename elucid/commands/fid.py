@@ -6,32 +6,22 @@ torchrun --standalone --nproc_per_node=8 fid.py calc --network=snapshot.pkl --se
 """
 
 import json
-from dataclasses import fields
 
 import click
 
 from elucid.commands.command import Group, Name, section, version_option
+from elucid.commands.evaluations.scoring_flags import Metrics
 from elucid.commands.processes import processes
-from elucid.commands.sampling_flags import sample_options, sampling_flags
+from elucid.commands.sampling_flags import require_one_source, sample_options, sampling_flags
 from elucid.dnnlib import cli
-from elucid.metrics.measures.names import METRICS, metric_names
+from elucid.metrics.measures.names import METRICS
 from elucid.metrics.names import DETECTORS
-from elucid.training.sampling.options import SampleOptions
 
 _detector = Name("detector", DETECTORS)
 _NAMES = (
     "inception (as in FID), dinov2, efflite0, efflite0_96, squeezenet (weights from the extra `detectors`), "
     "random (needs no weights) or file.py:Name."
 )
-
-
-class _Metrics(click.ParamType):
-    """A list of metrics, checked before torch is imported."""
-
-    name = "list"
-
-    def convert(self, value, param, ctx):
-        return metric_names(value)
 
 
 class _Detectors(Name):
@@ -82,7 +72,7 @@ SCORE = section(
     ),
     click.option(
         "--metrics",
-        type=_Metrics(),
+        type=Metrics(),
         default="fid",
         help=f"{', '.join(METRICS)}: pr is precision and recall, dc density and coverage.  [default: fid]",
     ),
@@ -188,26 +178,6 @@ def report(scores: list, source: str, as_json: bool) -> list[str]:
     elif len(first.metrics) == 1:
         lines.append(f"{blocks[0]['mean'] if blocks else first.value:.6g}")
     return lines
-
-
-def require_one_source(ctx: click.Context, images, network, seeds, num, flags: dict) -> None:
-    """Raise UsageError for contradicting flags."""
-    if network is None:
-        if images is None:
-            raise click.UsageError("give --images=DIR|ZIP, or --network=SNAPSHOT with --seeds=0-49999")
-        if seeds is not None:
-            raise click.UsageError("--seeds goes with --network; a subset of --images is chosen by --num and --seed")
-        names = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-        for name in (field.name for field in fields(SampleOptions)):
-            if flags[name] not in (None, ()):
-                raise click.UsageError(f"{names[name]} is for sampling with --network; leave it out with --images")
-        return
-    if images is not None:
-        raise click.UsageError("--images and --network exclude each other; give one of them")
-    if seeds is None:
-        raise click.UsageError("--network needs --seeds, for example --seeds=0-49999")
-    if num not in (None, len(set(seeds))):
-        raise click.UsageError(f"--num={num} but {len(set(seeds))} different --seeds; leave --num out")
 
 
 @main.command()

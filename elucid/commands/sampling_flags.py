@@ -1,6 +1,7 @@
 """Sampling flags, shared by generate.py and fid.py."""
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import click
 
@@ -178,3 +179,23 @@ def sample_options(flags: dict) -> SampleOptions:
     if flags.pop("embed_fq") is not None:
         click.echo("note: --embed_fq is accepted for old commands and has no effect", err=True)
     return SampleOptions(**flags)
+
+
+def require_one_source(ctx: click.Context, images, network, seeds, num, flags: dict) -> None:
+    """Raise UsageError for contradicting flags."""
+    if network is None:
+        if images is None:
+            raise click.UsageError("give --images=DIR|ZIP, or --network=SNAPSHOT with --seeds=0-49999")
+        if seeds is not None:
+            raise click.UsageError("--seeds goes with --network; a subset of --images is chosen by --num and --seed")
+        names = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+        for name in (field.name for field in fields(SampleOptions)):
+            if flags[name] not in (None, ()):
+                raise click.UsageError(f"{names[name]} is for sampling with --network; leave it out with --images")
+        return
+    if images is not None:
+        raise click.UsageError("--images and --network exclude each other; give one of them")
+    if seeds is None:
+        raise click.UsageError("--network needs --seeds, for example --seeds=0-49999")
+    if num not in (None, len(set(seeds))):
+        raise click.UsageError(f"--num={num} but {len(set(seeds))} different --seeds; leave --num out")

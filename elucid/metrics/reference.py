@@ -1,8 +1,9 @@
 """Reference statistics as npz files, compatible with EDM's in both directions.
 
 Keys: `mu` f64[D], `sigma` f64[D,D] (unbiased covariance), and in our own files also `num_images`, `detector`,
-`detector_sha256`, and how the images were read: `resize`, `crop`, `file_format`, `data_sha256` (of the pixels),
-`label_policy`. On request also `features` f32[N,D], and `spatial_mu`, `spatial_sigma`, the statistics of another layer.
+`detector_sha256`, how the images were made and read: `resize`, `crop`, `file_format`, `data_sha256` (of the pixels),
+`label_policy`, `image_shape`. On request also `features` f32[N,D], and `spatial_mu`, `spatial_sigma`, the statistics of
+another layer.
 """
 
 import os
@@ -28,13 +29,14 @@ EDM_DETECTOR, EDM_DIM = "inception", 2048
 
 @dataclass(frozen=True)
 class Provenance:
-    """How images were made and read: the part of them that is seen, their file format, the SHA-256 of all pixels, and
-    which classes they have. None is unknown."""
+    """How images were made and read: the part of them that is seen, their file format, the SHA-256 of all pixels,
+    which classes they have, and their shape CxHxW. None is unknown."""
 
     crop: str | None = None
     file_format: str | None = None
     data_sha256: str | None = None
     label_policy: str | None = None
+    image_shape: str | None = None
 
     @classmethod
     def of(cls, values: Mapping) -> "Provenance":
@@ -45,7 +47,8 @@ class Provenance:
     def line(self) -> str:
         """What is known, as text."""
         digest = self.data_sha256 and self.data_sha256[:12]
-        known = {"crop": self.crop, "format": self.file_format, "pixels": digest, "classes": self.label_policy}
+        known = {"shape": self.image_shape, "crop": self.crop, "format": self.file_format, "pixels": digest}
+        known["classes"] = self.label_policy
         return ", ".join(f"{what} {value or 'unknown'}" for what, value in known.items())
 
 
@@ -192,6 +195,15 @@ def _take_as_edm(reference: Reference) -> None:
         )
     note = f"note: {reference.path} does not say which detector made it; assuming the public FID Inception, as in EDM"
     distributed.print0(note, file=sys.stderr)
+
+
+def require_same_shape(reference: Reference, images: Provenance) -> None:
+    """Raise UserError if images have another size or other channels than those of the reference, if it says them."""
+    ours, theirs = images.image_shape, reference.provenance.image_shape
+    if ours is not None and theirs is not None and ours != theirs:
+        raise UserError(
+            f"the images are {ours} (channels, height, width), those of {reference.path} {theirs}; prepare both alike"
+        )
 
 
 def require_same_detector(reference: Reference, detector: Detector) -> None:

@@ -6,7 +6,7 @@ import shlex
 import click
 
 from elucid.commands.command import Command, section
-from elucid.commands.fid import _Metrics
+from elucid.commands.evaluations.scoring_flags import Metrics
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.measures.names import METRICS
@@ -84,7 +84,7 @@ class _Tune(click.ParamType):
     click.option("--ref", metavar="NPZ|DIR|ZIP", help="Reference from fid.py ref, or images.  [default: --data]"),
     click.option("--num", type=cli.Count(min=2), default=5000, help="Images in a block.  [default: 5000]"),
     click.option(
-        "--metrics", type=_Metrics(), default="fid", help=f"{', '.join(METRICS)}; the first decides.  [default: fid]"
+        "--metrics", type=Metrics(), default="fid", help=f"{', '.join(METRICS)}; the first decides.  [default: fid]"
     ),
     click.option("--detector", metavar="LIST", help="As in fid.py.  [default: the reference's]"),
     click.option("--detector-weights", metavar="FILE|URL", help="Weights to use instead of the public ones."),

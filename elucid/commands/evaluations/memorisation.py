@@ -5,8 +5,7 @@ import json
 import click
 
 from elucid.commands.command import Command, Name, section
-from elucid.commands.fid import require_one_source
-from elucid.commands.sampling_flags import sample_options, sampling_flags
+from elucid.commands.sampling_flags import require_one_source, sample_options, sampling_flags
 from elucid.dnnlib import cli
 from elucid.metrics.names import DETECTORS
 

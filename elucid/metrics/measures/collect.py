@@ -62,8 +62,8 @@ def collect(
     """Compute what is wanted of each detector over the batches u8[B,C,H,W] of all processes, `total` images in all.
 
     `order` are the places of this process's images among all. All processes must call it. Detectors see chunks of one
-    size whatever that of the batches is. Raises UserError if there are fewer than two images, if a feature is not
-    finite, or if a detector has no such output.
+    size whatever that of the batches is. Raises UserError if there are fewer than two images, if all are the
+    same, if a feature is not finite, or if a detector has no such output.
     """
     if total < 2:
         raise UserError(f"a covariance needs at least two images, not {total}")
@@ -80,6 +80,8 @@ def collect(
             # The progress bar assumes the same speed on all processes.
             bar.update(min(count * distributed.world_size(), total - bar.n))
     everywhere = sorted(digest for part in distributed.gather_objects(digests) for digest in part)
+    if len(set(everywhere)) == 1:
+        raise UserError(f"all {total} images are the same one; check what made them")
     pixels = hashlib.sha256(b"".join(everywhere)).hexdigest()
     return [one.finish(order, total, pixels) for one in passes]
 
