@@ -42,7 +42,7 @@ def sets(tmp_path_factory):
         ("--images={d}/empty --ref={d}/real --num=12", "empty contains no images"),
         ("--images={d}/real --ref={d}/empty --num=12", "empty contains no images"),
         ("--images={d}/real --ref={d}/single --num=12", "at least two images, not 1"),
-        ("--images={d}/tiny --ref={d}/real --num=12", "at least 8x8, not 4x4"),
+        ("--images={d}/tiny --ref={d}/tiny --num=12", "at least 8x8, not 4x4"),
         ("--images={d}/sizes --ref={d}/real --num=12", "several sizes"),
         ("--images={d}/channels --ref={d}/real --num=12", "gray and RGB images"),
         ("--images={d}/real --ref={d}/transparent --num=12", "RGBA"),

@@ -201,12 +201,19 @@ def test_a_reference_that_lacks_something_is_refused(calc, fid, digits, ref, tmp
     assert "was made with weights with SHA-256 1111" in calc(f"--ref={plain}", "--metrics=kid", code=2)
 
 
-def test_images_that_are_all_the_same_have_no_neighbourhoods(fid, ref, tmp_path):
+def test_images_that_are_all_the_same_are_refused(fid, ref, tmp_path):
     for index in range(10):
         Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / f"{index}.png")
     flags = ("calc", f"--images={tmp_path}", f"--ref={ref}", "--num=10", "--device=cpu")
-    assert "all 10 generated images have the same features" in fid(*flags, "--metrics=pr", code=2)
-    assert float(fid(*flags, "--metrics=fid").splitlines()[-1]) > 0
+    for metric in ("fid", "pr"):
+        assert "all 10 images are the same one" in fid(*flags, f"--metrics={metric}", code=2)
+
+
+def test_images_of_another_shape_are_refused(fid, ref, tmp_path):
+    for index in range(10):
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
+    said = fid("calc", f"--images={tmp_path}", f"--ref={ref}", "--num=10", "--device=cpu", code=2)
+    assert "the images are 3x8x8 (channels, height, width), those of" in said and "1x8x8; prepare both alike" in said
 
 
 def test_an_older_reference_says_what_is_unknown(calc, ref, tmp_path):
@@ -215,7 +222,7 @@ def test_an_older_reference_says_what_is_unknown(calc, ref, tmp_path):
         np.savez(tmp_path / "old.npz", **{key: arrays[key] for key in kept})
     said = calc(f"--ref={tmp_path}/old.npz")
     assert "does not say: crop, file format, hash of the images, label policy" in said
-    assert "reference: crop unknown, format unknown" in said
+    assert "reference: shape unknown, crop unknown, format unknown" in said
 
 
 def test_inception_has_spatial_features_and_logits(fid, tmp_path):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elucid.api.evaluator import crop, described
+from elucid.api.evaluator import described
+from elucid.api.references import crop
 from elucid.api.sources import Source, of_dataset, of_pipeline, open_exactly, own_places
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from elucid.api.evaluator import DATA_LABELS, Evaluator, crop
+from elucid.api.evaluator import Evaluator
+from elucid.api.references import DATA_LABELS, crop
 from elucid.api.sources import of_dataset
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import FOLDER
