@@ -23,9 +23,9 @@ from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
-from elucid.training.loggers.base import Loggers
+from elucid.training.loggers.base import Loggers, require_package
 from elucid.training.loop import train as train_loop
-from elucid.training.registry.components import make, walk
+from elucid.training.registry.components import find, make, split, walk
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
@@ -44,6 +44,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     flags = options.flags()
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
+    require_loggers(resolved)
     source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
     if folder is None:
@@ -70,6 +71,7 @@ def dry_run(options: TrainOptions) -> None:
     flags = options.flags()
     import_plugins(flags["plugins"])
     resolved, _, _ = options_and_state(options, flags, writes=False)
+    require_loggers(resolved)
     dataset, parts = check(resolved)
     whole = {**resolved, **parts.options}
     distributed.print0(json.dumps(whole, indent=2))
@@ -126,6 +128,12 @@ def loggers_of(options: dict) -> Sequence[dict]:
     if not distributed.is_main():
         return []
     return [{"name": "console"}, {"name": "jsonl"}, *options.get("loggers", [])]
+
+
+def require_loggers(options: dict) -> None:
+    """Raise UserError for unknown loggers, and for those whose package is not installed."""
+    for one in options.get("loggers", []):
+        require_package(find("logger", split(one, "logger")[0]))
 
 
 def start(run: Run, folder: Path, state: dict | None) -> None:

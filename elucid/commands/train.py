@@ -168,7 +168,14 @@ OUTPUT = section(
         help=f"Interval of training states to resume from; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
     click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
-    click.option("--log", "loggers", multiple=True, metavar="NAME", help="Additional logger, file.py:Name."),
+    click.option(
+        "--log",
+        "loggers",
+        multiple=True,
+        type=Name("logger"),
+        metavar="NAME",
+        help="Additional logger: tensorboard, wandb, mlflow, trackio or file.py:Name.",
+    ),
 )
 OTHER = section(
     "Other",
