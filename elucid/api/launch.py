@@ -24,9 +24,9 @@ from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
-from elucid.training.loggers.base import Loggers
+from elucid.training.loggers.base import Loggers, require_package
 from elucid.training.loop import train as train_loop
-from elucid.training.registry.components import make
+from elucid.training.registry.components import find, make, split
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
@@ -45,6 +45,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     flags = options.flags()
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
+    require_loggers(resolved)
     source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
@@ -77,6 +78,7 @@ def dry_run(options: TrainOptions) -> None:
     flags = options.flags()
     import_plugins(flags["plugins"])
     resolved, _, _ = options_and_state(options, flags, writes=False)
+    require_loggers(resolved)
     dataset, parts = check(resolved)
     whole = {**resolved, **parts.options}
     check_scoring(whole, dataset, parts.denoiser, device)
@@ -134,6 +136,12 @@ def loggers_of(options: dict) -> Sequence[dict]:
     if not distributed.is_main():
         return []
     return [{"name": "console"}, {"name": "jsonl"}, *options.get("loggers", [])]
+
+
+def require_loggers(options: dict) -> None:
+    """Raise UserError for unknown loggers, and for those whose package is not installed."""
+    for one in options.get("loggers", []):
+        require_package(find("logger", split(one, "logger")[0]))
 
 
 def start(run: Run, folder: Path, state: dict | None) -> None:

@@ -175,7 +175,14 @@ OUTPUT = section(
         "options: --set eval.detector=NAME and others.",
     ),
     click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
-    click.option("--log", "loggers", multiple=True, metavar="NAME", help="Additional logger, file.py:Name."),
+    click.option(
+        "--log",
+        "loggers",
+        multiple=True,
+        type=Name("logger"),
+        metavar="NAME",
+        help="Additional logger: tensorboard, wandb, mlflow, trackio or file.py:Name.",
+    ),
 )
 OTHER = section(
     "Other",

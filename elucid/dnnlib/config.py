@@ -197,22 +197,35 @@ def set_by_path(options: dict, assignment: str) -> None:
     keys = path.split(".")
     if not separator or not all(keys):
         raise UserError(f"`set` {assignment!r} is not of the form part.option=value")
-    node = options
-    known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict)  # a whole part may be set
+    node: Any = options
+    known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict | list)  # a whole part may be set
     if not known:
         parts = [name for name, value in node.items() if isinstance(value, dict)]
         raise UserError(
             f"`set` {assignment}: no part {keys[0]!r}{did_you_mean(keys[0], parts)}; parts: {', '.join(parts)}"
         )
     for depth, key in enumerate(keys[:-1]):
-        value = node.setdefault(key, {})
+        place = ".".join(keys[: depth + 1])
+        value = (
+            _component(node, key, f"`set` {assignment}: {place}")
+            if isinstance(node, list)
+            else node.setdefault(key, {})
+        )
         if isinstance(value, str):
             value = node[key] = {"name": value}
-        if not isinstance(value, dict):
-            place = ".".join(keys[: depth + 1])
+        if not isinstance(value, dict | list) or (isinstance(value, list) and depth + 2 == len(keys)):
             raise UserError(f"`set` {assignment}: {place} is {value!r}, which has no options")
         node = value
     node[keys[-1]] = parse_value(text)
+
+
+def _component(components: list, name: str, label: str) -> dict:
+    """Return the component of a name in a list of them."""
+    for one in components:
+        if isinstance(one, dict) and one.get("name") == name:
+            return one
+    known = ", ".join(str(one.get("name")) for one in components if isinstance(one, dict)) or "none"
+    raise UserError(f"{label}: there is none of that name; there are: {known}")
 
 
 def parse_value(text: str) -> Any:

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from elucid.training.hooks.base import Hook, Values
+from elucid.training.hooks.provenance import describe_process
 from elucid.training.loggers.base import Loggers
 
 LOSS_EVERY = 2.0
@@ -22,6 +23,7 @@ class LoggingHook(Hook):
         self.loss_shown = time.monotonic()
 
     def on_start(self, run, folder: Path) -> None:
+        self.loggers.describe(describe_process(run.device))
         self.loggers.start(run.options, run.nimg)
 
     def on_step(self, run, images: int) -> None:

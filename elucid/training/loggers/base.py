@@ -1,10 +1,16 @@
 """Base class of loggers. To add one, subclass `Logger`, e.g. `--log=mine.py:Logger`."""
 
 import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.files import write_output
 
 
 class Logger:
@@ -13,8 +19,23 @@ class Logger:
     A logger that raises an exception is disabled with a warning; it never stops a run.
     """
 
+    package: str | None = None
+    """The optional package that the logger needs, which is also the name of the extra that installs it."""
+
     def __init__(self, folder: Path | None):
         self.folder = folder
+        self.about: dict[str, Any] = {}
+
+    @property
+    def run_folder(self) -> Path:
+        """The run's folder. Raises UserError if there is none."""
+        if self.folder is None:
+            raise UserError(f"{type(self).__name__} needs the folder of a run")
+        return Path(self.folder)
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """Called before `start` with command line, versions, commit, host and device, which are kept in `about`."""
+        self.about = about
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
         """Called when the run starts with these options, or resumes at `nimg` images."""
@@ -57,6 +78,9 @@ class Loggers(Logger):
                 else:
                     warnings.warn(text, stacklevel=3)
 
+    def describe(self, about: dict[str, Any]) -> None:
+        self._each("describe", about)
+
     def start(self, options: dict[str, Any], nimg: int) -> None:
         self._each("start", options, nimg)
 
@@ -74,3 +98,37 @@ class Loggers(Logger):
 
     def close(self) -> None:
         self._each("close")
+
+
+def require_package(logger: type) -> None:
+    """Raise UserError if a logger's optional package is not installed."""
+    package = getattr(logger, "package", None)
+    if package is not None and find_spec(package) is None:
+        raise UserError(f"`log`={package}: {package} is not installed; install it by: pip install 'elucid[{package}]'")
+
+
+def remembered(path: Path, new: Callable[[], str]) -> str:
+    """Return the text of a file, which is written with `new()` the first time: a service's name for this run."""
+    if path.is_file() and (text := path.read_text(encoding="utf-8").strip()):
+        return text
+    text = new()
+    with write_output(path) as file:
+        file.write(f"{text}\n".encode())
+    return text
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested options as one level: {"network": {"name": "adm"}} -> {"network.name": "adm"}."""
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Return a PNG as u8[H,W,3]."""
+    with Image.open(path, formats=("PNG",)) as picture:
+        return np.asarray(picture.convert("RGB"))

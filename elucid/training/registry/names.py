@@ -127,6 +127,10 @@ HOOKS = {
 LOGGERS = {
     "console": _T + "loggers.console:Console",
     "jsonl": _T + "loggers.jsonl:JSONLines",
+    "mlflow": _T + "loggers.mlflow:MLflow",
+    "tensorboard": _T + "loggers.tensorboard:TensorBoard",
+    "trackio": _T + "loggers.trackio:Trackio",
+    "wandb": _T + "loggers.wandb:WandB",
 }
 
 TABLES: dict[str, dict[str, str]] = {
