@@ -1,4 +1,4 @@
-"""The console command: `elucid train|generate|fid|evaluate|data`."""
+"""The console command: `elucid train|generate|fid|evaluate|export|data`."""
 
 import importlib
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": ("elucid.commands.generate", "Sample images from a snapshot (generate.py)."),
     "fid": ("elucid.commands.fid", "Evaluate images: calc, ref, svc (fid.py)."),
     "evaluate": ("elucid.commands.evaluate", "Evaluate models: nll (evaluate.py)."),
+    "export": ("elucid.commands.export", "Convert snapshots to files of other programs and back (export.py)."),
     "data": ("elucid.commands.dataset_tool", "Prepare, verify or encode a dataset (dataset_tool.py)."),
 }
 """Module and description of each command; only the one that is called is imported."""
