@@ -7,6 +7,7 @@ from pathlib import Path
 from elucid.api.model_card import model_card
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import parent_folders, require_writable, write_output
+from elucid.dnnlib.hub import SCHEME, parsed, push_folder
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_folder, save_snapshot
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.snapshots.weights_folder import CONFIG
@@ -21,19 +22,23 @@ def to_folder(
     ema: str | None = None,
     license: str | None = None,
     plugins: Sequence[str] = (),
-) -> Path:
+    push_to_hub: str | None = None,
+    private: bool = False,
+) -> str:
     """Write a snapshot as a folder of `config.json`, `*.safetensors` and a model card, and return the folder.
 
     `network` may be any model that `elucid.load` reads. The folder is one, too: `elucid.load(dest)` gives the same
-    weights and samples. `license` is the SPDX name of the weights' licence, for the card. Raises UserError if `dest` is
-    a folder with other files.
+    weights and samples. `license` is the SPDX name of the weights' licence, for the card. `push_to_hub`="user/name"
+    uploads the folder as well, and its address is returned. Raises UserError if `dest` has other files.
     """
+    if push_to_hub is not None:
+        parsed(f"{SCHEME}{push_to_hub}")
     folder, snapshot = Path(dest), opened(network, ema, plugins)
     require_free(folder)
     save_folder(folder, snapshot)
     with write_output(folder / CARD) as file:
         file.write(model_card(snapshot, license, folder_of(network)).encode())
-    return folder
+    return str(folder) if push_to_hub is None else push_folder(folder, push_to_hub, private)
 
 
 def to_snapshot(

@@ -34,7 +34,12 @@ def main() -> None:
 @main.command(cls=Command)
 @_network
 @_options("DIR", "Folder to write.")
-@section("Card", click.option("--license", metavar="NAME", help="SPDX name of the weights' licence, for the card."))
+@section(
+    "Publish",
+    click.option("--license", metavar="NAME", help="SPDX name of the weights' licence, for the model card."),
+    click.option("--push-to-hub", metavar="USER/NAME", help="Also upload the folder to the Hugging Face hub."),
+    click.option("--private", is_flag=True, help="Create the repository as private."),
+)
 def safetensors(network, plugins, **options) -> None:
     """Write config.json, *.safetensors and a model card. --network=DIR reads them."""
     from elucid.api.export import to_folder  # imported late: --help and usage errors need no torch

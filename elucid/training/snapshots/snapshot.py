@@ -18,6 +18,7 @@ import torch
 from elucid import unpickle
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import fetch, is_url, write_output
+from elucid.dnnlib.hub import hub_model, is_hub
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
@@ -161,7 +162,9 @@ def published(fields: dict[str, Any], ema: str | None) -> Snapshot:
 
 
 def located(source: str | os.PathLike) -> Path:
-    """Return the file of a path or URL, or the newest snapshot of a run folder."""
+    """Return the file of a path, URL or `hf://user/name`, or the newest snapshot of a run folder."""
+    if is_hub(source):
+        source = hub_model(str(source))
     if not is_url(source) and Path(source).is_dir():
         snapshots = sorted(Path(source).glob("network-snapshot-*.pkl"), key=_kimg)
         if not snapshots and Path(source, WEIGHTS).is_file():
