@@ -1,4 +1,4 @@
-"""The console command: `elucid train|generate|fid|evaluate|data`."""
+"""The console command: `elucid train|generate|fid|evaluate|export|data`."""
 
 import importlib
 
@@ -16,6 +16,7 @@ COMMANDS = {
         "elucid.commands.evaluate",
         "Evaluate models and runs: compare, report, watch, cas, ... (evaluate.py).",
     ),
+    "export": ("elucid.commands.export", "Convert snapshots to files of other programs and back (export.py)."),
     "data": ("elucid.commands.dataset_tool", "Prepare, verify or encode a dataset (dataset_tool.py)."),
 }
 """Module and description of each command; only the one that is called is imported."""

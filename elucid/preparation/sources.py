@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.hub import hub_data, is_hub
 from elucid.preparation import arrays
 from elucid.preparation.images import is_gray
 from elucid.training.data.archives import FileSet, open_files
@@ -141,9 +142,9 @@ class ArraySource(Source):
 
 def open_source(source: str) -> Source:
     """Open a source by its name. Raises UserError if it is missing, unreadable or of unknown type."""
-    path = Path(source)
     if source.startswith("builtin:"):
         return ArraySource(arrays.builtin(source.removeprefix("builtin:")))
+    path = hub_data(source) if is_hub(source) else Path(source)
     if (path / "data.mdb").is_file():
         return LmdbSource(path)
     archive = next((part for part in (path, *path.parents) if part.is_file()), path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.hub import hub_data, is_hub
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
 
@@ -46,8 +47,11 @@ class FileSet(ABC):
 
 
 def open_files(path: str | os.PathLike) -> FileSet:
-    """Open a folder, a zip, or a folder inside a zip (`images.zip/train`). Raises UserError."""
-    path = Path(path)
+    """Open a folder, a zip, or a folder inside a zip (`images.zip/train`). Raises UserError.
+
+    Data sets on a hub, `hf://user/name`, are downloaded.
+    """
+    path = hub_data(str(path)) if is_hub(path) else Path(path)
     try:
         if path.is_dir():
             return FolderFiles(path)

@@ -42,8 +42,8 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
     }
 
 
-def rebuild_denoiser(record: dict) -> Preconditioned:
-    """Rebuild a denoiser from `describe_denoiser`, on the CPU in eval mode.
+def rebuild_denoiser(record: dict, state: dict[str, Tensor] | None = None) -> Preconditioned:
+    """Rebuild a denoiser from `describe_denoiser`, on the CPU in eval mode; `state` replaces the record's weights.
 
     Raises UserError if a class is not trusted, an option does not exist or an array does not fit.
     """
@@ -52,7 +52,8 @@ def rebuild_denoiser(record: dict) -> Preconditioned:
         network = record["network"]
         spec = read_spec(record["spec"])
         require_spec(network["options"], spec)
-        state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
+        if state is None:
+            state = {name: rebuild_tensor(value) for name, value in record["state"].items()}
         return assemble(
             load_class(names.NETWORKS, network["name"], nn.Module), network["options"],
             load_class(names.PRECONDS, record["name"], Preconditioned), record["options"], spec, state,

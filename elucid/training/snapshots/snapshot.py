@@ -18,6 +18,7 @@ import torch
 from elucid import unpickle
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import fetch, is_url, write_output
+from elucid.dnnlib.hub import hub_model, is_hub
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
@@ -26,6 +27,7 @@ from elucid.training.snapshots.adm_family import is_torch_file, read_adm_file
 from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
 from elucid.training.snapshots.trust import load_object
+from elucid.training.snapshots.weights_folder import WEIGHTS, read_weights_folder, save_weights_folder
 
 FORMAT, VERSION = "elucid-snapshot", 2
 REBUILD = f"{unpickle.denoiser.__module__}.{unpickle.denoiser.__qualname__}"
@@ -89,6 +91,12 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
         _Pickler(file, protocol=4).dump(content)
 
 
+def save_folder(folder: str | os.PathLike, snapshot: Snapshot) -> None:
+    """Write a snapshot as `config.json` and `*.safetensors`, which `load_snapshot` reads; needs safetensors."""
+    parts = {name: plain(getattr(snapshot, name), name) for name in PARTS}
+    save_weights_folder(folder, snapshot.emas, {**parts, "nimg": int(snapshot.nimg)})
+
+
 def plain(value: Any, place: str) -> Any:
     """Copy nested plain data, merging equal strings into one object, which makes the pickle's bytes reproducible."""
     if isinstance(value, dict):
@@ -115,7 +123,12 @@ def load_snapshot(
     damaged, is not a snapshot, or refers to a callable that is not allowed.
     """
     path = located(source)
-    if is_torch_file(path):
+    if path.suffix == ".safetensors":
+        if adm:
+            raise UserError(f"{path} has its own options; leave out {', '.join(adm)}")
+        with naming(path):
+            snapshot = read_folder(path, ema)
+    elif is_torch_file(path):
         with naming(path):
             snapshot = published(read_adm_file(path, adm), ema)
     else:
@@ -149,9 +162,13 @@ def published(fields: dict[str, Any], ema: str | None) -> Snapshot:
 
 
 def located(source: str | os.PathLike) -> Path:
-    """Return the file of a path or URL, or the newest snapshot of a run folder."""
+    """Return the file of a path, URL or `hf://user/name`, or the newest snapshot of a run folder."""
+    if is_hub(source):
+        source = hub_model(str(source))
     if not is_url(source) and Path(source).is_dir():
         snapshots = snapshots_in(source)
+        if not snapshots and Path(source, WEIGHTS).is_file():
+            return Path(source, WEIGHTS)
         if not snapshots:
             runs = sorted(path.parent.name for path in Path(source).glob("*/network-snapshot-*.pkl"))
             inside = f"; there are runs in it, e.g. {Path(source) / runs[-1]}" if runs else ""
@@ -198,15 +215,7 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
     if content.get("version") not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
     content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}  # format 1 had none
-    kinds = {"emas": dict, **dict.fromkeys(PARTS, dict), "nimg": int}
-    for name, kind in kinds.items():
-        if (
-            not isinstance(content.get(name), kind)
-            or not content[name]
-            and name in ("emas", "encoder", "sampler", "schedule")
-        ):
-            raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
-    check_component("encoder", content["encoder"])
+    require_parts(content, "emas")
     emas = content["emas"] if ema is None else {ema: chosen(content["emas"], ema)}
     for name, record in emas.items():
         if (
@@ -217,6 +226,29 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
             raise UserError(f"the snapshot's average {name!r} is not a denoiser; get the file again")
     built = {name: rebuild_denoiser(record.args[0]) for name, record in emas.items()}
     return Snapshot(built, nimg=content["nimg"], **{name: content[name] for name in PARTS})
+
+
+def read_folder(weights: Path, ema: str | None = None) -> Snapshot:
+    """Create a snapshot from a folder written by `save_folder`; if `ema` is given, only that average is built."""
+    content, states = read_weights_folder(weights)
+    require_parts(content, "denoisers")
+    denoisers = content["denoisers"]
+    names = list(denoisers) if ema is None else [ema] if chosen(denoisers, ema) else []
+    built = {name: rebuild_denoiser(denoisers[name], states[name]) for name in names}
+    return Snapshot(built, nimg=content["nimg"], **{name: content[name] for name in PARTS})
+
+
+def require_parts(content: dict[str, Any], averages: str) -> None:
+    """Raise UserError if a part of a snapshot is missing or of a wrong type; `averages` is the name of its models."""
+    kinds = {averages: dict, **dict.fromkeys(PARTS, dict), "nimg": int}
+    for name, kind in kinds.items():
+        if (
+            not isinstance(content.get(name), kind)
+            or not content[name]
+            and name in (averages, "encoder", "sampler", "schedule")
+        ):
+            raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
+    check_component("encoder", content["encoder"])
 
 
 def chosen(emas: dict[str, Any], name: str) -> Any:

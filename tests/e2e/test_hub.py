@@ -1,0 +1,177 @@
+"""Models and data on a hub, against a local imitation of its HTTP interface."""
+
+import base64
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import elucid
+from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.hub import parsed
+from tests.scripts import environment
+from tests.snapshots import save_random_snapshot
+
+pytest.importorskip("huggingface_hub")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories by kind and name, each with files by path; as much of the interface as upload and download use."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status, content=b"", **headers):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": len(content), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        repositories = self.server.repositories
+        for name, files in repositories.items():
+            kind = "models" if name.startswith("models/") else "datasets"
+            if path.startswith(f"/api/{name}/tree/"):
+                listed = [
+                    {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for file, data in files.items()
+                ]
+                return self.answer(200, listed, Content_Type="application/json")
+            if path in (f"/api/{name}", f"/api/{name}/revision/main", f"/api/{name}/revision/{COMMIT}"):
+                about = {"id": name.partition("/")[2], "sha": COMMIT, "private": False, "tags": [], "downloads": 0}
+                about["siblings"] = [{"rfilename": file} for file in files]
+                return self.answer(200, about, Content_Type="application/json")
+            prefix = "" if kind == "models" else "datasets/"
+            start = f"/{prefix}{name.partition('/')[2]}/resolve/{COMMIT}/"
+            if path.startswith(start) and (data := files.get(path.removeprefix(start))) is not None:
+                etag = f'"{hashlib.sha1(data).hexdigest()}"'
+                return self.answer(200, data, ETag=etag, X_Repo_Commit=COMMIT)
+        if "/resolve/" in path and any(path.startswith(f"/{name.partition('/')[2]}/") for name in repositories):
+            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        return self.answer(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            given = json.loads(body)
+            name = f"{given.get('organization') or 'user'}/{given['name']}"
+            self.server.repositories.setdefault(f"models/{name}", {})
+            return self.answer(200, {"url": f"{self.server.address}/{name}"}, Content_Type="application/json")
+        name, _, action = self.path.removeprefix("/api/").rpartition("/main")[0].rpartition("/")
+        if action == "preupload":
+            files = [
+                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            return self.answer(200, {"files": files}, Content_Type="application/json")
+        if action == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            about = {"commitUrl": f"{self.server.address}/x/y/commit/{COMMIT}", "commitOid": COMMIT}
+            return self.answer(200, {**about, "success": True}, Content_Type="application/json")
+        if self.path == "/api/validate-yaml":
+            return self.answer(200, {"errors": [], "warnings": []}, Content_Type="application/json")
+        return self.answer(404)
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with Hub() as server:
+        yield server
+        server.shutdown()
+
+
+def run(hub, folder, script, *args):
+    where = {**environment(), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_none"}
+    where["HF_HUB_DISABLE_XET"] = "1"
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    return subprocess.run(command, env=where, capture_output=True, text=True, timeout=120)
+
+
+def test_pushed_and_sampled_from(hub, tmp_path):
+    snapshot = save_random_snapshot(tmp_path / "network-snapshot-000001.pkl", names=("a",))
+    done = run(
+        hub, tmp_path, "export.py", "safetensors", snapshot, f"--dest={tmp_path / 'm'}", "--push-to-hub=user/model"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "hf://user/model"
+    assert set(hub.repositories["models/user/model"]) >= {"config.json", "model.safetensors", "README.md"}
+    for network, out in ((snapshot, "own"), ("hf://user/model", "hub")):
+        done = run(
+            hub,
+            tmp_path,
+            "generate.py",
+            f"--network={network}",
+            f"--outdir={tmp_path / out}",
+            "--seeds=0-1",
+            "--steps=2",
+        )
+        assert done.returncode == 0, done.stderr
+    for name in ("000000.png", "000001.png"):
+        one, other = (Image.open(tmp_path / out / name).tobytes() for out in ("own", "hub"))
+        assert one == other
+
+
+def test_data(hub, tmp_path):
+    path = tmp_path / "digits.zip"
+    elucid.datasets.prepare("builtin:digits-test", path, max_images=20)
+    hub.repositories["datasets/user/digits"] = {"README.md": b"", "data/digits.zip": path.read_bytes()}
+    flags = ["--preset=demo", f"--outdir={tmp_path / 'run'}", "--dry-run"]
+    done = run(hub, tmp_path, "train.py", "--data=hf://user/digits", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "20 images" in done.stdout
+    pictures = {f"cat/{index}.png": picture(index) for index in range(3)}
+    hub.repositories["datasets/user/cats"] = pictures
+    done = run(hub, tmp_path, "dataset_tool.py", "--source=hf://user/cats", f"--dest={tmp_path / 'cats.zip'}")
+    assert done.returncode == 0, done.stderr
+
+
+def picture(index):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (index, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["hf://user/none", "hf://user/model/none.pkl"])
+def test_bad_names(hub, tmp_path, name):
+    hub.repositories.setdefault("models/user/model", {"config.json": b"{}"})
+    done = run(hub, tmp_path, "generate.py", f"--network={name}", f"--outdir={tmp_path / 'out'}", "--seeds=0")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and name in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_names():
+    assert parsed("hf://user/name") == ("user/name", None, "")
+    assert parsed("hf://user/name@v1/a/b.pkl") == ("user/name", "v1", "a/b.pkl")
+    for name in ("hf://user", "hf://user/name/../x", "hf://../x/y", "hf://a/b@", "hf://a/b@v/../c"):
+        with pytest.raises(UserError, match="not of the form"):
+            parsed(name)
