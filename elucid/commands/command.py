@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
-from elucid.commands.foreign_flags import FOREIGN_FLAGS
+from elucid.commands.flags.foreign import FOREIGN_FLAGS
 from elucid.dnnlib.errors import did_you_mean
 from elucid.dnnlib.plugins import installed
 from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED

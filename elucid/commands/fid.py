@@ -10,9 +10,9 @@ import json
 import click
 
 from elucid.commands.command import Group, Name, section, version_option
-from elucid.commands.evaluations.scoring_flags import Metrics
+from elucid.commands.flags.sampling import require_one_source, sample_options, sampling_flags
+from elucid.commands.flags.scoring import Metrics
 from elucid.commands.processes import processes
-from elucid.commands.sampling_flags import require_one_source, sample_options, sampling_flags
 from elucid.dnnlib import cli
 from elucid.metrics.measures.names import METRICS
 from elucid.metrics.names import DETECTORS

@@ -3,8 +3,8 @@
 import click
 
 from elucid.commands.command import Command, section, version_option
+from elucid.commands.flags.sampling import sample_options, sampling_flags
 from elucid.commands.processes import processes
-from elucid.commands.sampling_flags import sample_options, sampling_flags
 from elucid.dnnlib import cli
 
 OUTPUT = section(

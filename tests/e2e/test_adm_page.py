@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from elucid.commands.foreign_flags import FOREIGN_FLAGS
+from elucid.commands.flags.foreign import FOREIGN_FLAGS
 from elucid.dnnlib.values import signature
 from elucid.training.config.build import make_denoiser
 from elucid.training.config.presets import PRESETS

@@ -5,7 +5,7 @@ import json
 import click
 
 from elucid.commands.command import Command, section
-from elucid.commands.sampling_flags import sample_options, sampling_flags
+from elucid.commands.flags.sampling import sample_options, sampling_flags
 from elucid.dnnlib import cli
 from elucid.evaluation.cas.names import NETS, SETS
 

@@ -6,7 +6,7 @@ import shlex
 import click
 
 from elucid.commands.command import Command, section
-from elucid.commands.evaluations.scoring_flags import Metrics
+from elucid.commands.flags.scoring import Metrics
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.measures.names import METRICS

@@ -5,7 +5,7 @@ import json
 import click
 
 from elucid.commands.command import Command, Name, section
-from elucid.commands.sampling_flags import require_one_source, sample_options, sampling_flags
+from elucid.commands.flags.sampling import require_one_source, sample_options, sampling_flags
 from elucid.dnnlib import cli
 from elucid.metrics.names import DETECTORS
 

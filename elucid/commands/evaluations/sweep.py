@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from elucid.commands.command import Command, section
-from elucid.commands.evaluations.scoring_flags import scoring_flags
-from elucid.commands.sampling_flags import sample_options, sampling_flags
+from elucid.commands.flags.sampling import sample_options, sampling_flags
+from elucid.commands.flags.scoring import scoring_flags
 from elucid.dnnlib import cli
 from elucid.evaluation.sweep import Range
 
