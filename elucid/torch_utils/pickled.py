@@ -13,6 +13,8 @@ from elucid.dnnlib.unpickle import Constant, Refused, recorder
 
 def storage(data: bytes) -> Tensor:
     """Load a storage in torch's legacy format as a flat tensor, with torch's safe loader."""
+    if data[:2] == b"PK":  # which may be compressed
+        raise ValueError("a storage in a zip")
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

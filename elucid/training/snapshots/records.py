@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.unpickle import require_plain
+from elucid.torch_utils.guards.finite import require_finite
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
 from elucid.training.snapshots.trust import load_class, name_in_files
@@ -48,6 +50,8 @@ def rebuild_denoiser(record: dict) -> Preconditioned:
     Raises UserError if a class is not trusted, an option does not exist or an array does not fit.
     """
     try:
+        described = {name: value for name, value in record.items() if name != "state"}
+        require_plain(described, "the denoiser's description")
         record = upgraded(record)
         network = record["network"]
         spec = read_spec(record["spec"])
@@ -87,7 +91,11 @@ def rebuild_tensor(record: dict) -> Tensor:
     """Rebuild a tensor from `describe_tensor`. Raises ValueError if shape and bytes do not match."""
     dtype, shape, data = DTYPES[record["dtype"]], record["shape"], record["data"]
     flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).view(dtype)
-    if any(side < 0 for side in shape) or flat.numel() != int(np.prod(shape, dtype=object)):
+    if (
+        len(shape) > 16
+        or any(type(side) is not int or side < 0 for side in shape)
+        or flat.numel() != int(np.prod(shape, dtype=object))
+    ):
         raise ValueError(f"{len(data)} bytes for a {record['dtype']} tensor of shape {shape}")
     return flat.reshape(shape)
 
@@ -161,6 +169,7 @@ def assemble(
     wanted = model.state_dict(prefix="model.")
     state = {**{name: value for name, value in (buffers or {}).items() if name in wanted}, **state}
     require_match(wanted, state)
+    require_finite({name: state[name] for name in wanted if name in state}, "its weights")
     denoiser.load_state_dict(state)
     return denoiser.eval().requires_grad_(False)
 
