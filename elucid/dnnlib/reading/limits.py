@@ -52,6 +52,8 @@ ITEMS = Limit("ELUCID_MAX_ITEMS", 2 * 10**6, "items")
 """Of a pickle, in instructions, and of a JSON text, in lists and objects, besides 4 for each file of a data set."""
 SMALL_TEXT = Limit("ELUCID_MAX_TEXT_BYTES", 1 << 16, "bytes")
 """Of a name, note or hash in a file."""
+DOWNLOAD_BYTES = Limit("ELUCID_MAX_DOWNLOAD_BYTES", 20 * 10**9, "bytes")
+"""Of a download."""
 LAYERS = Limit("ELUCID_MAX_LAYERS", 20_000, "layers")
 """Of a network."""
 DEEPEST = 100
