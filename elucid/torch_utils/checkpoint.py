@@ -15,6 +15,8 @@ from elucid.torch_utils.guards.torch_files import load_torch
 STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
 FINITE = ("objective", "ema", "optimizers", "optimizer", "nimg", "position", "elapsed")
 """Parts of a state that must be finite. Others, such as statistics of a step that overflowed, may not be."""
+COUNTS = {"nimg", "index", "position", "tick", "tick_start_nimg"}
+"""Parts of a state that count something."""
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -58,6 +60,9 @@ def load_state(path: Path) -> dict:
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
         raise UserError(f"{path} is not a training state of this program; use `transfer` to start from a snapshot")
     require_finite({name: state[name] for name in FINITE if name in state}, str(path))
+    for name in COUNTS & state.keys():
+        if type(state[name]) is not int or not 0 <= state[name] < 1 << 62:
+            raise UserError(f"{path} is damaged: its {name} is {state[name]!r}; resume from an older one")
     if not checked:
         checksums.note_missing(path)
     return state

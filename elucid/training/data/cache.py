@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, clean
 from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
 from elucid.dnnlib.reading import checksums
@@ -89,7 +89,7 @@ def cached(
         return found
     except OSError as error:
         mend = "" if isinstance(error, cache_entries.NoRoom) else "; set ELUCID_CACHE to a roomier folder"
-        warnings.warn(f"images are not cached in {folder}: {error}{mend}", stacklevel=2)
+        warnings.warn(clean(f"images are not cached in {folder}: {error}{mend}"), stacklevel=2)
         return dataset
 
 

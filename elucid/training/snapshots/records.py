@@ -1,17 +1,16 @@
 """Converts denoisers to plain data (class names, options, arrays) and back."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.unpickle import require_plain
+from elucid.torch_utils.guards.budget import Budget
 from elucid.torch_utils.guards.finite import require_finite
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
@@ -174,28 +173,18 @@ def assemble(
     return denoiser.eval().requires_grad_(False)
 
 
-class _Blank(TorchFunctionMode):
-    """Skips random initialisation, since the weights are replaced, and limits the size of the network.
-
-    The limit prevents options that do not match the file's weights from allocating large amounts of memory.
-    """
+class _Blank(Budget):
+    """Skips random initialisation, since the weights are replaced, and limits the network by the file's weights."""
 
     SMALL = 1 << 24
 
     def __init__(self, budget: int):
-        super().__init__()
-        self.left = budget + self.SMALL
+        super().__init__(budget + self.SMALL, "the file's options describe a larger network than its weights")
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function in (torch.rand, torch.randn, torch.zeros, torch.ones, torch.empty):
-            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
-            self.left -= math.prod(size)
-            if self.left < 0:
-                raise UserError("the file's options describe a larger network than its weights")
-            if function in (torch.rand, torch.randn) and kwargs.get("generator") is None:
-                function = torch.zeros
-        return function(*args, **kwargs)
+        if function in (torch.rand, torch.randn) and (kwargs or {}).get("generator") is None:
+            function = torch.zeros
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def require_match(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:

@@ -198,7 +198,7 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
     """Create a snapshot from the content of its pickle; if `ema` is given, only that average is built."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError("it is a pickle, but neither a snapshot of this program nor of the EDM family; check the path")
-    if content.get("version") not in REBUILD_BY_FORMAT:
+    if type(content.get("version")) is not int or content["version"] not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
     content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}  # format 1 had none
     kinds = {"emas": dict, **dict.fromkeys(PARTS, dict), "nimg": int}
@@ -214,6 +214,9 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
     for name in PARTS:
         require_plain(content[name], f"the snapshot's {name!r}")
     require_dataset(content["dataset"])
+    for name in ("sampler", "schedule"):
+        if not isinstance(content[name].get("name"), str):
+            raise UserError(f"the snapshot's {name!r} has no name; get the file again")
     check_component("encoder", content["encoder"])
     emas = content["emas"] if ema is None else {ema: chosen(content["emas"], ema)}
     for name, record in emas.items():
