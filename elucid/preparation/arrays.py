@@ -16,6 +16,7 @@ from elucid.dnnlib.reading.streams import bounded
 from elucid.training.data.labels import Labels
 
 DIGITS_TEST_IMAGES = 500
+_LARGEST_BATCH = 200 * 10**6  # bytes; CIFAR-100's has 155 million
 
 
 @dataclass
@@ -102,7 +103,9 @@ def _tar_files(path: Path) -> dict[str, bytes]:
         with open(path, "rb") as file, bounded(file, path) as content, tarfile.open(fileobj=content, mode="r|") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
-                    found[PurePosixPath(member.name).name] = tar.extractfile(member).read(limits.ARRAY_BYTES.value)
+                    if member.size > _LARGEST_BATCH:
+                        raise UserError(f"{path} has a file of {member.size} bytes; CIFAR has none so large")
+                    found[PurePosixPath(member.name).name] = tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not a valid or complete tar archive ({error}); download it again") from error
     return found

@@ -63,6 +63,9 @@ def load_state(path: Path) -> dict:
     for name in COUNTS & state.keys():
         if type(state[name]) is not int or not 0 <= state[name] < 1 << 62:
             raise UserError(f"{path} is damaged: its {name} is {state[name]!r}; resume from an older one")
+    elapsed, processes = state.get("elapsed", 0.0), state.get("processes", [{}])
+    if not isinstance(elapsed, (int, float)) or not isinstance(processes, list) or not processes:
+        raise UserError(f"{path} is damaged: its elapsed or processes are missing; resume from an older one")
     if not checked:
         checksums.note_missing(path)
     return state

@@ -81,10 +81,10 @@ class FolderFiles(FileSet):
             raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}; restore or remove it") from error
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(os.path.abspath(self.path).encode())
+        digest = hashlib.sha256(os.fsencode(os.path.abspath(self.path)))
         for name in self.names:
             status = os.stat(os.path.join(self.path, name))
-            digest.update(f"\n{name}:{status.st_size}:{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\n{name}:{status.st_size}:{status.st_mtime_ns}"))
         return digest.hexdigest()
 
 
@@ -136,7 +136,7 @@ class ZipFiles(FileSet):
     def fingerprint(self) -> str:
         status = os.stat(self.archive)
         return hashlib.sha256(
-            f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}".encode()
+            os.fsencode(f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}")
         ).hexdigest()
 
     def _open(self) -> None:

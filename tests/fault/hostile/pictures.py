@@ -23,12 +23,19 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 def cases(kit: Kit) -> Iterator[Case]:
     good = (kit.pictures / "0.png").read_bytes()
     for name, (data, suffix) in broken(kit, good).items():
-        yield kit.write("images", f"zip-{name}", zipped({"a.png": good, f"b{suffix}": data}), ".zip")
+        # Formats without checksums may still be pictures; EXIF, sizes and the like are then what they say.
+        accepted = EVERY if name in ("noise-PPM", "noise-BMP", "noise-TIFF", "noise-GIF") else ()
+        content = zipped({"a.png": good, f"b{suffix}": data})
+        yield kit.write("images", f"zip-{name}", content, ".zip", accepted=accepted)
         folder = kit.folder / "images" / f"folder-{name}"
         folder.mkdir(parents=True)
         (folder / "a.png").write_bytes(good)
         (folder / f"b{suffix}").write_bytes(data)
-        yield Case("images", f"folder-{name}", folder)
+        yield Case("images", f"folder-{name}", folder, accepted)
+    largest = kit.folder / "images" / "largest"
+    largest.mkdir()
+    (largest / "a.png").write_bytes(png_of(8192, 8192, 3))
+    yield Case("images", "largest", largest, EVERY)
     yield from zips(kit, good)
     yield from folders(kit, good)
     yield from descriptions(kit, good)
@@ -246,6 +253,9 @@ def descriptions(kit: Kit, good: bytes) -> Iterator[Case]:
         "encoder-scale": b'{"labels": null, "encoder": {"name": "vae", "model": "x", "scale": -1, "sha256": ""}}',
     }
     for name, text in texts.items():
-        yield kit.write("images", f"json-{name}", zipped({"a.png": good, "dataset.json": text}), ".zip")
+        data = zipped({"a.png": good, "dataset.json": text})
+        # The conversion of pictures has no use for the encoder of latents.
+        accepted = ("dataset_tool",) if name.startswith("encoder") else ()
+        yield kit.write("images", f"json-{name}", data, ".zip", accepted=accepted)
     strange = json.dumps({"labels": [["a.png", 0]], "class_names": ["\x1b[31m\u202e"]}).encode()
     yield kit.write("images", "json-escapes", zipped({"a.png": good, "dataset.json": strange}), ".zip", accepted=EVERY)

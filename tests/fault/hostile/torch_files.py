@@ -46,10 +46,14 @@ BAD_OPTIONS = {
 
 
 def cases(kit: Kit) -> Iterator[Case]:
-    yield from kit.damaged("state", kit.state_file, cuts=12, flips=25)
     for name, data in not_data(kit).items():
         for kind in ("state", "snapshot", "weights"):
             yield kit.write(kind, name, data, ".pt")
+    yield from states(kit)
+
+
+def states(kit: Kit) -> Iterator[Case]:
+    yield from kit.damaged("state", kit.state_file, cuts=12, flips=25)
     for key, values in BAD_FIELDS.items():
         for number, value in enumerate(values):
             yield kit.write("state", f"{key}-{number}", saved(kit.state_with(**{key: value})), ".pt")
