@@ -94,7 +94,7 @@ def forked(script: str, arguments: list[str], log: Path) -> Outcome:
 def baselines(kit: Kit, work: Path) -> dict[tuple[str, str], int]:
     """The peak memory of each command on a whole file, by kind and script."""
     whole = {"snapshot": kit.snapshot, "reference": kit.reference, "images": kit.pictures, "state": kit.state_file}
-    like = {"weights": "snapshot", "latents": "images", "source": "images"}
+    like = {"weights": "snapshot", "latents": "images", "source": "images", "picture": "images"}
     peaks: dict[tuple[str, str], int] = {}
     for kind in (*whole, *like):
         for script, arguments in calls(kind, whole[like.get(kind, kind)], kit, work / f"good-{kind}"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.fault.hostile.kit import Kit
 
-KINDS = ("snapshot", "weights", "state", "reference", "images", "latents", "source")
+KINDS = ("snapshot", "weights", "state", "reference", "images", "picture", "latents", "source")
 
 
 def calls(kind: str, path: Path, kit: Kit, out: Path) -> Iterator[tuple[str, list[str]]]:
@@ -23,10 +23,11 @@ def calls(kind: str, path: Path, kit: Kit, out: Path) -> Iterator[tuple[str, lis
         yield "train", [f"--resume={path}", "--device=cpu"]
     if kind == "reference":
         yield "fid", ["calc", f"--images={kit.pictures}", f"--ref={path}", "--num=8", *random]
-    if kind in ("images", "latents"):
+    if kind in ("images", "picture", "latents"):
         yield "dataset_tool", ["verify", f"--source={path}"]
+    if kind in ("images", "latents"):
         yield "train", [f"--data={path}", "-n", "--device=cpu", "--cbase=8", "--cres=1"]
     if kind == "images":
         yield "fid", ["ref", f"--data={path}", f"--dest={out / 'ref.npz'}", *random]
-    if kind in ("images", "source"):
+    if kind in ("images", "picture", "source"):
         yield "dataset_tool", [f"--source={path}", f"--dest={out / 'out.zip'}"]

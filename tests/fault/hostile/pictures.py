@@ -35,7 +35,7 @@ def cases(kit: Kit) -> Iterator[Case]:
     largest = kit.folder / "images" / "largest"
     largest.mkdir()
     (largest / "a.png").write_bytes(png_of(8192, 8192, 3))
-    yield Case("images", "largest", largest, EVERY)
+    yield Case("picture", "largest", largest, EVERY)
     yield from zips(kit, good)
     yield from folders(kit, good)
     yield from descriptions(kit, good)
