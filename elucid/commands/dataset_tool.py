@@ -10,6 +10,7 @@ import click
 
 from elucid.commands.command import Group, section, version_option
 from elucid.dnnlib import cli
+from elucid.dnnlib.errors import clean_lines
 from elucid.preparation.convert import convert
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
@@ -75,7 +76,7 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
         if value is None:
             raise click.UsageError(f"{name} is missing; see --help")
     for line in convert(source, dest, **options).lines():
-        click.echo(line)
+        click.echo(clean_lines(line))
 
 
 @main.command("verify")
@@ -84,7 +85,7 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 def verify_command(source: str, workers: int | None) -> None:
     """Check all images and labels; print size, channels, classes, mean, standard deviation and suggested noise."""
     for line in verify(source, workers).lines():
-        click.echo(line)
+        click.echo(clean_lines(line))
 
 
 @main.command("encode")
@@ -115,7 +116,7 @@ def encode_command(source: str, dest: str, **options) -> None:
     from elucid.preparation.encode import encode  # imports torch, which the other commands do not need
 
     for line in encode(source, dest, **options).lines():
-        click.echo(line)
+        click.echo(clean_lines(line))
 
 
 @main.command("cache")
@@ -131,7 +132,7 @@ def cache_command(clear: bool) -> None:
         removed = cache_entries.clear(folder)
         click.echo(f"removed: {len(removed)} datasets, {sum(entry.size for entry in removed) / 1e9:.2f} GB")
     for line in cache_entries.listing(folder):
-        click.echo(line)
+        click.echo(clean_lines(line))
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
 """Shared by all commands: exit codes, one-line errors, and the parameter types of EDM's command lines."""
 
+import errno
 import math
 import os
 import re
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import click
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, clean
 
 _MOST_NUMBERS = 100_000_000  # longer lists are probably a mistake, and would fill the memory
 
@@ -55,18 +56,30 @@ def run(command: click.Command, args: list[str] | None = None, peers: SingleProc
         if peers.is_main:
             click.echo("error: interrupted", err=True)
         leave(130)
-    except RuntimeError:
-        if not peers.another_failed(patience=2):
+    except Exception as error:
+        if ran_out_of_memory(error):
+            reason = clean(str(error) or "no more is left", 200)
+            fail(f"out of memory ({reason}); use smaller batches, fewer `workers` or a smaller network", peers)
+        if not isinstance(error, RuntimeError) or not peers.another_failed(patience=2):
             raise
         leave(2)  # connection lost
 
 
 def fail(message: str, peers: SingleProcess) -> None:
     """Print an error line on one of the failing processes and exit with code 2."""
+    message = clean(message)
     if peers.report_failure(message):
         start = "" if peers.is_main else "\n"  # after the main process's progress bar
-        click.echo(f"{start}error: {' '.join(message.split())}", err=True)
+        click.echo(f"{start}error: {message}", err=True)
     sys.exit(2)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of Python, the system or torch means that memory ran out."""
+    texts = r"not enough memory|can't allocate memory|out of memory|cannot allocate memory"
+    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    torch = isinstance(error, RuntimeError) and re.search(texts, str(error), re.IGNORECASE) is not None
+    return isinstance(error, MemoryError) or system or torch
 
 
 def with_flags(message: str, command: click.Command) -> str:

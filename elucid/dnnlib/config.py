@@ -19,6 +19,8 @@ from elucid.dnnlib.errors import UserError, did_you_mean
 from elucid.dnnlib.plugins import Interface, installed
 from elucid.dnnlib.values import described, fits, is_data, signature
 
+_DEEPEST = 20  # components in one another on a command line
+
 
 def resolve(name: str) -> Any:
     """Return the object named by `package.module:Name` or `path/to/file.py:Name`.
@@ -179,6 +181,8 @@ def parse_chain(text: str) -> dict:
     Raises UserError for unbalanced parentheses or an empty name.
     """
     names = text.replace(" ", "").rstrip(")").split("(")
+    if len(names) > _DEEPEST:
+        raise UserError(f"{text[:40]!r}... has {len(names)} names in one another; use at most {_DEEPEST}")
     if not all(names) or text.replace(" ", "") != "(".join(names) + ")" * (len(names) - 1):
         raise UserError(f"{text!r} is not a chain of names like patch(cdm(edm))")
     chain: dict = {"name": names[-1]}
@@ -195,7 +199,7 @@ def set_by_path(options: dict, assignment: str) -> None:
     """
     path, separator, text = assignment.partition("=")
     keys = path.split(".")
-    if not separator or not all(keys):
+    if not separator or not all(keys) or len(keys) > _DEEPEST:
         raise UserError(f"`set` {assignment!r} is not of the form part.option=value")
     node: Any = options
     known = keys[0] in node if len(keys) == 1 else isinstance(node.get(keys[0]), dict | list)  # a whole part may be set
@@ -232,5 +236,5 @@ def parse_value(text: str) -> Any:
     """Parse a value as JSON (numbers, lists, true, null), or else return the string."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of numbers with thousands of digits
         return text

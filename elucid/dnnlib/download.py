@@ -1,10 +1,13 @@
-"""Downloads with retries, resuming, a size limit and atomic writes."""
+"""Downloads by https with retries, resuming, limits and atomic writes; a copy keeps its hash beside it."""
 
+import http.client
 import os
 import re
 import secrets
+import shutil
 import time
 import urllib.parse
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,13 +16,18 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, clean
 from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
+from elucid.dnnlib.reading import limits
+from elucid.dnnlib.reading.addresses import Unsafe, require_safe
+from elucid.dnnlib.reading.kept import write_sum
 
 _BLOCK = 1 << 16  # bytes between writes and updates of the progress bar
 _PASSING = (429, 500, 502, 503, 504)  # temporary status codes, worth a retry
 _LONGEST_WAIT = 60.0  # maximum seconds between two tries, even if the server asks for more
+_MOST_REDIRECTS = 10
+_SLOWEST = 1000  # bytes per second, below which a server is given up
 
 
 def download(
@@ -27,19 +35,25 @@ def download(
     path: Path,
     what: str = "file",
     *,
-    max_bytes: int = 20 * 10**9,
+    max_bytes: int | None = None,
     tries: int = 5,
     backoff: float = 0.5,
     timeout: tuple[float, float] = (10.0, 60.0),
+    patience: float = 60.0,
 ) -> None:
-    """Download an http or https URL to `path`, which must be unique to the URL; other processes wait for the first.
+    """Download an https URL to `path`, which must be unique to the URL; other processes wait for the first.
 
-    An interrupted download is kept next to `path` and resumed, also by a later call, if the content on the server is
-    unchanged. The wait between tries starts at about `backoff` seconds and doubles each time; `timeout` holds the
-    connect and read timeouts in seconds. Raises UserError if the download fails or has more than `max_bytes`.
+    Plain http needs ELUCID_ALLOW_HTTP=1, but for servers on this machine. An interrupted download is kept next to
+    `path` and resumed, also by a later call, if the content on the server is unchanged; a file whose server does not
+    say how long it is cannot be known to be whole, and is refused. The wait between tries starts at about `backoff`
+    seconds and doubles each time; `timeout` holds the connect and read timeouts in seconds; `patience` is the time
+    after which a server that sends less than 1 kB/s is given up. Raises UserError if the download fails or has more
+    than `max_bytes`, by default ELUCID_MAX_DOWNLOAD_BYTES, 20 GB.
     """
     kept = False
+    max_bytes = limits.DOWNLOAD_BYTES.value if max_bytes is None else max_bytes
     try:
+        require_safe(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
@@ -51,7 +65,7 @@ def download(
             partial = _Partial(path, alone)
             try:
                 with _session(tries, backoff) as session:
-                    _receive(_Source(session, url, timeout), partial, max_bytes, tries, backoff)
+                    _receive(_Source(session, url, timeout), partial, max_bytes, tries, backoff, patience)
                 partial.finish()
             except BaseException as error:
                 # Resuming does not help if the disk is full or the file too large, or if the name is not reused.
@@ -60,9 +74,13 @@ def download(
                 if not kept:
                     partial.remove()
                 raise
-    except (OSError, _TooLarge) as error:  # exceptions of requests are OSErrors
+    except _ERRORS as error:
         mend = f"{_mend(error, kept)}download it by hand and give its path"
         raise UserError(f"cannot download {what} {url}: {_reason(error)}; {mend}") from error
+
+
+class _Unsuitable(requests.RequestException):
+    """The server answers in a way with which no other try would help."""
 
 
 class _Broken(requests.RequestException):
@@ -79,6 +97,15 @@ class _Refused(requests.RequestException):
 
 class _TooLarge(Exception):
     """The content exceeds the size limit."""
+
+
+_ERRORS = (
+    OSError,  # as exceptions of requests are
+    ValueError,  # as is Unsafe
+    http.client.HTTPException,
+    urllib3.exceptions.HTTPError,
+    _TooLarge,
+)
 
 
 class _Partial:
@@ -112,6 +139,7 @@ class _Partial:
     def finish(self) -> None:
         with open(self.file, "ab") as file:
             os.fsync(file.fileno())
+        write_sum(self.path, self.file)
         os.replace(self.file, self.path)
         self.remove()
 
@@ -125,7 +153,7 @@ class _Source:
 
     def __init__(self, session: requests.Session, url: str, timeout: tuple[float, float]):
         self._session, self._url, self._timeout = session, url, timeout
-        self.name = Path(urllib.parse.urlparse(url).path).name or "file"
+        self.name = clean(Path(urllib.parse.urlsplit(url).path).name[:80]) or "file"
 
     def open(self, partial: _Partial) -> requests.Response:
         """Request the rest of a partial download (206) or else the whole file (200); raises RequestException."""
@@ -140,8 +168,16 @@ class _Source:
 
     def _get(self, headers: dict[str, str]) -> requests.Response:
         # Without compression, lengths and ranges refer to the bytes of the file.
-        headers = {"Accept-Encoding": "identity", **headers}
-        return self._session.get(self._url, headers=headers, stream=True, timeout=self._timeout)
+        headers, url = {"Accept-Encoding": "identity", **headers}, self._url
+        for _ in range(_MOST_REDIRECTS):
+            response = self._session.get(
+                url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = require_safe(urllib.parse.urljoin(url, response.headers["Location"]), before=url)
+        raise _Unsuitable(f"the server redirects more than {_MOST_REDIRECTS} times")
 
 
 class _Retry(Retry):
@@ -160,25 +196,30 @@ def _session(tries: int, backoff: float) -> requests.Session:
     return session
 
 
-def _receive(source: _Source, partial: _Partial, max_bytes: int, tries: int, backoff: float) -> None:
+def _receive(source: _Source, partial: _Partial, max_bytes: int, tries: int, backoff: float, patience: float) -> None:
     """Download into `partial`. The session retries requests; this function retries interrupted bodies."""
     for attempt in range(tries):
         try:
             with source.open(partial) as response:
-                return _receive_body(response, partial, max_bytes, source.name)
+                return _receive_body(response, partial, max_bytes, source.name, patience)
         except _Broken:
             if attempt == tries - 1:
                 raise
             time.sleep(min(backoff * 2**attempt, _LONGEST_WAIT))
 
 
-def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int, name: str) -> None:
+def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int, name: str, patience: float) -> None:
     if response.status_code == 200:
         partial.begin(_tag(response))
     size = partial.size
     total = _total(response, size)
     if total is not None and total > max_bytes:
         raise _TooLarge(f"it has {total} bytes, more than the limit of {max_bytes}")
+    if total is None and response.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        raise _Unsuitable("the server does not say how long the file is, so a part could pass for the whole")
+    room = shutil.disk_usage(partial.path.parent).free
+    if total is not None and total - size > room:
+        raise _TooLarge(f"it has {total} bytes, and {room} are free in {partial.path.parent}")
     # The rank from torchrun's environment, since this module does not import torch.
     hidden = int(os.environ.get("RANK", 0)) > 0
     bar = progress_bar(
@@ -186,7 +227,7 @@ def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int
     )
     with bar, open(partial.file, "ab") as file:
         try:
-            for block in response.raw.stream(_BLOCK, decode_content=False):
+            for block in _blocks(response, patience):
                 size += len(block)
                 if size > max_bytes:
                     raise _TooLarge(f"it has more than {max_bytes} bytes, the limit")
@@ -196,6 +237,22 @@ def _receive_body(response: requests.Response, partial: _Partial, max_bytes: int
             raise _Broken(f"the connection broke after {_of(size, total)}") from error
     if total is not None and size != total:
         raise _Broken(f"the connection ended after {_of(size, total)}")
+
+
+def _blocks(response: requests.Response, patience: float) -> Iterator[bytes]:
+    """Yield the body as it arrives. Raises RequestException if it comes too slowly."""
+    read = getattr(
+        response.raw, "read1", response.raw.read
+    )  # urllib3 2 has read1, which does not wait for a full block
+    began, count = time.monotonic(), 0
+    while block := read(_BLOCK, decode_content=False):
+        yield block
+        count += len(block)
+        passed = time.monotonic() - began
+        if passed > patience:
+            if count < _SLOWEST * passed:
+                raise _Unsuitable(f"the server sends {count / passed:.0f} bytes per second")
+            began, count = time.monotonic(), 0
 
 
 def _whole(response: requests.Response) -> requests.Response:
@@ -224,7 +281,11 @@ def _total(response: requests.Response, start: int) -> int | None:
     if whole and response.status_code == 206:
         return int(whole[1])
     length = response.headers.get("Content-Length", "")
-    return start + int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
+    return (
+        start + int(length)
+        if length.isdecimal() and len(length) < 19 and "Transfer-Encoding" not in response.headers
+        else None
+    )
 
 
 def _of(size: int, total: int | None) -> str:
@@ -233,7 +294,9 @@ def _of(size: int, total: int | None) -> str:
 
 def _mend(error: BaseException, kept: bool) -> str:
     """Return advice for the error message."""
-    if isinstance(error, _Refused) and error.status not in _PASSING:
+    if isinstance(error, Unsafe):
+        return ""
+    if isinstance(error, _Unsuitable) or (isinstance(error, _Refused) and error.status not in _PASSING):
         return "check the address, or "
     if kept:
         return "try again to resume the download, or "
@@ -242,7 +305,7 @@ def _mend(error: BaseException, kept: bool) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the root cause, since the libraries' own messages repeat the URL and class names."""
-    if not isinstance(error, (_Broken, _Refused, _TooLarge)):
+    if not isinstance(error, (_Broken, _Refused, Unsafe, _Unsuitable, _TooLarge)):
         while cause := error.__cause__ or error.__context__:
             error = cause
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

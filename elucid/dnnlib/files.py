@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-import urllib.parse
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -90,7 +91,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_url(name: str | os.PathLike) -> bool:
-    return urllib.parse.urlparse(str(name)).scheme in ("http", "https")
+    return re.match(r"https?://", str(name), re.IGNORECASE) is not None
 
 
 def cache_folder() -> Path:
@@ -121,8 +122,13 @@ def fetch(name: str | os.PathLike, what: str = "file", **options) -> Path:
             raise UserError(f"{what} not found: {name}; check the path")
         return path
     url = str(name)
-    stem = Path(urllib.parse.urlparse(url).path).name or "download"
+    stem = re.sub(r"[^\w.-]+", "_", url.partition("?")[0].partition("#")[0].rpartition("/")[2])[-100:] or "download"
     path = cache_folder() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{stem}"
+    from elucid.dnnlib.reading.kept import is_intact  # which needs this module
+
+    if path.is_file() and not is_intact(path):
+        print(f"warning: {path} has changed since it was downloaded; downloading it again", file=sys.stderr)
+        path.unlink(missing_ok=True)
     if not path.is_file():
         from elucid.dnnlib.download import download  # rarely needed, and slow to import
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading import limits
 
 
 @dataclass(eq=False)
@@ -55,17 +56,44 @@ def read_pickle(
     in the pickle is imported or called.
     """
     machine = _Machine(table, source)
+    file, most = io.BytesIO(data), limits.ITEMS.value
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > most:
+                raise limits.ITEMS.error(f"{source} has {count} instructions")
             machine.follow(opcode.name, argument)
+        if file.read().strip():
+            raise ValueError("there is more after its end")
         return finish(machine.result)
     except Refused as error:
         raise UserError(
             f"{source} names the callable {error}, which is not allowed in such a file; no code was run"
         ) from error
-    except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source} is damaged, truncated or not a pickle ({reason}); get the file again") from error
+
+
+def require_plain(value: Any, what: str) -> None:
+    """Raise UserError unless a value from a file is text, numbers, lists, tuples and dicts, of reasonable extent.
+
+    A pickle of a few lines can hold lists that contain one another, or the same list a million times: what is
+    compared, copied or printed later is bounded here.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if count > limits.ITEMS.value or depth > limits.DEEPEST:
+            raise UserError(f"{what} is nested without end; get the file again")
+        if isinstance(node, dict):
+            waiting.extend((part, depth + 1) for item in node.items() for part in item)
+        elif isinstance(node, (list, tuple)):
+            waiting.extend((part, depth + 1) for part in node)
+        elif isinstance(node, int) and abs(node) >= 1 << 64:
+            raise UserError(f"{what} has a number of {node.bit_length()} bits; get the file again")
+        elif not (node is None or isinstance(node, (str, bytes, bool, int, float))):
+            raise UserError(f"{what} has a {type(node).__name__}, not plain data; get the file again")
 
 
 LITERALS = frozenset(

@@ -9,7 +9,6 @@ another layer.
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,9 +19,12 @@ from torch import Tensor
 
 from elucid.dnnlib import files
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading import checksums, limits
+from elucid.dnnlib.reading.limits import require_ratio
 from elucid.metrics.detectors import Detector
 from elucid.metrics.statistics import FeatureStatistics
 from elucid.torch_utils import distributed
+from elucid.torch_utils.guards.finite import require_finite
 
 EDM_DETECTOR, EDM_DIM = "inception", 2048
 
@@ -115,8 +117,10 @@ def save_reference(
         arrays["features"] = features.cpu().float().numpy()
     if spatial is not None:
         arrays |= {"spatial_mu": spatial.mean.cpu().numpy(), "spatial_sigma": spatial.covariance.cpu().numpy()}
+    require_finite({name: torch.from_numpy(one) for name, one in arrays.items() if one.dtype.kind == "f"}, str(path))
     with files.write_output(path) as file:
         np.savez(file, **arrays)
+        checksums.seal(file)
 
 
 def load_reference(name: str, features: bool = False, spatial: bool = False) -> Reference:
@@ -125,13 +129,16 @@ def load_reference(name: str, features: bool = False, spatial: bool = False) -> 
     Warns of what the file does not say. Raises UserError naming the file if it is invalid or damaged.
     """
     path = files.fetch(name, "reference")
+    checked = checksums.verify(path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{name}: not a readable npz file; create it again with fid.py ref")
+    if not checked:
+        checksums.note_missing(name)
     arrays = _read_arrays(path, name, (set() if features else {"features"}) | (set() if spatial else _SPATIAL))
     if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(f"{name}: not a reference, as it lacks mu and sigma; create one with fid.py ref")
     mean, covariance = _gaussian(name, arrays, "mu", "sigma")
-    texts = {key: str(arrays[key]) if key in arrays else None for key in _TEXTS}
+    texts = {key: _text(name, key, arrays[key]) if key in arrays else None for key in _TEXTS}
     reference = Reference(
         path=str(name),
         mean=mean,
@@ -139,7 +146,7 @@ def load_reference(name: str, features: bool = False, spatial: bool = False) -> 
         detector=texts["detector"] or EDM_DETECTOR,
         detector_sha256=texts["detector_sha256"],
         resize=texts["resize"],
-        num_images=int(arrays["num_images"]) if "num_images" in arrays else None,
+        num_images=_count(name, arrays["num_images"]) if "num_images" in arrays else None,
         provenance=Provenance.of(texts),
         features=_features(name, arrays["features"], len(mean)) if "features" in arrays else None,
         spatial=_gaussian(name, arrays, "spatial_mu", "spatial_sigma") if _SPATIAL <= arrays.keys() else None,
@@ -155,6 +162,20 @@ def load_reference(name: str, features: bool = False, spatial: bool = False) -> 
 
 _TEXTS = ("detector", "detector_sha256", "resize", *(one.name for one in fields(Provenance)))
 _SPATIAL = {"spatial_mu", "spatial_sigma"}
+_KNOWN = {"mu", "sigma", "num_images", "features", *_TEXTS, *_SPATIAL}
+_MOST_PARTS = 1000
+
+
+def _text(name: str, key: str, value: np.ndarray) -> str:
+    if value.ndim or value.dtype.kind != "U":
+        raise UserError(f"{name}: {key} is not a text; create it again with fid.py ref")
+    return str(value)
+
+
+def _count(name: str, value: np.ndarray) -> int:
+    if value.ndim or value.dtype.kind not in "iu" or not 1 <= int(value) < 1 << 53:
+        raise UserError(f"{name}: num_images is not a number of images; create it again with fid.py ref")
+    return int(value)
 
 
 def _gaussian(name: str, arrays: dict[str, np.ndarray], mu: str, sigma: str) -> tuple[Tensor, Tensor]:
@@ -179,11 +200,30 @@ def _features(name: str, values: np.ndarray, dim: int) -> Tensor:
 
 def _read_arrays(path: Path, name: str, skipped: set[str]) -> dict[str, np.ndarray]:
     try:
+        _require_modest(path, name, skipped)
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files if key not in skipped}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            return {key: arrays[key] for key in arrays.files if key in _KNOWN - skipped}
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  numpy and zipfile fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: not a readable npz file ({reason}); create it again with fid.py ref") from error
+
+
+def _require_modest(path: Path, name: str, skipped: set[str]) -> None:
+    """Raise UserError for an archive that would fill the memory: its statistics, and how far its parts expand."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        if len(archive.infolist()) > _MOST_PARTS:
+            raise UserError(f"{name}: has {len(archive.infolist())} parts; create it again with fid.py ref")
+    if sum(one.compress_size for one in entries.values()) > path.stat().st_size:
+        raise UserError(f"{name}: its parts are larger than the file; create it again with fid.py ref")
+    for key in entries.keys() & (_KNOWN - skipped):
+        require_ratio(entries[key].file_size, entries[key].compress_size, f"{name}: {key}")
+        if key in _TEXTS:
+            limits.SMALL_TEXT.require(entries[key].file_size, f"{name}: {key}")
+    statistics = sum(entries[key].file_size for key in entries.keys() & ({"mu", "sigma", *_SPATIAL} - skipped))
+    limits.ARRAY_BYTES.require(statistics, f"{name}: the size of its statistics")
 
 
 def _take_as_edm(reference: Reference) -> None:

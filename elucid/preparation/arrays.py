@@ -1,19 +1,22 @@
 """Datasets stored as arrays: CIFAR-10 and -100, MNIST-format idx pairs, and the digits of scikit-learn."""
 
-import gzip
+import math
 import tarfile
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import load_arrays
+from elucid.dnnlib.reading import limits
+from elucid.dnnlib.reading.streams import bounded
 from elucid.training.data.labels import Labels
 
 DIGITS_TEST_IMAGES = 500
+_LARGEST_BATCH = 200 * 10**6  # bytes; CIFAR-100's has 155 million
 
 
 @dataclass
@@ -70,7 +73,8 @@ def cifar(path: Path, part: str = "") -> Arrays:
         raise UserError(f"{path} is not the Python version of CIFAR; download cifar-{classes}-python.tar.gz")
 
     def read(name: str) -> dict:
-        return {_text(key): value for key, value in load_arrays(blobs[name], f"{path}/{name}").items()}
+        content = load_arrays(blobs[name], f"{path}/{name}")
+        return {_text(key): value for key, value in content.items()}
 
     try:
         batches = [read(name) for name in names]
@@ -78,8 +82,10 @@ def cifar(path: Path, part: str = "") -> Arrays:
         labels = np.concatenate([np.array(batch[label_key], dtype=np.int64) for batch in batches])
         class_names = [_text(name) for name in read(meta)[names_key]]
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path} does not contain CIFAR's arrays ({error}); download it again") from error
+    if not len(labels) or labels.ndim != 1 or len(class_names) != classes:
+        raise UserError(f"{path} does not contain CIFAR's arrays; download it again")
     if pixels.dtype != np.uint8 or len(labels) != len(images) or not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(f"{path} does not contain CIFAR's arrays; download it again")
     return Arrays(f"cifar{classes}" + ("-test" if part == "test" else ""), images, Labels(labels, class_names))
@@ -91,19 +97,25 @@ def _text(value: str | bytes) -> str:
 
 
 def _tar_files(path: Path) -> dict[str, bytes]:
-    """Read the files of a tar by base name, without unpacking to disk."""
+    """Read the files of a tar by base name, without unpacking to disk, up to the limit of arrays in all."""
+    found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as archive:
-            return {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        with open(path, "rb") as file, bounded(file, path) as content, tarfile.open(fileobj=content, mode="r|") as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    if member.size > _LARGEST_BATCH:
+                        raise UserError(f"{path} has a file of {member.size} bytes; CIFAR has none so large")
+                    found[PurePosixPath(member.name).name] = tar.extractfile(member).read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not a valid or complete tar archive ({error}); download it again") from error
+    return found
 
 
 def is_idx(path: Path) -> bool:
     """Return whether a file is an MNIST-format array of images."""
     try:
-        with _open(path) as file:
-            return file.read(4) == b"\0\0\x08\x03"
+        with open(path, "rb") as file, bounded(file, path) as content:
+            return content.read(4) == b"\0\0\x08\x03"
     except (OSError, EOFError, zlib.error):
         return False
 
@@ -153,18 +165,17 @@ def _idx_name(path: Path) -> str:
 def _read_idx(path: Path) -> np.ndarray:
     """Read an idx file: two zero bytes, the type code (8 = uint8), the number of axes, their lengths, the values."""
     try:
-        with _open(path) as file:
-            data = file.read()
+        with open(path, "rb") as file, bounded(file, path) as content:
+            start = content.read(4)
+            if start[:3] != b"\0\0\x08" or len(start) < 4 or not 1 <= start[3] <= 3:
+                raise UserError(f"{path} is not an idx file of bytes; download it again")
+            shape = [int.from_bytes(content.read(4), "big") for _ in range(start[3])]
+            size = math.prod(shape)
+            limits.ARRAY_BYTES.require(size, f"{path}: the size that it states")
+            data = content.read(size)
+            more = content.read(1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise UserError(f"{path} is not an idx file of bytes; download it again")
-    shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
-    start = 4 + 4 * data[3]
-    if len(data) - start != np.prod(shape) or not shape[0]:
-        raise UserError(f"{path} holds {len(data) - start} values instead of {np.prod(shape)}; download it again")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
-def _open(path: Path):
-    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+    if len(data) != size or more or not size:
+        raise UserError(f"{path} holds {len(data)}{'+' if more else ''} values instead of {size}; download it again")
+    return np.frombuffer(data, np.uint8).reshape(shape)

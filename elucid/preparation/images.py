@@ -35,7 +35,7 @@ def normalise(picture: Image.Image, channels: int, background: tuple[int, int, i
 
 
 def _from_16_bits(picture: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(picture).astype(np.int32)  # which 65535 * 255 fits
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{name} has more than 16 bits per pixel; save it with 8 or 16 bits")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

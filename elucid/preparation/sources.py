@@ -7,8 +7,10 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.hub import hub_data, is_hub
+from elucid.dnnlib.reading import limits
 from elucid.preparation import arrays
 from elucid.preparation.images import is_gray
+from elucid.preparation.lmdb_file import require_whole
 from elucid.training.data.archives import FileSet, open_files
 from elucid.training.data.folders import find_labels
 from elucid.training.data.labels import Labels
@@ -92,6 +94,7 @@ class LmdbSource(EncodedSource):
     def __init__(self, path: Path):
         self._path, self._database = str(path), None
         self.name = path.resolve().name
+        require_whole(path)
         with self._open().begin() as transaction:
             self._keys = list(transaction.cursor().iternext(keys=True, values=False))
         if not self._keys:
@@ -104,8 +107,10 @@ class LmdbSource(EncodedSource):
         return f"{self._path}/{self._keys[index].decode(errors='replace')}"
 
     def encoded(self, index: int) -> bytes:
-        with self._open().begin() as transaction:
-            return transaction.get(self._keys[index])
+        with self._open().begin(buffers=True) as transaction:
+            value = transaction.get(self._keys[index])
+            limits.FILE_BYTES.require(len(value), f"{self.picture_name(index)}: its size")
+            return bytes(value)
 
     def _open(self):
         import lmdb

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, encoder_line, open_dataset
-from elucid.training.data.pictures import DECODE_ERRORS, opened
+from elucid.training.data.pictures import DECODE_ERRORS, opened, require_size
 from elucid.training.data.statistics import channel_sums, from_sums
 
 
@@ -116,6 +117,9 @@ def _require_intact(dataset: ImageDataset, index: int) -> None:
     """Verify the checksums in a PNG, which decoding ignores."""
     try:
         with opened(io.BytesIO(dataset.encoded(index))) as picture:
+            require_size(picture.size, dataset.image_name(index))
             picture.verify()
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{dataset.image_name(index)} has too many pixels ({error})") from error
     except DECODE_ERRORS as error:
         raise UserError(f"{dataset.image_name(index)} is corrupt or truncated ({error})") from error

@@ -7,13 +7,24 @@ import torch
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
+from elucid.dnnlib.reading import checksums
 from elucid.torch_utils.distributed import print0
+from elucid.torch_utils.guards.finite import require_finite
+from elucid.torch_utils.guards.torch_files import load_torch
 
 STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
+FINITE = ("objective", "ema", "optimizers", "optimizer", "nimg", "position", "elapsed")
+"""Parts of a state that must be finite. Others, such as statistics of a step that overflowed, may not be."""
+COUNTS = {"nimg", "index", "position", "tick", "tick_start_nimg"}
+"""Parts of a state that count something."""
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Write tensors, containers and plain values to `path` atomically. Raises UserError on failure."""
+    """Write tensors, containers and plain values to `path` atomically, with a checksum.
+
+    Raises UserError on failure, and before anything is written for weights, averages and moments that are not finite.
+    """
+    require_finite({name: state[name] for name in FINITE if name in state}, f"{path} is not saved")
     with write_output(path) as file:
         try:
             torch.save(state, file)
@@ -21,10 +32,14 @@ def save_state(path: Path, state: dict) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+        checksums.seal(file)
 
 
 def load_state(path: Path) -> dict:
-    """Load a state onto the CPU. Raises UserError if the file is damaged or contains anything but data."""
+    """Load a state onto the CPU.
+
+    Raises UserError if the file is damaged, contains anything but data, or has values that are not finite.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"state not found: {path}; check `resume`")
@@ -34,16 +49,25 @@ def load_state(path: Path) -> dict:
             f"new run from its weights with `transfer`={path}"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        checked = checksums.verify(path)
+        state = load_torch(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check `resume`") from error
-    except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on what is no torch file
-        reason = re.split(r"[.\n(]", str(error))[0] or type(error).__name__
+    except UserError as error:
         raise UserError(
-            f"{path} is not an intact training state of this program ({reason}); resume from an older one"
+            f"{path} is not an intact training state of this program ({error}); give an older one"
         ) from error
     if not isinstance(state, dict) or state.get("format") != "elucid-state":
         raise UserError(f"{path} is not a training state of this program; use `transfer` to start from a snapshot")
+    require_finite({name: state[name] for name in FINITE if name in state}, str(path))
+    for name in COUNTS & state.keys():
+        if type(state[name]) is not int or not 0 <= state[name] < 1 << 62:
+            raise UserError(f"{path} is damaged: its {name} is {state[name]!r}; resume from an older one")
+    elapsed, processes = state.get("elapsed", 0.0), state.get("processes", [{}])
+    if not isinstance(elapsed, (int, float)) or not isinstance(processes, list) or not processes:
+        raise UserError(f"{path} is damaged: its elapsed or processes are missing; resume from an older one")
+    if not checked:
+        checksums.note_missing(path)
     return state
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, clean_lines
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -129,6 +129,7 @@ def rank_share(items: Sequence, batch_size: int) -> Iterable[Sequence]:
 
 
 def print0(*values, **options) -> None:
-    """Print and flush on the main process only."""
+    """Print and flush on the main process only; what names of files put into texts is made harmless."""
     if is_main():
+        values = tuple(clean_lines(value) if isinstance(value, str) else value for value in values)
         print(*values, **{"flush": True, "file": sys.stdout, **options})

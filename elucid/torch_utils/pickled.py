@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import re
+import warnings
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ from elucid.dnnlib.unpickle import Constant, Refused, recorder
 
 def storage(data: bytes) -> Tensor:
     """Load a storage in torch's legacy format as a flat tensor, with torch's safe loader."""
+    if data[:2] == b"PK":  # which may be compressed
+        raise ValueError("a storage in a zip")
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what cannot be read is an error
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise Refused(name[1]) if name else ValueError(f"a storage that torch cannot read: {error}") from error

@@ -50,6 +50,9 @@ class Statistics:
         return {name: value.cpu() for name, value in self.moments.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore a `state_dict`. Raises ValueError if it is damaged."""
+        if not all(isinstance(name, str) and value.shape == (3,) for name, value in state.items()):
+            raise ValueError("damaged statistics")
         self.moments = dict(state)
 
 

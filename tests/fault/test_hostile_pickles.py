@@ -15,6 +15,7 @@ import torch
 
 from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading import checksums
 from elucid.dnnlib.unpickle import read_pickle
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.edm import EDMPrecond
@@ -157,7 +158,7 @@ def own_snapshot(record, **changes):
         "emas": {"a": Pretend(record)},
         "encoder": {"name": "rgb"},
     }
-    return pickle.dumps({**content, "dataset": {}, "options": {}, "nimg": 0, **changes})
+    return checksums.sealed(pickle.dumps({**content, "dataset": {}, "options": {}, "nimg": 0, **changes}))
 
 
 def record_of(**changes):

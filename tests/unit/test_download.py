@@ -41,8 +41,11 @@ class Answers(BaseHTTPRequestHandler):
         if start:
             end = len(server.content)
             headers["Content-Range"] = f"bytes {start + server.slip}-{end - 1}/{end}"
-        if server.unsized:
+        if server.unsized or server.chunked:
             del headers["Content-Length"]
+        if server.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         self.answer(206 if start else 200, headers, body[:fault] if isinstance(fault, int) else body)
         if server.resets and isinstance(fault, int):
             self.wfile.flush()
@@ -65,6 +68,7 @@ def server(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         server.content, server.tags, server.faults, server.asked = CONTENT, {"ETag": '"one"'}, [], []
         server.ranges, server.careless, server.unsized, server.resets, server.slip = True, False, False, False, 0
+        server.chunked = False
         server.url = f"http://127.0.0.1:{server.server_port}/x.pkl"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -81,7 +85,7 @@ def get(server, folder, **options):
 
 
 def left(folder):
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".sha256"))
 
 
 def test_busy_servers_are_asked_again(server, tmp_path):
@@ -166,7 +170,7 @@ def test_truncated_bodies_are_noticed(server, tmp_path):
 
 @pytest.mark.parametrize("unsized, found", [(False, len(CONTENT)), (True, f"more than {HALF}")])
 def test_size_limit(server, tmp_path, unsized, found):
-    server.unsized = unsized
+    server.chunked = unsized
     with pytest.raises(UserError, match=f"{server.url}: it has {found} bytes.*download it by hand and give its path"):
         get(server, tmp_path, max_bytes=HALF)
     assert not left(tmp_path) and len(server.asked) == 1

@@ -2,17 +2,16 @@
 
 import importlib.metadata
 import os
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib import files
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.guards.torch_files import load_torch
 
 
 def packaged(package: str, file: str, detector: str) -> Path:
@@ -83,12 +82,9 @@ def identify(path: Path, sha256: str, what: str) -> str:
 def read_state(path: Path, file: str) -> dict[str, Tensor]:
     """Read a state dict; UserError, which advises the public `file`, if it is damaged or anything but plain weights."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message suggests running the code inside
-        raise UserError(f"{path}: cannot be read as plain weights; give {file}") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as weights ({reason}); give {file}") from error
+        state = load_torch(path)
+    except UserError as error:
+        raise UserError(f"{path}: cannot be read as plain weights ({error}); give {file}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: contains no state dict; give {file}")
     return state

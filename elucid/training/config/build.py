@@ -11,6 +11,7 @@ import torch
 
 from elucid.dnnlib.config import bind, construct
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.guards.budget import Budget, of_this_machine
 from elucid.training.encoders.base import Encoder
 from elucid.training.losses.base import Loss
 from elucid.training.preconds.base import Denoiser, Preconditioned
@@ -94,7 +95,7 @@ def make_denoiser(
     spec = target.adapt(spec)
     # Check the preconditioner's options before building a large network.
     bind(target, options, f"preconditioner {name}", PARTS)
-    with nullcontext() if weights else torch.device("meta"):
+    with of_this_machine() if weights else Budget(None, ""), nullcontext() if weights else torch.device("meta"):
         model = make_network(network, spec)
     denoiser = construct(target, {**options, "precision": precision}, f"preconditioner {name}", model=model, spec=spec)
     denoiser.config["name"] = name

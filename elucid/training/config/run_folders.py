@@ -1,6 +1,5 @@
 """Run folders: create a new one, or find one to resume."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading.json_text import parse_json
 from elucid.torch_utils.checkpoint import load_state, newest_state
 from elucid.torch_utils.distributed import print0
 from elucid.training.config.upgrade import upgraded
@@ -96,12 +96,8 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
 
     Raises UserError if a given option differs and may not change.
     """
-    try:
-        options = json.loads(state["options"])
-        options = options if "sampler" in options else upgraded(options)  # format 1 had no sampler
-        options.setdefault("eval", {})  # newer than the format
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError("the state contains no options; resume from another one") from error
+    options = stored_options(state)
+    options.setdefault("eval", {})  # newer than the format
     for path, value in given.items():
         node = options
         *parts, last = path.split(".")
@@ -117,6 +113,31 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
         raise UserError(
             f"{path} is {old!r} in the run to be resumed, not {value!r}; leave it out, or use `transfer` for a new run"
         )
+    return options
+
+
+GROUPS = ("dataset", "loop")
+COMPONENTS = ("encoder", "network", "precond", "loss", "optimizer", "lr_schedule", "ema", "sampler", "schedule")
+OPTIONAL_COMPONENTS = ("augment", "lowres")
+LISTS_OF_COMPONENTS = ("transforms", "hooks", "loggers")
+
+
+def stored_options(state: dict) -> dict:
+    """Return the options in a state, upgraded. Raises UserError if they are missing, or of another form."""
+    text = state.get("options")
+    if not isinstance(text, str):
+        raise UserError("the state contains no options; resume from another one")
+    options = parse_json(text, "the state's options")
+    try:
+        options = options if "sampler" in options else upgraded(options)  # format 1 had no sampler
+        parts = [*(options[name] for name in COMPONENTS), *(options.get(name) for name in OPTIONAL_COMPONENTS)]
+        parts += [one for name in LISTS_OF_COMPONENTS for one in options.get(name) or []]
+        named = all(one is None or isinstance(one["name"], str) for one in parts)
+        whole = named and all(isinstance(options[name], dict) for name in (*GROUPS, *COMPONENTS))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError("the state's options are damaged; resume from another one")
     return options
 
 

@@ -10,6 +10,7 @@ from elucid.dnnlib.errors import UserError
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 CACHES = ("none", "disk", "gpu")
 LARGEST_SEED = 2**32 - 1
+LARGEST_BATCH = 2**26
 
 
 @dataclass
@@ -56,7 +57,7 @@ class LoopOptions:
         require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
         require("loop.seed", self.seed, (0, LARGEST_SEED))
         for name in ("batch_size", "batch_gpu"):
-            require(f"loop.{name}", getattr(self, name), (1, math.inf))
+            require(f"loop.{name}", getattr(self, name), (1, LARGEST_BATCH))
         for name in ("tick_kimg", "loss_scale", "max_grad_norm"):
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
         for name in ("snapshot_ticks", "state_ticks", "grid_images"):

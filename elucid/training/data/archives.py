@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.hub import hub_data, is_hub
+from elucid.dnnlib.reading import limits
+from elucid.dnnlib.reading.regular import read_regular, regular_files
+from elucid.dnnlib.reading.zips import zip_members
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
 
@@ -71,26 +74,21 @@ class FolderFiles(FileSet):
     def __init__(self, path: Path):
         self.path = str(path)
         self.name = path.resolve().name
-        self.names = []
-        for folder, subfolders, files in os.walk(path, followlinks=True, onerror=_raise):
-            subfolders[:] = [name for name in subfolders if not _hidden(name) and not _leads_back(folder, name)]
-            prefix = Path(folder).relative_to(path).as_posix()
-            prefix = "" if prefix == "." else prefix + "/"
-            self.names.extend(prefix + name for name in files if not _hidden(name))
-        self.names.sort()
+        self.names, others = regular_files(self.path)
+        if others:
+            note(f"{path}: left out {len(others)} pipes, devices or links without a target (first: {others[0]})")
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         try:
-            with open(os.path.join(self.path, self.names[index]), "rb") as file:
-                return file.read(-1 if limit is None else limit)
+            return read_regular(os.path.join(self.path, self.names[index]), limit)
         except OSError as error:
             raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}; restore or remove it") from error
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(os.path.abspath(self.path).encode())
+        digest = hashlib.sha256(os.fsencode(os.path.abspath(self.path)))
         for name in self.names:
             status = os.stat(os.path.join(self.path, name))
-            digest.update(f"\n{name}:{status.st_size}:{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\n{name}:{status.st_size}:{status.st_mtime_ns}"))
         return digest.hexdigest()
 
 
@@ -104,7 +102,7 @@ class ZipFiles(FileSet):
         self.archive = str(path)
         self.path = f"{path}/{inside}" if inside else str(path)
         self.name = f"{path.stem}-{inside.replace('/', '-')}" if inside else path.stem
-        members = _members(path)
+        members = zip_members(path)
         prefix = f"{inside}/" if inside else ""
         members = {name[len(prefix) :]: info for name, info in members.items() if name.startswith(prefix)}
         if inside and not members:
@@ -114,6 +112,7 @@ class ZipFiles(FileSet):
         # Arrays keep a million entries small, also when they are sent to another process.
         self._offsets = np.array([info.header_offset for info in infos], dtype=np.int64)
         self._sizes = np.array([info.compress_size for info in infos], dtype=np.int64)
+        self._lengths = np.array([info.file_size for info in infos], dtype=np.int64)
         self._checksums = np.array([info.CRC for info in infos], dtype=np.uint32)
         self._methods = np.array([-1 if info.flag_bits & 1 else info.compress_type for info in infos], dtype=np.int16)
         self._open()
@@ -124,13 +123,14 @@ class ZipFiles(FileSet):
             why = "encrypted" if method == -1 else "compressed with an unsupported method"
             raise UserError(f"{name} is {why}; create the zip again without that")
         try:
-            offset, size = int(self._offsets[index]), int(self._sizes[index])
+            offset, size, length = int(self._offsets[index]), int(self._sizes[index]), int(self._lengths[index])
+            limits.FILE_BYTES.require(length if limit is None else 0, f"{name}: its size")
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(os.pread(self._handle, 30, offset))
             wanted = size if limit is None or method == zipfile.ZIP_DEFLATED else min(limit, size)
             data = _pread(self._handle, wanted, offset + 30 + name_length + extra_length)
             whole = signature == b"PK\x03\x04" and len(data) == wanted
             if method == zipfile.ZIP_DEFLATED:
-                data = zlib.decompressobj(-15).decompress(data, limit or 0)
+                data = zlib.decompressobj(-15).decompress(data, limit or length + 1)
         except (OSError, struct.error, zlib.error) as error:
             raise UserError(f"{name} cannot be read from the zip: {error}; copy or download the zip again") from error
         if not whole or (limit is None and zlib.crc32(data) != self._checksums[index]):
@@ -140,7 +140,7 @@ class ZipFiles(FileSet):
     def fingerprint(self) -> str:
         status = os.stat(self.archive)
         return hashlib.sha256(
-            f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}".encode()
+            os.fsencode(f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}")
         ).hexdigest()
 
     def _open(self) -> None:
@@ -166,32 +166,6 @@ def _pread(handle: int, size: int, offset: int) -> bytes:
     return data
 
 
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Return the files of a zip by name; for duplicate names the last one, as when unpacking."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise UserError(f"{path} is not a valid or complete zip ({error}); copy or download it again") from error
-    names = ((info.filename.replace("\\", "/").removeprefix("./"), info) for info in infos if not info.is_dir())
-    return {name: info for name, info in names if not any(_hidden(part) for part in name.split("/"))}
-
-
 def _top_level(path: Path) -> str:
-    tops = sorted({name.split("/")[0] for name in _members(path)})
+    tops = sorted({name.split("/")[0] for name in zip_members(path)})
     return ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "") if tops else "nothing"
-
-
-def _hidden(name: str) -> bool:
-    """Return whether a file is hidden or from a file manager: `.DS_Store`, `._photo.jpg`, `__MACOSX`, `Thumbs.db`."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def _leads_back(folder: str, name: str) -> bool:
-    """Return whether a subfolder links to one of its parents, which would cause endless recursion."""
-    path, place = Path(folder, name), Path(folder).resolve()
-    return path.is_symlink() and path.resolve() in (place, *place.parents)
-
-
-def _raise(error: OSError) -> None:
-    raise error

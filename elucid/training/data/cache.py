@@ -1,16 +1,23 @@
-"""Disk cache of decoded images, memory-mapped by all processes of a machine."""
+"""Disk cache of decoded images, memory-mapped by all processes of a machine.
+
+A file is a `.npy` array of all images, followed by the CRC-32 of each image, and by a checksum of these and the header.
+A process checks an image when it first reads it, since the whole file may be larger than the memory.
+"""
 
 import copy
 import os
 import sys
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from elucid.dnnlib.errors import UserError, clean
 from elucid.dnnlib.locks import locked
 from elucid.dnnlib.progress import progress_bar
+from elucid.dnnlib.reading import checksums
 from elucid.training.data import cache_entries
 from elucid.training.data.dataset import ImageDataset
 
@@ -27,14 +34,30 @@ class CachedDataset(ImageDataset):
         self._open()
 
     def image(self, index: int) -> np.ndarray:
-        return np.array(self.array[index])
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return several images [len(indices),C,H,W]. Raises UserError if the file has changed since it was made."""
+        images = self.array[indices]
+        for place in np.flatnonzero(~self._checked[indices]):
+            index = int(indices[place])
+            if zlib.crc32(images[place]) != self._checksums[index]:
+                raise UserError(
+                    f"{self.cache_file} is damaged (its image {index}, {self.image_name(index)}); remove it with "
+                    "dataset_tool.py cache --clear, and start again"
+                )
+            self._checked[index] = True
+        return images
 
     def _open(self) -> None:
         self._use = cache_entries.Use(self.cache_file)
         self.array = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
+        self._checksums = _checksums(self.cache_file, self.array)
+        self._checked = np.zeros(len(self.array), dtype=bool)
 
     def __getstate__(self) -> dict:  # pickles the path, not the content
-        return {key: value for key, value in self.__dict__.items() if key not in ("array", "_use")}
+        opened = ("array", "_use", "_checksums", "_checked")
+        return {key: value for key, value in self.__dict__.items() if key not in opened}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -66,16 +89,29 @@ def cached(
         return found
     except OSError as error:
         mend = "" if isinstance(error, cache_entries.NoRoom) else "; set ELUCID_CACHE to a roomier folder"
-        warnings.warn(f"images are not cached in {folder}: {error}{mend}", stacklevel=2)
+        warnings.warn(clean(f"images are not cached in {folder}: {error}{mend}"), stacklevel=2)
         return dataset
 
 
 def _whole(file: Path, dataset: ImageDataset, shape: tuple[int, ...]) -> bool:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+        _checksums(file, array)
+    except Exception:  # noqa: BLE001  numpy fails in many ways; damaged, or by an older version: it is made again
         return False
     return array.shape == shape and array.dtype == dataset.dtype
+
+
+def _checksums(file: Path, array: np.ndarray) -> np.ndarray:
+    """Return the CRC-32 u32[N] of each image. Raises UserError if it, or the header, is damaged or missing."""
+    start, end = array.offset, array.offset + array.nbytes
+    with open(file, "rb") as handle:
+        header = handle.read(start)
+        handle.seek(end)
+        data, checked = checksums.content(header + handle.read(), file)
+    if not checked or len(data) - start != 4 * len(array):
+        raise UserError(f"{file} has no checksums")
+    return np.frombuffer(data, "<u4", offset=start)
 
 
 def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: bool, workers: int | None) -> None:
@@ -88,8 +124,11 @@ def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: 
                 with open(temporary, "rb+") as handle:
                     os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
 
+        sums = np.zeros(len(dataset), dtype="<u4")
+
         def decode(index: int) -> None:
-            array[index] = dataset.image(index)
+            array[index] = image = dataset.image(index)
+            sums[index] = zlib.crc32(image)
 
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             bar = progress_bar(total=len(dataset), desc="decoding images", disable=not progress, delay=1)
@@ -97,6 +136,10 @@ def _build(dataset: ImageDataset, file: Path, shape: tuple[int, ...], progress: 
                 for _ in pool.map(decode, range(len(dataset))):
                     bar.update()
         array.flush()
+        with open(temporary, "rb+") as handle:
+            header = handle.read(array.offset)
+            handle.seek(0, os.SEEK_END)
+            handle.write(checksums.sealed(header + sums.tobytes())[len(header) :])
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

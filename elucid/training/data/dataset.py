@@ -1,13 +1,14 @@
 """Datasets on disk: a zip or folder in StyleGAN format with images or stored latents, and labels."""
 
 import hashlib
-import json
+import math
 import os
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.dnnlib.reading.json_text import parse_json
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet, open_files
 from elucid.training.data.base import Dataset
@@ -55,12 +56,13 @@ def stored_by(source: FileSet) -> dict | None:
     text = b"" if where is None else source.read(where)
     if b'"encoder"' not in text:  # avoids parsing a large file twice
         return None
-    try:
-        encoder = json.loads(text)["encoder"]
-    except (ValueError, KeyError, TypeError):
-        return None  # reading the labels reports the error
+    content = parse_json(text, f"{source.path}/dataset.json", len(source))
+    encoder = content.get("encoder") if isinstance(content, dict) else None
+    if encoder is None:
+        return None
     kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
-    if not isinstance(encoder, dict) or not all(isinstance(encoder.get(key), kind) for key, kind in kinds.items()):
+    good = isinstance(encoder, dict) and all(isinstance(encoder.get(key), kind) for key, kind in kinds.items())
+    if not good or not 0 < encoder["scale"] < math.inf:
         raise UserError(f'{source.path}/dataset.json: "encoder" is damaged; encode the images again')
     return {key: encoder[key] for key in kinds}
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from elucid.dnnlib.errors import UserError
 from elucid.training.data.archives import FileSet
 from elucid.training.data.labels import Labels, from_json
 
@@ -27,7 +28,7 @@ def find_labels(files: FileSet, names: list[str]) -> FoundLabels:
     description = files.find(f"{root}dataset.json")
     if description is None:
         return FoundLabels(labels_from_folders(shorter), root, has_json=False)
-    labels = from_json(files.read(description), shorter, f"{files.path}/{root}dataset.json")
+    labels = from_json(files.read(description), shorter, f"{files.path}/{root}dataset.json", len(files))
     return FoundLabels(labels, root, has_json=True)
 
 
@@ -57,6 +58,9 @@ def labels_from_folders(names: list[str]) -> Labels | None:
     class_names = sorted({folder for folder in folders if folder is not None})
     if not class_names or all(_is_numbered(name) for name in names):
         return None
+    for name in class_names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"the folder {name} has a name that is not UTF-8, which no class can have; rename it")
     number = {name: i for i, name in enumerate(class_names)}
     values = [-1 if folder is None else number[folder] for folder in folders]
     return Labels(np.array(values, dtype=np.int64), class_names)

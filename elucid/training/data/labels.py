@@ -1,14 +1,15 @@
 """Labels of a dataset, read from `dataset.json`: class numbers or vectors, some of which may be missing."""
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading.json_text import parse_json
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_CLASSES = 1_000_000
 """Larger class numbers are rejected as a mistake: one-hot labels would take megabytes each."""
 
@@ -53,16 +54,14 @@ class Labels:
         return Labels(self.values[np.asarray(positions, dtype=np.int64)], self.class_names, self.dim)
 
 
-def from_json(text: bytes, images: list[str], where: str) -> Labels | None:
+def from_json(text: bytes, images: list[str], where: str, files: int = 0) -> Labels | None:
     """Read labels from a `dataset.json`: {"labels": [[name, class or vector], ...] or null, "class_names": [...]}.
 
-    `images` are the image names in order; `where` names the file in messages. Returns None if there are no labels.
+    `images` are the image names in order; `where` names the file in messages, `files` is the size of its data set.
+    Returns None if there are no labels.
     Raises UserError for labels out of range, of mixed kinds, or of missing images.
     """
-    try:
-        content = json.loads(text)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{where} is not valid JSON ({error}); fix or remove it") from error
+    content = parse_json(text, where, files)
     if not isinstance(content, dict):
         raise UserError(f'{where} must be an object {{"labels": [[name, label], ...]}}')
     if not content.get("labels"):
@@ -100,7 +99,7 @@ def _pairs(labels: object, where: str) -> dict[str, object]:
 def _class_names(names: object, where: str) -> list[str] | None:
     if names is None:
         return None
-    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+    if not (isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and all(isinstance(name, str) for name in names)):
         raise UserError(f"{where}: class_names must be a list of strings")
     return names
 
@@ -129,11 +128,16 @@ def _vectors(pairs: dict[str, object], where: str) -> np.ndarray:
     for name, row in rows.items():
         if not row or len(row) != width:
             raise UserError(f"{where}: the label of {name} has {len(row)} numbers, others have {width}; use one width")
-        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in row):
+        if not all(_is_number(x) for x in row):
             raise UserError(f"{where}: the label of {name} is {_short(row)}, not finite numbers; correct it")
     return np.array(list(rows.values()), dtype=np.float32)
 
 
+def _is_number(value: object) -> bool:
+    """Return whether a value is a finite number that float32 can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value) if not isinstance(value, (list, dict)) or len(value) < 100 else str(type(value).__name__)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -12,6 +12,8 @@ from elucid.training.data.base import Dataset
 
 _AHEAD = 256  # decoded images per thread that may wait to be summed
 
+_BLOCK = 1 << 20  # pixels that are summed at a time
+
 
 def statistics(dataset: Dataset, progress: bool = True, workers: int | None = None) -> tuple[float, float]:
     """Compute mean and standard deviation over all pixels and channels.
@@ -48,8 +50,12 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
             f"{dataset.path} has images of {image.dtype}, not uint8, so the standard deviation of the network's "
             "input is unknown; give a number, e.g. --set precond.sigma_data=0.5"
         )
-    pixels = image.reshape(len(image), -1).astype(np.int64)
-    return pixels.sum(1), (pixels**2).sum(1)
+    pixels = image.reshape(len(image), -1)
+    total = squares = np.zeros(len(image), dtype=np.int64)
+    for start in range(0, pixels.shape[1], _BLOCK):  # since eight bytes a pixel fill the memory for large pictures
+        part = pixels[:, start : start + _BLOCK].astype(np.int64)
+        total, squares = total + part.sum(1), squares + (part**2).sum(1)
+    return total, squares
 
 
 def from_sums(dataset: Dataset, total: np.ndarray, squares: np.ndarray) -> tuple[float, float]:

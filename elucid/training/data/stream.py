@@ -42,8 +42,9 @@ class BatchStream:
     """Yields batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
     `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D] and optionally all images as `array`
-    [N,C,H,W]. `transforms` are applied on the device, in order. `xflip` doubles the dataset with flipped images, which
-    `Batch.mirrored` marks. `keep_on_device` copies the array to the device once. The next batch is prefetched.
+    [N,C,H,W], perhaps with `read(indices)`, which checks them. `transforms` are applied on the device, in order.
+    `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks. `keep_on_device` copies the array to
+    the device once. The next batch is prefetched.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class BatchStream:
         self.position = 0
         self._order = Order(len(dataset) * (2 if xflip else 1), seed)
         self._array = getattr(dataset, "array", None)
+        self._read = getattr(dataset, "read", lambda indices: self._array[indices])
         self._on_device = self._all_images().to(device) if keep_on_device else None
         self._decoders = ThreadPoolExecutor(max(workers, 1)) if self._array is None else None
         self._loader = ThreadPoolExecutor(1)
@@ -71,10 +73,10 @@ class BatchStream:
 
     def _all_images(self) -> Tensor:
         """Return all images [N,C,H,W], from memory if they are not in the disk cache."""
-        array = self._array
-        if array is None:
-            array = np.stack([self.dataset.image(index) for index in range(len(self.dataset))])
-        return torch.from_numpy(np.array(array))
+        everything = np.arange(len(self.dataset))
+        if self._array is not None:
+            return torch.from_numpy(self._read(everything))
+        return torch.from_numpy(np.stack([self.dataset.image(index) for index in everything.tolist()]))
 
     def next(self, count: int) -> Batch:
         """Return the next `count` images of this process, [count,C,H,W], with their conditions."""
@@ -95,7 +97,7 @@ class BatchStream:
         if self._on_device is not None:
             raw = self._on_device[torch.from_numpy(indices).to(self.device)]
         elif self._array is not None:
-            raw = torch.from_numpy(self._array[indices])
+            raw = torch.from_numpy(self._read(indices))
         else:
             raw = torch.from_numpy(np.stack(list(self._decoders.map(self.dataset.image, indices.tolist()))))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.guards.torch_files import load_torch
 
 
 def read_config(model: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _from_file(kind: type, file: Path) -> nn.Module:
 
 def _read_state(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch(file)
     from safetensors.torch import load_file
 
     return load_file(file)
@@ -125,13 +126,11 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 @contextmanager
 def _failures(model: str):
     """Convert errors of diffusers for damaged or missing files to UserError."""
-    import pickle
-
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
         what = "the file" if Path(model).expanduser().exists() else "the name and the network"
         raise UserError(f"VAE {model} cannot be loaded ({reason}); check {what}, or give another by {FLAGS}") from error

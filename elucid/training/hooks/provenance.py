@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
+from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
+from elucid.dnnlib.reading.json_text import parse_json
+from elucid.dnnlib.reading.regular import read_regular
 from elucid.torch_utils import distributed
 from elucid.training.hooks.base import Hook
 from elucid.version import __version__
@@ -86,8 +89,8 @@ def _commit() -> str | None:
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = parse_json(read_regular(str(path)), str(path))
+    except (OSError, UserError):
         return []
     return entries if isinstance(entries, list) else []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from elucid.dnnlib.errors import clean_lines
 from elucid.dnnlib.files import append_line
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.loggers.base import Logger
@@ -30,6 +31,7 @@ class Console(Logger):
         self.bar = progress_bar(total=self.total_nimg, initial=nimg, unit_scale=True, desc="training")
 
     def line(self, text: str) -> None:
+        text = clean_lines(text)  # it may have names from files
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
         if self.folder is not None:

@@ -22,8 +22,9 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
     name, options = split(component, "optimizer")
     betas = options.get("betas")
     if betas is not None:
-        if not isinstance(betas, (list, tuple)) or len(betas) < 2:
-            raise UserError(f"optimizer {name}: betas={betas!r} must be two numbers, e.g. [0.9, 0.999]")
+        good = isinstance(betas, (list, tuple)) and len(betas) >= 2
+        if not good or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
+            raise UserError(f"optimizer {name}: betas={betas!r} must be two numbers from 0 to 1, e.g. [0.9, 0.999]")
         options["betas"] = [float(beta) for beta in betas]  # torch rejects [0, 0.99], where 0 is an int
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
     optimizer = make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))

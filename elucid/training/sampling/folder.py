@@ -16,6 +16,8 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write
+from elucid.dnnlib.reading.json_text import parse_json
+from elucid.dnnlib.reading.regular import read_regular
 from elucid.training.data.pictures import DECODE_ERRORS, opened
 from elucid.training.sampling.cpu_blocks import Samples
 from elucid.training.sampling.grid import png
@@ -157,7 +159,8 @@ class SampleFolder:
         if not path.exists():
             return []
         try:
-            pairs = json.loads(path.read_bytes())["labels"] or []
+            text = read_regular(str(path))
+            pairs = parse_json(text, str(path), text.count(b".png"))["labels"] or []
             return [(str(name), label) for name, label in pairs]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UserError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a dataset.json with labels; remove it, or use another `outdir`") from error

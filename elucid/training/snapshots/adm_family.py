@@ -4,8 +4,6 @@ Such a file has names and arrays only. Shapes tell most options (`adm_shapes`); 
 the shapes or named, or from options with the names of those programs' flags. Nothing in the file is run.
 """
 
-import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from elucid.dnnlib.config import resolve
 from elucid.dnnlib.errors import UserError, did_you_mean
+from elucid.torch_utils.guards.torch_files import load_torch
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED, network_options, tidy
 from elucid.training.registry.adm_presets import PRESETS
@@ -50,7 +49,7 @@ def read_adm_file(path: Path, options: Mapping[str, Any] | None = None) -> dict[
 
     Raises UserError for a file that is damaged or would run code, and for options that are missing or do not fit.
     """
-    weights = state_dict_in(load(path), path.stat().st_size)
+    weights = state_dict_in(load_torch(path), path.stat().st_size)
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     found, original = settled(told(shapes), dict(options or {}))
     try:
@@ -60,19 +59,6 @@ def read_adm_file(path: Path, options: Mapping[str, Any] | None = None) -> dict[
     large, small = original.get("large_size"), original.get("small_size")
     options = {"lowres": {"name": LOWRES, "factor": large // small}} if large and small else {}
     return {**fields(denoiser, found, path), "options": options}
-
-
-def load(path: Path) -> Any:
-    """Load a file with torch's safe loader. Raises UserError naming what is not allowed or damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"names the callable {name[1]}" if name else "is damaged, or holds more than arrays"
-        raise UserError(f"it {what}, which is not allowed in such a file; no code was run") from error
-    except Exception as error:  # noqa: BLE001  torch's readers fail in many ways on damaged files
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise UserError(f"it is damaged or truncated ({reason}); get the file again") from error
 
 
 def state_dict_in(content: Any, size: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import ARRAYS, CONTAINERS, pairs
-from elucid.dnnlib.unpickle import Record, recorder
+from elucid.dnnlib.unpickle import Record, recorder, require_plain
 from elucid.torch_utils.pickled import LAYERS, TENSORS
 from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
@@ -140,6 +140,7 @@ def arguments(state: dict, names: tuple[str, ...]) -> dict[str, Any]:
     given, named = state.get("_init_args", ()), state.get("_init_kwargs", {})
     if not isinstance(given, (tuple, list)) or not isinstance(named, dict) or len(given) > len(names):
         raise UserError("the checkpoint's _init_args or _init_kwargs have an unknown form")
+    require_plain([list(given), named], "the checkpoint's _init_args or _init_kwargs")
     return {**dict(zip(names, given, strict=False)), **named}
 
 

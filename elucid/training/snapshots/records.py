@@ -1,16 +1,17 @@
 """Converts denoisers to plain data (class names, options, arrays) and back."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from elucid.dnnlib.config import construct
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.unpickle import require_plain
+from elucid.torch_utils.guards.budget import Budget
+from elucid.torch_utils.guards.finite import require_finite
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry import names
 from elucid.training.snapshots.trust import load_class, name_in_files
@@ -48,6 +49,8 @@ def rebuild_denoiser(record: dict, state: dict[str, Tensor] | None = None) -> Pr
     Raises UserError if a class is not trusted, an option does not exist or an array does not fit.
     """
     try:
+        described = {name: value for name, value in record.items() if name != "state"}
+        require_plain(described, "the denoiser's description")
         record = upgraded(record)
         network = record["network"]
         spec = read_spec(record["spec"])
@@ -88,7 +91,11 @@ def rebuild_tensor(record: dict) -> Tensor:
     """Rebuild a tensor from `describe_tensor`. Raises ValueError if shape and bytes do not match."""
     dtype, shape, data = DTYPES[record["dtype"]], record["shape"], record["data"]
     flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).view(dtype)
-    if any(side < 0 for side in shape) or flat.numel() != int(np.prod(shape, dtype=object)):
+    if (
+        len(shape) > 16
+        or any(type(side) is not int or side < 0 for side in shape)
+        or flat.numel() != int(np.prod(shape, dtype=object))
+    ):
         raise ValueError(f"{len(data)} bytes for a {record['dtype']} tensor of shape {shape}")
     return flat.reshape(shape)
 
@@ -162,32 +169,23 @@ def assemble(
     wanted = model.state_dict(prefix="model.")
     state = {**{name: value for name, value in (buffers or {}).items() if name in wanted}, **state}
     require_match(wanted, state)
+    require_finite({name: state[name] for name in wanted if name in state}, "its weights")
     denoiser.load_state_dict(state)
     return denoiser.eval().requires_grad_(False)
 
 
-class _Blank(TorchFunctionMode):
-    """Skips random initialisation, since the weights are replaced, and limits the size of the network.
-
-    The limit prevents options that do not match the file's weights from allocating large amounts of memory.
-    """
+class _Blank(Budget):
+    """Skips random initialisation, since the weights are replaced, and limits the network by the file's weights."""
 
     SMALL = 1 << 24
 
     def __init__(self, budget: int):
-        super().__init__()
-        self.left = budget + self.SMALL
+        super().__init__(budget + self.SMALL, "the file's options describe a larger network than its weights")
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function in (torch.rand, torch.randn, torch.zeros, torch.ones, torch.empty):
-            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
-            self.left -= math.prod(size)
-            if self.left < 0:
-                raise UserError("the file's options describe a larger network than its weights")
-            if function in (torch.rand, torch.randn) and kwargs.get("generator") is None:
-                function = torch.zeros
-        return function(*args, **kwargs)
+        if function in (torch.rand, torch.randn) and (kwargs or {}).get("generator") is None:
+            function = torch.zeros
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def require_match(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:

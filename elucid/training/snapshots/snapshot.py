@@ -19,7 +19,9 @@ from elucid import unpickle
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import fetch, is_url, write_output
 from elucid.dnnlib.hub import hub_model, is_hub
-from elucid.dnnlib.unpickle import Record, read_pickle, recorder
+from elucid.dnnlib.reading import checksums
+from elucid.dnnlib.unpickle import Record, read_pickle, recorder, require_plain
+from elucid.torch_utils.guards.finite import require_finite
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
@@ -76,8 +78,10 @@ class _Pickler(pickle.Pickler):
 def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
     """Write a snapshot atomically; the same content gives the same bytes.
 
-    Raises UserError if its options are not plain data or the file cannot be written.
+    Raises UserError if its options are not plain data or its weights not finite, or the file cannot be written.
     """
+    for name, denoiser in snapshot.emas.items():
+        require_finite(denoiser.state_dict(), f"{path} is not saved: the average {name}")
     parts = {name: getattr(snapshot, name) for name in PARTS}
     content = {
         "format": FORMAT,
@@ -89,6 +93,7 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
     }
     with write_output(path) as file:
         _Pickler(file, protocol=4).dump(content)
+        checksums.seal(file)  # after the pickle's end, where `pickle.load` does not look
 
 
 def save_folder(folder: str | os.PathLike, snapshot: Snapshot) -> None:
@@ -126,20 +131,24 @@ def load_snapshot(
     if path.suffix == ".safetensors":
         if adm:
             raise UserError(f"{path} has its own options; leave out {', '.join(adm)}")
+        checked = True  # the format has no checksum; its header says how long the file is
         with naming(path):
             snapshot = read_folder(path, ema)
     elif is_torch_file(path):
+        checked = checksums.verify(path)
         with naming(path):
             snapshot = published(read_adm_file(path, adm), ema)
     else:
         if adm:
             raise UserError(f"{path} is no state dict, so it has its own options; leave out {', '.join(adm)}")
-        content = read_pickle(
-            read(path), {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}, str(path)
-        )
+        data, checked = checksums.content(read(path), path)
+        names = {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}
+        content = read_pickle(data, names, str(path))
         with naming(path):
             edm = is_edm_pickle(content)
             snapshot = published(read_edm_pickle(content), ema) if edm else read_own(content, ema)
+    if not checked:
+        checksums.note_missing(path)
     for denoiser in snapshot.emas.values():
         denoiser.to(device)
     return snapshot
@@ -212,7 +221,7 @@ def read_own(content: Any, ema: str | None = None) -> Snapshot:
     """Create a snapshot from the content of its pickle; if `ema` is given, only that average is built."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError("it is a pickle, but neither a snapshot of this program nor of the EDM family; check the path")
-    if content.get("version") not in REBUILD_BY_FORMAT:
+    if type(content.get("version")) is not int or content["version"] not in REBUILD_BY_FORMAT:
         raise UserError(f"snapshot format {content.get('version')!r}; this program reads up to {VERSION}: update it")
     content = {"sampler": {"name": "edm"}, "schedule": {"name": "karras"}, **content}  # format 1 had none
     require_parts(content, "emas")
@@ -248,7 +257,29 @@ def require_parts(content: dict[str, Any], averages: str) -> None:
             and name in (averages, "encoder", "sampler", "schedule")
         ):
             raise UserError(f"the snapshot's {name!r} is missing or damaged; get the file again")
+    if not all(isinstance(name, str) for name in content[averages]):
+        raise UserError("the snapshot's averages have no names; get the file again")
+    for name in PARTS:
+        require_plain(content[name], f"the snapshot's {name!r}")
+    require_dataset(content["dataset"])
+    for name in ("sampler", "schedule"):
+        if not isinstance(content[name].get("name"), str):
+            raise UserError(f"the snapshot's {name!r} has no name; get the file again")
     check_component("encoder", content["encoder"])
+
+
+def require_dataset(dataset: dict[str, Any]) -> None:
+    """Raise UserError unless what a snapshot says of its data is of the right types."""
+    names, counts = dataset.get("class_names"), dataset.get("class_counts")
+    sizes = [dataset.get("channels"), dataset.get("label_dim"), *(dataset.get("resolution") or [])]
+    good = (
+        isinstance(dataset.get("name", ""), str)
+        and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
+        and (counts is None or (isinstance(counts, list) and all(type(one) is int and one >= 0 for one in counts)))
+        and all(one is None or (type(one) is int and one >= 0) for one in sizes)
+    )
+    if not good:
+        raise UserError("the snapshot's 'dataset' is damaged; get the file again")
 
 
 def chosen(emas: dict[str, Any], name: str) -> Any:
@@ -260,6 +291,8 @@ def chosen(emas: dict[str, Any], name: str) -> Any:
 
 def check_component(kind: str, component: dict[str, Any]) -> None:
     """Raise UserError unless a component is our own or from a trusted plugin (`load_object`)."""
-    name = str(component.get("name"))
+    name = component.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"the snapshot's {kind} has no name; get the file again")
     if name not in TABLES[kind]:
         INTERFACES[kind].require(load_object(TABLES[kind], name), name)

@@ -1,0 +1,1 @@
+"""Reading files from strangers: limits, checksums, and checks before anything is opened."""
