@@ -7,7 +7,7 @@ from pathlib import Path
 from elucid.api.model_card import model_card
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import parent_folders, require_writable, write_output
-from elucid.dnnlib.hub import SCHEME, parsed, push_folder
+from elucid.dnnlib.remote.hub import SCHEME, parsed, push_folder
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_folder, save_snapshot
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.snapshots.weights_folder import CONFIG

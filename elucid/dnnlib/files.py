@@ -130,7 +130,7 @@ def fetch(name: str | os.PathLike, what: str = "file", **options) -> Path:
         print(f"warning: {path} has changed since it was downloaded; downloading it again", file=sys.stderr)
         path.unlink(missing_ok=True)
     if not path.is_file():
-        from elucid.dnnlib.download import download  # rarely needed, and slow to import
+        from elucid.dnnlib.remote.download import download  # rarely needed, and slow to import
 
         download(url, path, what, **options)
     return path

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.hub import hub_data, is_hub
 from elucid.dnnlib.reading import limits
+from elucid.dnnlib.remote.hub import hub_data, is_hub
 from elucid.preparation import arrays
 from elucid.preparation.images import is_gray
 from elucid.preparation.lmdb_file import require_whole

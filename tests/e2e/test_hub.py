@@ -15,7 +15,7 @@ from PIL import Image
 
 import elucid
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.hub import parsed
+from elucid.dnnlib.remote.hub import parsed
 from tests.scripts import environment
 from tests.snapshots import save_random_snapshot
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 
 from elucid.dnnlib import files
-from elucid.dnnlib.download import download
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import kept
 from elucid.dnnlib.reading.addresses import Unsafe, require_safe
+from elucid.dnnlib.remote.download import download
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -140,7 +140,7 @@ def test_plain_http_by_option_only(monkeypatch):
 
 def test_a_server_that_drips(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("elucid.dnnlib.download._SLOWEST", 1e15)  # so that all servers drip
+    monkeypatch.setattr("elucid.dnnlib.remote.download._SLOWEST", 1e15)  # so that all servers drip
     with server(HEAD + b"Content-Length: 5\r\n\r\nhello") as url:
         assert "bytes per second" in refused(url, tmp_path, patience=0.0)
 

@@ -12,9 +12,9 @@ import pytest
 
 from elucid.dnnlib import download as module
 from elucid.dnnlib import files
-from elucid.dnnlib.download import download
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.dnnlib.remote.download import download
 
 CONTENT = bytes(range(256)) * 1200  # several blocks
 HALF = len(CONTENT) // 2

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from elucid.dnnlib.errors import UserError, note
-from elucid.dnnlib.hub import hub_data, is_hub
 from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.regular import read_regular, regular_files
 from elucid.dnnlib.reading.zips import zip_members
+from elucid.dnnlib.remote.hub import hub_data, is_hub
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
 

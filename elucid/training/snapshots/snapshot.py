@@ -18,8 +18,8 @@ import torch
 from elucid import unpickle
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import fetch, is_url, write_output
-from elucid.dnnlib.hub import hub_model, is_hub
 from elucid.dnnlib.reading import checksums
+from elucid.dnnlib.remote.hub import hub_model, is_hub
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder, require_plain
 from elucid.torch_utils.guards.finite import require_finite
 from elucid.training.preconds.base import Preconditioned

@@ -1,0 +1,1 @@
+"""Files from elsewhere: downloads and the Hugging Face hub."""
