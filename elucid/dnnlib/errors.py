@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised by `elucid.train` after Ctrl-C or SIGTERM, once the state is saved in `folder`, at `nimg` images.
+    """Raised by `elucid.train` after a request to stop, as by Ctrl-C, once the state is saved in `folder`, at `nimg`.
 
     It is a KeyboardInterrupt, so that what follows in a script or notebook does not run with a half-trained model.
     """

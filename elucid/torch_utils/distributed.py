@@ -1,6 +1,7 @@
 """Distributed helpers that also work in a single process without a process group."""
 
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -39,6 +40,16 @@ def init(device: torch.device) -> None:
     # CPU tensors use gloo even with CUDA, so that control messages need no device synchronisation.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=60))
+    global _session
+    _session = broadcast_object(secrets.token_hex(8))
+
+
+_session = ""
+
+
+def session() -> str:
+    """Return a name of this process group, which differs after torchrun has restarted its processes; "" for one."""
+    return _session
 
 
 def shutdown() -> None:

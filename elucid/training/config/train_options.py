@@ -53,12 +53,12 @@ COMPONENT_LISTS = {"transforms", "hooks", "loggers"}
 class TrainOptions:
     """Options of a training run, named like the flags of `train.py`; None means the preset's value or the default.
 
-    Units: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
-    half-life, or several, in millions of images. A component (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`,
-    `transforms`, `hooks`, `loggers`) is a name such as `"edm"` or `"mine.py:MyLoss"`, or a class of a module or plugin
-    file; a class of a notebook cell must be written into a file, so that other processes find it when the run is
-    resumed. `set` sets any other option by its path, e.g. `set={"network.num_blocks": 2, "loss.sigma": 0.3}`. See
-    `train.py --help` for all options.
+    Units: `duration` is in millions of images, `tick` and `milestones` in thousands of images, `snap` and `dump` in
+    ticks, `ema` a half-life, or several, in millions of images, `time_limit` in seconds, or like "3h50m". A component
+    (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`, `transforms`, `hooks`, `loggers`) is a name such as `"edm"`
+    or `"mine.py:MyLoss"`, or a class of a module or plugin file; a class of a notebook cell must be written into a
+    file, so that other processes find it when the run is resumed. `set` sets any other option by its path, e.g.
+    `set={"network.num_blocks": 2, "loss.sigma": 0.3}`. See `train.py --help` for all options.
     """
 
     data: str | os.PathLike | None = None
@@ -110,6 +110,12 @@ class TrainOptions:
     tick: float | None = None
     snap: int | None = None
     dump: int | None = None
+    keep_snapshots: int | None = None
+    keep_states: int | None = None
+    milestones: float | None = None
+    on_full_disk: str | None = None
+    max_bad_steps: int | None = None
+    time_limit: str | float | None = None
     hooks: Sequence[str | type] | None = None
     loggers: Sequence[str | type] | None = None
     plugins: str | Sequence[str] | None = None

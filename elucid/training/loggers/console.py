@@ -25,6 +25,8 @@ class Console(Logger):
         self.total_nimg = 0
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
+        if self.bar is not None:
+            self.bar.close()
         self.total_nimg = round(options["loop"]["duration_mimg"] * 1e6)
         self.bar = progress_bar(total=self.total_nimg, initial=nimg, unit_scale=True, desc="training")
 
