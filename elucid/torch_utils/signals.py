@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from elucid.torch_utils import distributed
-from elucid.torch_utils.torchrun_errors import agent_store
 
 EXIT_STOPPED = 75
 """Exit code of a run that was stopped and goes on with --resume; EX_TEMPFAIL of sysexits.h: try again later."""
@@ -139,7 +138,7 @@ class _Watcher(threading.Thread):
                     os._exit(EXIT_STOPPED)
                 continue
             if distributed.world_size() > 1 and not told:
-                store = store or agent_store()
+                store = store or distributed.agent_store()
                 told = store is None or self._share(store)
 
     def _share(self, store) -> bool:

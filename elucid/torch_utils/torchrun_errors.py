@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import cache
 
 import torch.distributed as dist
 
 from elucid.dnnlib.cli import SingleProcess
-from elucid.torch_utils.distributed import is_main, world_size
+from elucid.torch_utils.distributed import agent_store, is_main, restarts_allowed, session, world_size
 
 PATIENCE = 2.0
 """Seconds that a failing process waits for the others, which may fail in the same way."""
@@ -29,7 +28,7 @@ class TorchrunProcesses(SingleProcess):
     """The other processes of this command."""
 
     def __init__(self):
-        self._before = _failures_before()
+        _early_failures()
 
     @property
     def is_main(self) -> bool:
@@ -39,7 +38,7 @@ class TorchrunProcesses(SingleProcess):
     def watching(self) -> Iterator[None]:
         """Watch in a thread, since collectives in torch notice neither failures of others nor signals."""
         done = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(agent_store(), done, self._before), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(agent_store(), done), daemon=True)
         watcher.start()
         try:
             yield
@@ -57,8 +56,8 @@ class TorchrunProcesses(SingleProcess):
             return True
         ignore_signals()
         tell_torchrun(f"error: {message}")
-        first = store.add(_KEY, 1) == self._before + 1
-        _wait(lambda: store.add(_KEY, 0) >= self._before + world_size(), PATIENCE)
+        first = _failures(store, 1) == 1
+        _wait(lambda: _failures(store) >= world_size(), PATIENCE)
         return first
 
     def another_failed(self, patience: float = 0) -> bool:
@@ -66,33 +65,22 @@ class TorchrunProcesses(SingleProcess):
         if store is None:
             return False
         ignore_signals()
-        return _wait(lambda: store.add(_KEY, 0) > self._before, patience)
+        return _wait(lambda: _failures(store) > 0, patience)
 
 
-_KEY = "elucid/failures"
+_KEY = "elucid/failures/"
+
+
+def _failures(store: dist.TCPStore, more: int = 0) -> int:
+    """Return how many processes have failed, of those that have met or, before that, since this one has started."""
+    return store.add(_KEY + session(), more) - (0 if session() else _early_failures())
 
 
 @cache
-def _failures_before() -> int:
-    """Return the failures of earlier processes: torchrun's store outlives those that it restarts."""
+def _early_failures() -> int:
+    """Return how many had failed when this was called first: torchrun's store outlives those that it restarts."""
     store = agent_store() if restarts_allowed() else None
     return 0 if store is None else store.add(_KEY, 0)
-
-
-def agent_store(alone: bool = False) -> dist.TCPStore | None:
-    """Return torchrun's store; None if it cannot be reached, and for a single process unless `alone` is set."""
-    if (world_size() == 1 and not alone) or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
-    except (RuntimeError, OSError):
-        return None
-
-
-def restarts_allowed() -> bool:
-    """Return whether torchrun replaces processes of this job that fail (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 def remember(name: str, value: str | None = None) -> str | None:
@@ -133,12 +121,12 @@ def ignore_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _watch(store: dist.TCPStore | None, done: threading.Event, before: int) -> None:
+def _watch(store: dist.TCPStore | None, done: threading.Event) -> None:
     """Return when `done` is set; terminate this process if another has failed and it does not exit by itself."""
     if store is None:
         return
     try:
-        while not done.wait(1) and store.add(_KEY, 0) <= before:
+        while not done.wait(1) and not _failures(store):
             pass
     except RuntimeError:  # torchrun itself has exited
         return
