@@ -20,6 +20,7 @@ from elucid.training.config.run_folders import (
     merge_options,
     new_folder,
     remove_leftovers,
+    started_again_without_memory,
 )
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
@@ -48,7 +49,12 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     """
     with stop_signals() as stop:
         limit_time(stop, options.time_limit)
-        return run_to_the_end(options, hooks, stop)
+        try:
+            return run_to_the_end(options, hooks, stop)
+        except RuntimeError as error:
+            if not distributed.lost_peer(error):
+                raise
+            raise UserError("another process of this run has ended; what is saved goes on with `resume`") from error
 
 
 def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopRequest) -> Path:
@@ -113,6 +119,8 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
         if not any(earlier.glob("training-state-*.pt")):
             return nested or options_from(flags), earlier, None
         flags = {**flags, "resume": str(earlier), "transfer": None}
+    elif started_again_without_memory() and nested is not None and not flags["transfer"]:
+        flags = {**flags, "resume": flags["resume"] or "auto"}
     if flags["resume"]:
         if flags["resume"] == "auto" and nested is None:
             raise UserError("`resume`=auto needs the `data` and `outdir` of the run")

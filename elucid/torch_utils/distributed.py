@@ -75,6 +75,11 @@ def agent_store(alone: bool = False) -> dist.TCPStore | None:
         return None
 
 
+def lost_peer(error: RuntimeError) -> bool:
+    """Return whether an error of torch means that another process has ended."""
+    return any(word in str(error) for word in ("Connection reset by peer", "Connection closed by peer", "Broken pipe"))
+
+
 def shutdown() -> None:
     """Leave the process group, if any. Do not call it after an error, when other processes may never get here."""
     if dist.is_initialized() and sys.exc_info()[0] is None:

@@ -109,7 +109,8 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
 def end_tick(run: Run, hooks: Hook, timer: TickTimer, saver: Saver) -> None:
     """Report statistics; every `state_ticks` and `snapshot_ticks` ticks, and at the end, save a state and a snapshot.
 
-    `hooks.on_snapshot` runs last, since it may take long.
+    While steps are left out no state is saved, so that the last one is good. `hooks.on_snapshot` runs last, since it may
+    take long.
     """
     run.tick += 1
     values = timer.end_tick(run)
@@ -117,7 +118,8 @@ def end_tick(run: Run, hooks: Hook, timer: TickTimer, saver: Saver) -> None:
     run.divergence.watch(values.get("Loss/loss", {}).get("mean"), run.nimg / 1000)
     run.tick_start_nimg = run.nimg
     done = run.nimg >= run.loop.total_nimg
-    if done or (run.loop.state_ticks and run.tick % run.loop.state_ticks == 0):
+    due = run.loop.state_ticks and run.tick % run.loop.state_ticks == 0
+    if done or (due and not run.divergence.in_a_row):
         saver.state(run)
     if done or (run.loop.snapshot_ticks and run.tick % run.loop.snapshot_ticks == 0):
         path = saver.snapshot(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.checkpoint import load_state, newest_state
-from elucid.torch_utils.distributed import print0
+from elucid.torch_utils.distributed import agent_store, print0
 from elucid.torch_utils.torchrun_errors import remember
 from elucid.training.config.upgrade import upgraded
 
@@ -132,6 +132,11 @@ def agree(old: object, given: object) -> bool:
     if isinstance(old, (list, tuple)) and isinstance(given, (list, tuple)):
         return len(old) == len(given) and all(agree(*pair) for pair in zip(old, given, strict=True))
     return old == given or given == "auto"  # the state stores the resulting number
+
+
+def started_again_without_memory() -> bool:
+    """Return whether torchrun has started this process anew, but has no store that it shares with it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and agent_store(alone=True) is None
 
 
 def folder_before_restart(path: Path | None = None) -> Path | None:
