@@ -109,7 +109,7 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
 def end_tick(run: Run, hooks: Hook, timer: TickTimer, saver: Saver) -> None:
     """Report statistics; every `state_ticks` and `snapshot_ticks` ticks, and at the end, save a state and a snapshot.
 
-    While steps are left out no state is saved, so that the last one is good. `hooks.on_snapshot` runs last, since it may
+    While steps are left out no state is saved, so that the last one is good. `hooks.on_snapshot` runs last, as it may
     take long.
     """
     run.tick += 1

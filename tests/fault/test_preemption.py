@@ -236,3 +236,49 @@ def test_a_data_set_that_is_cut_while_training_is_one_line(train, data, tmp_path
 
     with pytest.raises(elucid.UserError, match="copy.zip"):
         train(2, data=copy, cache="0", hooks=[Cuts()])
+
+
+def test_a_read_only_folder_is_one_line(train, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", disk]).returncode:
+        pytest.skip("a read-only disk can be mounted as root only")
+    try:
+        with pytest.raises(elucid.UserError, match=r"disk.* cannot .*Read-only file system"):
+            train(1, folder=disk)
+        with pytest.raises(elucid.UserError, match=r"disk.* cannot .*Read-only file system"):
+            train(1, folder=disk, nosubdir=False)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+BREAKS_ON_ONE = """
+import math
+import torch
+from elucid.torch_utils import distributed
+from elucid.training.hooks.base import Hook
+from elucid.training.losses.dsm import DSM
+
+class Breaks(DSM):
+    def forward(self, denoiser, batch, step):
+        out = super().forward(denoiser, batch, step)
+        if step.index == 2 and distributed.rank() == 1:
+            out.loss = out.loss + math.inf  # whose gradient is finite
+        return out
+
+class Compares(Hook):
+    def on_tick(self, run, values):
+        sums = distributed.gather_objects([float(one.double().sum()) for one in run.denoiser.parameters()])
+        assert len(sums) == 2 and sums[0] == sums[1]
+        print("compared at step", run.index)
+"""
+
+
+def test_a_step_that_is_bad_on_one_process_is_left_out_on_all(data, tmp_path):
+    (tmp_path / "mine.py").write_text(BREAKS_ON_ONE)
+    own = [f"--loss={tmp_path}/mine.py:Breaks", f"--hook={tmp_path}/mine.py:Compares", "--set=loop.grid_images=0"]
+    flags = [*scripts.TINY, *own, "--duration=0.000024", "--batch=4", "--tick=0.004", "--nosubdir", f"--data={data}"]
+    done = scripts.run("train.py", *flags, f"--outdir={tmp_path / 'run'}", processes=2, folder=tmp_path)
+    assert done.stdout.count("compared at step") == 12 and "not finite in step 2, at 0.0 kimg" in done.stdout
+    state = torch.load(tmp_path / "run/training-state-000000.024.pt", weights_only=True)
+    assert state["optimizers"]["main"]["state"][0]["step"] == 5 and state["divergence"]["left_out"] == 1
