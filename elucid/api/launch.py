@@ -33,7 +33,7 @@ from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.snapshots.trust import import_plugins, require_named
-from elucid.training.stopping import leave_torchrun, limit_time
+from elucid.training.stopping import limit_time, stopped_by_itself
 
 PATIENCE = 30.0
 """Seconds that a resumed run waits for processes whose torchrun was killed, and which are saving."""
@@ -82,8 +82,7 @@ def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopReque
         if train_loop(run, folder, Hooks([Provenance(), LoggingHook(loggers), SampleGrid(loggers), *own, *hooks])):
             run.log(f"done: {folder}")
         else:
-            leave_torchrun(run.stop)
-            raise Stopped(folder, run.nimg)
+            raise Stopped(folder, run.nimg, stopped_by_itself(run.stop))
     return folder
 
 

@@ -232,7 +232,7 @@ def main(ctx, **flags):
     from elucid.api import launch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
     from elucid.torch_utils.signals import EXIT_STOPPED, StartStopped
-    from elucid.torch_utils.torchrun_errors import ignore_signals, tell_torchrun
+    from elucid.torch_utils.torchrun_errors import end_torchrun, ignore_signals, tell_torchrun
     from elucid.training.stopping import time_left
 
     for name in sorted(NO_EFFECT & given.keys()):
@@ -247,7 +247,11 @@ def main(ctx, **flags):
     except (Stopped, StartStopped) as stopped:
         if isinstance(stopped, StartStopped) and processes().another_failed():
             raise
-        ignore_signals()  # the launcher may pass on more of them
+        ignore_signals()  # torchrun ends the others when the first has ended
+        if isinstance(stopped, Stopped):
+            distributed.barrier()
+            if stopped.by_itself:
+                end_torchrun()
         tell_torchrun(f"{stopped}; exit code {EXIT_STOPPED}")
         return EXIT_STOPPED
     finally:

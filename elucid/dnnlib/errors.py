@@ -16,11 +16,12 @@ class Stopped(KeyboardInterrupt):
     """Raised by `elucid.train` after a request to stop, as by Ctrl-C, once the state is saved in `folder`, at `nimg`.
 
     It is a KeyboardInterrupt, so that what follows in a script or notebook does not run with a half-trained model.
+    `by_itself` tells whether the run has ended by itself, as of its time limit, and not by a signal.
     """
 
-    def __init__(self, folder: Path, nimg: int):
+    def __init__(self, folder: Path, nimg: int, by_itself: bool = False):
         super().__init__(f"stopped at {nimg / 1000:.1f} kimg; continue with TrainOptions(resume={str(folder)!r})")
-        self.folder, self.nimg = folder, nimg
+        self.folder, self.nimg, self.by_itself = folder, nimg, by_itself
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     objective = wrap(run.objective, run.device)
     timer = TickTimer(run)
     with Saver(folder, run.loop, run.log, run.stop) as saver:
+        saver.expect(run)
         try:
             run.stop.training = True
             hooks.on_start(run, folder)

@@ -75,6 +75,17 @@ class Saver:
     def __exit__(self, kind, error, trace) -> None:
         self.pool.shutdown(wait=kind is None or not issubclass(kind, KeyboardInterrupt), cancel_futures=False)
 
+    def expect(self, run) -> None:
+        """Look for room for a first state and snapshot before training, taking the optimizers for Adam."""
+        if not distributed.is_main():
+            return
+        weights, averages = size_of(run.objective.state_dict()), size_of(run.ema.state_dict())
+        path = self.files.path(run.kimg_label)
+        try:
+            require_room(path, 3 * weights + 2 * averages)
+        except UserError as error:
+            self._failed(path, error)
+
     def state(self, run) -> Path:
         """Save `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
         path, began = self.files.path(run.kimg_label), time.monotonic()

@@ -1,4 +1,4 @@
-"""Time limits of a run, counted from the start of its command, and how it ends when it is stopped."""
+"""Time limits of a run, counted from the start of its command."""
 
 import math
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.signals import StopRequest
-from elucid.torch_utils.torchrun_errors import end_torchrun
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
@@ -58,11 +57,10 @@ def seconds_running() -> float:
     return 0.0
 
 
-def leave_torchrun(stop: StopRequest) -> None:
-    """Keep torchrun from starting a run again that has ended by itself. All processes must call it together.
+def stopped_by_itself(stop: StopRequest) -> bool:
+    """Return whether a time limit or a hook has stopped the run. All processes must call it together.
 
-    Of processes that a signal has ended it does so, if it may: they count as lost.
+    torchrun must not start such a run again; processes that a signal has ended count as lost, and it may.
     """
     reasons = set(distributed.gather_objects(stop.reason)) - {""}
-    if reasons and reasons <= {"time limit", "request"}:
-        end_torchrun()
+    return bool(reasons) and reasons <= {"time limit", "request"}
