@@ -1,5 +1,7 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`."""
 
+import signal
+import sys
 from dataclasses import fields
 
 import click
@@ -8,7 +10,7 @@ from click.core import ParameterSource
 from elucid.commands.command import Chain, Command, Name, section, version_option
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
-from elucid.dnnlib.errors import Stopped
+from elucid.dnnlib.errors import EXIT_STOPPED, Stopped
 from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import ON_FULL_DISK, PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
@@ -229,9 +231,12 @@ def main(ctx, **flags):
         name: value for name, value in flags.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     require_sensible(given)
+    for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # until training has handlers of its own
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(EXIT_STOPPED))
     from elucid.api import launch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
-    from elucid.torch_utils.signals import EXIT_STOPPED, StartStopped
+    from elucid.torch_utils.signals import StartStopped
     from elucid.torch_utils.torchrun_errors import end_torchrun, ignore_signals, tell_torchrun
     from elucid.training.stopping import time_left
 

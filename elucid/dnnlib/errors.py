@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+EXIT_STOPPED = 75
+"""Exit code of a run that was stopped and goes on with --resume; EX_TEMPFAIL of sysexits.h: try again later."""
+
+
 class UserError(Exception):
     """Raised for bad input. The message is one line that names the file or option and how to fix it.
 

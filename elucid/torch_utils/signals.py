@@ -9,10 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from elucid.dnnlib.errors import EXIT_STOPPED
 from elucid.torch_utils import distributed
-
-EXIT_STOPPED = 75
-"""Exit code of a run that was stopped and goes on with --resume; EX_TEMPFAIL of sysexits.h: try again later."""
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that stop a run: of schedulers, of Ctrl-C, of SLURM's --signal, of a terminal that is closed."""
@@ -75,8 +73,8 @@ class StopRequest:
 def stop_signals() -> Iterator[StopRequest]:
     """Let each signal of `STOPPING` request a stop: of the start-up at once, of training after the current step.
 
-    Before `training` is set it raises StartStopped; afterwards it sets `requested`. A second signal acts as it would
-    have before, that is at once. The end of torchrun counts as a signal. Handlers need the main thread; in others
+    Before `training` is set it raises StartStopped; afterwards it sets `requested`. A second signal raises
+    KeyboardInterrupt at once. The end of torchrun counts as a signal. Handlers need the main thread; in others
     nothing is done. SIGHUP stays ignored under nohup.
     """
     stop = StopRequest()
@@ -95,8 +93,7 @@ def stop_signals() -> Iterator[StopRequest]:
             if not stop.training:
                 raise StartStopped
         elif now - stop.since > SAME_SIGNAL:
-            signal.signal(number, previous[number])
-            signal.raise_signal(number)
+            signal.default_int_handler(number, frame)
 
     previous = {one: signal.getsignal(one) for one in STOPPING}
     if previous.get(getattr(signal, "SIGHUP", None)) is signal.SIG_IGN:

@@ -37,23 +37,18 @@ def main() -> int:
         runs = kills = 0
         while kills < options.count:
             processes, what = CASES[runs % len(CASES)]
-            reference, seconds = straight[processes]
-            trial = trials.Trial(data, folder / f"run{runs}", 1, processes)
-            most = rng.randint(2, 6)  # then it may end
-            of_this = 0
+            trial, reference = trials.Trial(data, folder / f"run{runs}", 1, processes), straight[processes]
+            most, of_this = rng.randint(2, 6), 0  # then it may end
             while not (trial.folder.exists() and trial.done):
                 launchers = trial.start()
                 members: list[psutil.Process] = []
-                try:
-                    if of_this >= most:
-                        raise_if_failed(launchers, trial)
-                        continue
-                    launchers[0].wait(rng.uniform(0.2, 1.0) * seconds)
-                except trials.subprocess.TimeoutExpired:
+                if of_this < most and trials.wait_for_moment(trial, launchers, rng):
                     members = trials.everyone(launchers)
                     trials.kill(launchers, what, rng)
                     kills, of_this = kills + 1, of_this + 1
                     table[processes, what, "kills"] += 1
+                elif launchers[0].wait(600):
+                    raise RuntimeError(trial.log.read_text(errors="replace")[-3000:])
                 slowest = max(slowest, trials.wait_for(members, BOUND))
                 for one in launchers:
                     one.wait(BOUND)
@@ -65,10 +60,8 @@ def main() -> int:
             table[processes, what, "runs"] += 1
             table[processes, what, "identical"] += not found
             runs += 1
-            print(
-                f"run {runs}: {processes} processes, {what}, {of_this} kills, {'differs' if found else 'identical'}",
-                flush=True,
-            )
+            end = "differs" if found else "identical"
+            print(f"run {runs}: {processes} processes, {what}, {of_this} kills, {end}", flush=True)
     print("\nprocesses  killed   kills  runs  identical to the bit")
     for processes, what in CASES:
         row = [table[processes, what, name] for name in ("kills", "runs", "identical")]
@@ -76,12 +69,6 @@ def main() -> int:
     print(f"longest time until all processes had ended: {slowest:.1f} s")
     print("\n".join(wrong))
     return 1 if wrong else 0
-
-
-def raise_if_failed(launchers, trial) -> None:
-    for one in launchers:
-        if one.wait(600):
-            raise RuntimeError(trial.log.read_text(errors="replace")[-3000:])
 
 
 if __name__ == "__main__":

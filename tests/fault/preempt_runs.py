@@ -37,12 +37,11 @@ def main() -> int:
         count = runs = 0
         while count < options.count:
             case = CASES[runs % len(CASES)]
-            reference, seconds = straight[case]
+            reference = straight[case]
             trial, most, of_this = trials.Trial(data, folder / f"run{runs}", *case), rng.randint(2, 5), 0
             while not (trial.folder.exists() and trial.done):
                 launchers = trial.start()
-                time.sleep(rng.uniform(0.3, 0.9) * seconds if of_this < most else 0)
-                if of_this < most and launchers[0].poll() is None:
+                if of_this < most and trials.wait_for_moment(trial, launchers, rng):
                     before = set(trial.folder.glob("training-state-*.pt"))
                     began, members = time.monotonic(), trials.everyone(launchers)
                     trials.signal_all(launchers, rng.choice([signal.SIGTERM, signal.SIGUSR1]))

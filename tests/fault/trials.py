@@ -114,12 +114,30 @@ def differences(one, other, place: str = "") -> list[str]:
     return [] if one == other else [place]
 
 
-def undisturbed(data: Path, folder: Path, nodes: int, processes: int) -> tuple[Path, float]:
-    """A run that nothing disturbs, and the seconds that it takes."""
-    trial, began = Trial(data, folder, nodes, processes), time.monotonic()
+def undisturbed(data: Path, folder: Path, nodes: int, processes: int) -> Path:
+    """A run that nothing disturbs."""
+    trial = Trial(data, folder, nodes, processes)
     for one in trial.start():
         assert one.wait(600) == 0, trial.log.read_text()[-3000:]
-    return folder, time.monotonic() - began
+    return folder
+
+
+def wait_for_moment(trial: Trial, launchers: list[subprocess.Popen], rng: random.Random) -> bool:
+    """Wait for a random moment, one in five in the start, else of the ticks to come; False if the run ends before it.
+
+    Counted in ticks, so that other work on the machine does not move it.
+    """
+    stats = trial.folder / "stats.jsonl"
+
+    def ticks() -> int:
+        return len(stats.read_bytes().splitlines()) if stats.exists() else 0
+
+    until = ticks() + rng.randint(1, 20) if rng.random() < 0.8 else 0
+    end = time.monotonic() + (600 if until else rng.uniform(0, 4))
+    while launchers[0].poll() is None and time.monotonic() < end and not (until and ticks() >= until):
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 0.2))  # anywhere in a step or save
+    return launchers[0].poll() is None
 
 
 def kill(launchers: list[subprocess.Popen], what: str, rng: random.Random) -> None:
