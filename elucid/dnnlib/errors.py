@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-
 EXIT_STOPPED = 75
 """Exit code of a run that was stopped and goes on with --resume; EX_TEMPFAIL of sysexits.h: try again later."""
 
