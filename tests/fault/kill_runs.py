@@ -49,7 +49,7 @@ def main() -> int:
                     table[processes, what, "kills"] += 1
                 elif launchers[0].wait(600):
                     raise RuntimeError(trial.log.read_text(errors="replace")[-3000:])
-                slowest = max(slowest, trials.wait_for(members, BOUND))
+                slowest = max(slowest, trials.wait_for(launchers, members, BOUND))
                 for one in launchers:
                     one.wait(BOUND)
                 wrong += [f"run {runs}: {one}" for one in trial.unreadable()]

@@ -45,7 +45,7 @@ def main() -> int:
                     before = set(trial.folder.glob("training-state-*.pt"))
                     began, members = time.monotonic(), trials.everyone(launchers)
                     trials.signal_all(launchers, rng.choice([signal.SIGTERM, signal.SIGUSR1]))
-                    trials.wait_for(members, 4 * BOUND)
+                    trials.wait_for(launchers, members, 4 * BOUND)
                     times[case].append(time.monotonic() - began)
                     codes = {one.wait() for one in launchers}
                     count, of_this = count + 1, of_this + 1

@@ -81,10 +81,14 @@ def everyone(launchers: list[subprocess.Popen]) -> list[psutil.Process]:
     return found
 
 
-def wait_for(processes: list[psutil.Process], seconds: float) -> float:
+def wait_for(launchers: list[subprocess.Popen], members: list[psutil.Process], seconds: float) -> float:
     """Wait until all have ended; returns the seconds that it took. Those that are left are killed, and it raises."""
     began = time.monotonic()
-    _, left = psutil.wait_procs(processes, timeout=seconds)
+    while time.monotonic() - began < seconds and any(one.poll() is None for one in launchers):
+        time.sleep(0.05)  # before psutil, which would take their exit codes
+    own = {one.pid for one in launchers if one.poll() is not None}
+    others = [one for one in members if one.pid not in own]
+    _, left = psutil.wait_procs(others, timeout=max(seconds - (time.monotonic() - began), 0.1))
     for one in left:
         one.kill()
     if left:
