@@ -2,7 +2,7 @@
 # The whole path on handwritten digits to a report on it, each step an ordinary call that is printed before it runs.
 # Usage: demo.sh [FOLDER] [SEEDS]; `make demo` calls it with an environment set up. Interrupted, it goes on when called again.
 set -euo pipefail
-trap 'exit 130' INT  # train.py saves at Ctrl-C and ends well; this script does not go on
+trap 'exit 130' INT  # train.py saves at Ctrl-C and ends with code 75; this script does not go on
 out=${1:-demo}
 seeds=${2:-0-499}
 

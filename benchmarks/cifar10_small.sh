@@ -3,7 +3,7 @@
 # Usage: benchmarks/cifar10_small.sh SOURCE [OUT] [KIMG]; SOURCE is any source of CIFAR-10 that dataset_tool.py reads.
 # A small network for a small budget: what it shows is that every step works and that scores fall, not a published score.
 set -euo pipefail
-trap 'exit 130' INT  # train.py saves at Ctrl-C and ends well; this script does not go on
+trap 'exit 130' INT  # train.py saves at Ctrl-C and ends with code 75; this script does not go on
 source=${1:?give a source of CIFAR-10}
 out=${2:-cifar10-small}
 kimg=${3:-20}

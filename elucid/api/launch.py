@@ -11,14 +11,17 @@ from elucid.api.estimate import estimate
 from elucid.api.evaluations.scoring.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.signals import StopRequest, stop_signals
 from elucid.training.config.options import describe, explicit, options_from
 from elucid.training.config.run_folders import (
     claim,
     find_state,
+    folder_before_restart,
     holds_a_run,
     merge_options,
     new_folder,
     remove_leftovers,
+    started_again_without_memory,
 )
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
@@ -31,15 +34,32 @@ from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.snapshots.trust import code_names, import_plugins, require_named
+from elucid.training.stopping import limit_time, stopped_by_itself
+
+PATIENCE = 30.0
+"""Seconds that a resumed run waits for processes whose torchrun was killed, and which are saving."""
 
 
 def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     """Train a model to the end and return the run's folder, which contains snapshots, states, log and options.
 
-    `hooks` are called during training (see `elucid.training.hooks.base.Hook`). On Ctrl-C or SIGTERM, the current step
-    is finished, state and snapshot are saved, and `elucid.Stopped` is raised, a KeyboardInterrupt with the `folder`.
-    Under torchrun all processes must call it. Raises UserError for invalid options.
+    `hooks` are called during training (see `elucid.training.hooks.base.Hook`). On Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP,
+    and before `time_limit` is over, the current step is finished, state and snapshot are saved, and `elucid.Stopped` is
+    raised, a KeyboardInterrupt with the `folder`. Under torchrun all processes must call it. Raises UserError for
+    invalid options, a run that diverges and a full disk.
     """
+    with stop_signals() as stop:
+        limit_time(stop, options.time_limit)
+        try:
+            return run_to_the_end(options, hooks, stop)
+        except RuntimeError as error:
+            if not distributed.lost_peer(error):
+                raise
+            raise UserError("another process of this run has ended; what is saved goes on with `resume`") from error
+
+
+def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopRequest) -> Path:
+    """Build or resume the run and train it; see `train`."""
     device = distributed.choose_device(options.device)
     distributed.init(device)
     flags = options.flags()
@@ -48,6 +68,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
     require_loggers(resolved)
     source = load_source(flags["transfer"], flags["adm_preset"], resolved)
     run = Run(resolved, device, source)
+    run.stop = stop
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
     for hook in own:
         hook.check(run)
@@ -57,7 +78,8 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         folder = distributed.broadcast_object(
             new_folder(flags["outdir"], description, flags["nosubdir"]) if distributed.is_main() else None
         )
-    with claim(folder) if distributed.is_main() else nullcontext():
+    with claim(folder, PATIENCE if state else 0) if distributed.is_main() else nullcontext():
+        folder_before_restart(folder)
         loggers = Loggers([make(one, "logger", folder=folder) for one in loggers_of(resolved)])
         run.log = loggers
         start(run, folder, state)
@@ -68,7 +90,7 @@ def train(options: TrainOptions, hooks: Iterable[Hook] = ()) -> Path:
         if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:
-            raise Stopped(folder, run.nimg)
+            raise Stopped(folder, run.nimg, stopped_by_itself(run.stop))
     return folder
 
 
@@ -101,6 +123,13 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
         given = flags["adm_preset"]
         raise UserError(f"`adm_preset`={given} is for a state dict to start from; give `transfer` as well")
     nested = options_from(flags) if flags["data"] else None
+    earlier = folder_before_restart()
+    if earlier is not None and writes:
+        if not any(earlier.glob("training-state-*.pt")):
+            return nested or options_from(flags), earlier, None
+        flags = {**flags, "resume": str(earlier), "transfer": None}
+    elif started_again_without_memory() and nested is not None and not flags["transfer"]:
+        flags = {**flags, "resume": flags["resume"] or "auto"}
     if flags["resume"]:
         if flags["resume"] == "auto" and nested is None:
             raise UserError("`resume`=auto needs the `data` and `outdir` of the run")

@@ -1,5 +1,7 @@
 """Train a diffusion model: `train.py --outdir=runs --data=images.zip --cond=1`."""
 
+import signal
+import sys
 from dataclasses import fields
 
 import click
@@ -8,9 +10,9 @@ from click.core import ParameterSource
 from elucid.commands.command import Chain, Command, Name, section, version_option
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
-from elucid.dnnlib.errors import Stopped
+from elucid.dnnlib.errors import EXIT_STOPPED, Stopped
 from elucid.training.config.presets import PRESETS
-from elucid.training.config.settings import PRECISIONS, LoopOptions
+from elucid.training.config.settings import ON_FULL_DISK, PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
 from elucid.training.noise.choices import BETA_SCHEDULES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
@@ -124,6 +126,12 @@ TRAINING = section(
         metavar="MIMG",
         help="EMA half-life; a list keeps several averages.  [default: 0.5]",
     ),
+    click.option(
+        "--max-bad-steps",
+        type=_positive,
+        help="Steps in a row left out, as loss or gradient is not finite, before the run goes back to its last state "
+        f"once, and then ends.  [default: {LOOP.max_bad_steps}]",
+    ),
     click.option("--seed", type=cli.Count(min=0), help="Random seed.  [default: random]"),
     click.option("--transfer", metavar="PKL|PT|URL", help="Start from the weights of a snapshot or checkpoint."),
     click.option("--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict to --transfer."),
@@ -174,6 +182,22 @@ OUTPUT = section(
         help="Score N samples every so many ticks and at the end, e.g. 5k@25, and keep the best snapshot; "
         "options: --set eval.detector=NAME and others.",
     ),
+    click.option("--keep-snapshots", type=_positive, metavar="N", help="Remove all but the newest N snapshots."),
+    click.option("--keep-states", type=_positive, metavar="N", help="Remove all but the newest N states."),
+    click.option(
+        "--milestones",
+        type=_above_zero,
+        metavar="KIMG",
+        help="Never remove the first state and snapshot of each KIMG thousands of images.",
+    ),
+    click.option(
+        "--on-full-disk",
+        type=click.Choice(ON_FULL_DISK),
+        help=f"What to do if a state or snapshot cannot be written.  [default: {LOOP.on_full_disk}]",
+    ),
+    click.option(
+        "--time-limit", metavar="TIME", help="Save and end so that the command takes at most TIME, e.g. 3h50m."
+    ),
     click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Additional hook, file.py:Name."),
     click.option(
         "--log",
@@ -221,18 +245,34 @@ def main(ctx, **flags):
         name: value for name, value in flags.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     require_sensible(given)
+    for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # until training has handlers of its own
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(EXIT_STOPPED))
     from elucid.api import launch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
+    from elucid.torch_utils.signals import StartStopped
+    from elucid.torch_utils.torchrun_errors import end_torchrun, ignore_signals, tell_torchrun
+    from elucid.training.stopping import time_left
 
     for name in sorted(NO_EFFECT & given.keys()):
         distributed.print0(f"note: --{name} is accepted for old commands and has no effect on training")
     options = TrainOptions(
         **{name: given[name] for name in {field.name for field in fields(TrainOptions)} & given.keys()}
     )
+    if options.time_limit is not None:
+        options.time_limit = time_left(options.time_limit)
     try:
         (launch.dry_run if flags["dry_run"] else launch.train)(options)
-    except Stopped:
-        pass  # the log says so, and how to continue
+    except (Stopped, StartStopped) as stopped:
+        if isinstance(stopped, StartStopped) and processes().another_failed():
+            raise
+        ignore_signals()  # torchrun ends the others when the first has ended
+        if isinstance(stopped, Stopped):
+            distributed.barrier()
+            if stopped.by_itself:
+                end_torchrun()
+        tell_torchrun(f"{stopped}; exit code {EXIT_STOPPED}")
+        return EXIT_STOPPED
     finally:
         distributed.shutdown()
 

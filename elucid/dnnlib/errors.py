@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+EXIT_STOPPED = 75
+"""Exit code of a run that was stopped and goes on with --resume; EX_TEMPFAIL of sysexits.h: try again later."""
+
 # Control characters, invisible marks that change the direction of text, separators of lines, and lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -62,14 +65,15 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised by `elucid.train` after Ctrl-C or SIGTERM, once the state is saved in `folder`, at `nimg` images.
+    """Raised by `elucid.train` after a request to stop, as by Ctrl-C, once the state is saved in `folder`, at `nimg`.
 
     It is a KeyboardInterrupt, so that what follows in a script or notebook does not run with a half-trained model.
+    `by_itself` tells whether the run has ended by itself, as of its time limit, and not by a signal.
     """
 
-    def __init__(self, folder: Path, nimg: int):
+    def __init__(self, folder: Path, nimg: int, by_itself: bool = False):
         super().__init__(f"stopped at {nimg / 1000:.1f} kimg; continue with TrainOptions(resume={str(folder)!r})")
-        self.folder, self.nimg = folder, nimg
+        self.folder, self.nimg, self.by_itself = folder, nimg, by_itself
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,15 +1,18 @@
 """Distributed helpers that also work in a single process without a process group."""
 
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError, clean_lines
+from elucid.torch_utils.meeting import meet
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -38,7 +41,43 @@ def init(device: torch.device) -> None:
         return
     # CPU tensors use gloo even with CUDA, so that control messages need no device synchronisation.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=60))
+    options: dict[str, Any] = {"timeout": timedelta(minutes=60)}
+    global _session
+    store = agent_store() if restarts_allowed() else None
+    if store is not None:
+        _session = meet(store, rank(), world_size())
+        options |= {"store": dist.PrefixStore(_session, store), "rank": rank(), "world_size": world_size()}
+    dist.init_process_group(backend, **options)
+    _session = _session or broadcast_object(secrets.token_hex(8))
+
+
+_session = ""
+
+
+def session() -> str:
+    """Return a name of this process group, which differs after torchrun has restarted its processes; "" for one."""
+    return _session
+
+
+def restarts_allowed() -> bool:
+    """Return whether torchrun replaces processes of this job that fail (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+
+
+def agent_store(alone: bool = False) -> dist.TCPStore | None:
+    """Return torchrun's store; None if it cannot be reached, and for a single process unless `alone` is set."""
+    if (world_size() == 1 and not alone) or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
+    except (RuntimeError, OSError):
+        return None
+
+
+def lost_peer(error: RuntimeError) -> bool:
+    """Return whether an error of torch means that another process has ended."""
+    return any(word in str(error) for word in ("Connection reset by peer", "Connection closed by peer", "Broken pipe"))
 
 
 def shutdown() -> None:

@@ -1,52 +1,168 @@
-"""Handles signals that request a run to stop."""
+"""Reasons to stop a run: signals, a time limit, hooks, and a launcher that is gone; shared by all its processes."""
 
+import math
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from elucid.dnnlib.errors import EXIT_STOPPED
 from elucid.torch_utils import distributed
 
-
-class StopRequest:
-    """A stop request: whether it is `requested`, and since when."""
-
-    requested = False
-    since = 0.0
-
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Signals that stop a run: of schedulers, of Ctrl-C, of SLURM's --signal, of a terminal that is closed."""
 
 SAME_SIGNAL = 1.0
 """Seconds in which a second signal is ignored, as launchers forward signals that the terminal sent to all processes."""
 
+GRACE = 10.0
+"""Seconds after which a start-up that does not react to a signal, such as a wait for other nodes, is ended."""
+
+POLL = 0.5
+"""Seconds between two looks at the launcher and at the requests of other processes."""
+
+
+class StartStopped(KeyboardInterrupt):
+    """Raised in the main thread by a signal before training has begun, when there is nothing to save."""
+
+
+class StopRequest:
+    """Whether a run is to stop after its step, since when, and why.
+
+    Hooks may read `requested` during long work, and set it. With a time limit, it becomes true early enough to save:
+    `reserve` seconds before `end`, a time of `time.monotonic()`.
+    """
+
+    def __init__(self):
+        self.since, self.reason = 0.0, ""
+        self.end, self.reserve = math.inf, 0.0
+        self.training = False  # a state can be saved
+        self._requested = False
+        self._looked, self._longest = math.inf, 0.0
+
+    @property
+    def requested(self) -> bool:
+        if not self._requested and time.monotonic() > self.end - self.reserve - self._longest:
+            self.request("time limit")
+        return self._requested
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        if value:
+            self.request("request")
+        else:
+            self._requested = False
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop; only the first reason counts."""
+        if not self._requested:
+            self._requested, self.since, self.reason = True, time.monotonic(), reason
+
+    def agreed(self) -> bool:
+        """Return, on all processes, whether one of them is to stop. To be called once per step, by all together."""
+        now = time.monotonic()
+        self._longest = max(now - self._looked, 0.9 * self._longest)  # the next step may take as long
+        self._looked = now
+        return distributed.any_rank(self.requested)
+
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Let SIGTERM and Ctrl-C set `requested`, so that the current step is finished; a second signal acts immediately.
+    """Let each signal of `STOPPING` request a stop: of the start-up at once, of training after the current step.
 
-    Does nothing in threads other than the main thread.
+    Before `training` is set it raises StartStopped; afterwards it sets `requested`. A second signal raises
+    KeyboardInterrupt at once. The end of torchrun counts as a signal. Handlers need the main thread; in others
+    nothing is done. SIGHUP stays ignored under nohup.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number, frame):
         now = time.monotonic()
-        if not stop.requested:
-            stop.requested, stop.since = True, now
+        if not stop._requested:
+            stop.request(signal.Signals(number).name)
+            what = b"stopping after this step and saving a state" if stop.training else b"stopping"
             if distributed.is_main():  # not print, which the signal may have interrupted
-                os.write(2, b"\nstopping after this step and saving a state; send the signal again to stop at once\n")
+                with suppress(OSError):  # the terminal may be gone
+                    os.write(2, b"\n" + what + b"; send the signal again to stop at once\n")
+            if not stop.training:
+                raise StartStopped
         elif now - stop.since > SAME_SIGNAL:
-            signal.signal(number, previous[number])
-            signal.raise_signal(number)
+            signal.default_int_handler(number, frame)
 
-    previous = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    previous = {one: signal.getsignal(one) for one in STOPPING}
+    if previous.get(getattr(signal, "SIGHUP", None)) is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
+    watcher = _Watcher(stop)
     try:
         for one in previous:
             signal.signal(one, handle)
+        watcher.start()
         yield stop
     finally:
+        watcher.finish()
         for one, old in previous.items():
             signal.signal(one, old)
+
+
+class _Watcher(threading.Thread):
+    """Sees what the main thread cannot while it waits in torch: signals, requests of others, the end of torchrun."""
+
+    def __init__(self, stop: StopRequest):
+        super().__init__(daemon=True)
+        self.stop, self.done = stop, threading.Event()
+        self.launcher = os.getppid() if os.environ.get("TORCHELASTIC_RUN_ID") else None
+        self.read, self.write = os.pipe()
+        os.set_blocking(self.write, False)
+        self.earlier = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
+        self.arrived: float | None = None
+
+    def run(self) -> None:
+        store, told = None, False
+        while not self.done.is_set():
+            ready, _, _ = select.select([self.read], [], [], POLL)
+            if ready and set(os.read(self.read, 512)) & set(STOPPING) and self.arrived is None:
+                self.arrived = time.monotonic()
+            if self.launcher is not None and os.getppid() != self.launcher:
+                self._interrupt("torchrun is gone")
+            if not self.stop.training:
+                if self.arrived is not None and time.monotonic() - self.arrived > GRACE and not self.done.is_set():
+                    os._exit(EXIT_STOPPED)
+                continue
+            if distributed.world_size() > 1 and not told:
+                store = store or distributed.agent_store()
+                told = store is None or self._share(store)
+
+    def _share(self, store) -> bool:
+        """Tell the other processes of a request, or take over theirs; returns True when there is nothing more to do."""
+        key = f"elucid/stop/{distributed.session()}"
+        try:
+            if self.arrived is not None or self.stop.requested:
+                store.add(key, 1)
+                return True
+            if store.add(key, 0) > 0:
+                self.stop.request("")
+                return True
+        except RuntimeError:  # torchrun is gone
+            return True
+        return False
+
+    def _interrupt(self, reason: str) -> None:
+        self.launcher = None
+        if self.stop.training:
+            self.stop.request(reason)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def finish(self) -> None:
+        self.done.set()
+        signal.set_wakeup_fd(self.earlier)
+        os.write(self.write, b"\0")
+        self.join()
+        os.close(self.read)
+        os.close(self.write)

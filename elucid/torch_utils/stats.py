@@ -18,10 +18,11 @@ class Statistics:
         self.moments: dict[str, Tensor] = {}
 
     def report(self, name: str, values: Tensor) -> None:
-        """Add all elements of `values` under `name`."""
+        """Add all finite elements of `values` under `name`; `num` tells how many they are."""
         values = values.detach().flatten().to(torch.float64 if values.device.type != "mps" else torch.float32)
-        count = torch.full((), values.numel(), dtype=values.dtype, device=values.device)
-        self.add({name: torch.stack([count, values.sum(), values.square().sum()])})
+        finite = values.isfinite()
+        values = values.where(finite, 0)
+        self.add({name: torch.stack([finite.sum().to(values.dtype), values.sum(), values.square().sum()])})
 
     def add(self, moments: dict[str, Tensor]) -> None:
         """Add counts, sums and sums of squares of other values."""

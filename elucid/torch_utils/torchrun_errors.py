@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from functools import cache
 
 import torch.distributed as dist
 
 from elucid.dnnlib.cli import SingleProcess
-from elucid.torch_utils.distributed import is_main, world_size
+from elucid.torch_utils.distributed import agent_store, is_main, restarts_allowed, session, world_size
 
 PATIENCE = 2.0
 """Seconds that a failing process waits for the others, which may fail in the same way."""
@@ -27,6 +27,9 @@ GRACE = 5.0
 class TorchrunProcesses(SingleProcess):
     """The other processes of this command."""
 
+    def __init__(self):
+        _early_failures()
+
     @property
     def is_main(self) -> bool:
         return is_main()
@@ -35,7 +38,7 @@ class TorchrunProcesses(SingleProcess):
     def watching(self) -> Iterator[None]:
         """Watch in a thread, since collectives in torch notice neither failures of others nor signals."""
         done = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(_store(), done), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(agent_store(), done), daemon=True)
         watcher.start()
         try:
             yield
@@ -48,49 +51,74 @@ class TorchrunProcesses(SingleProcess):
 
         Returns when all processes have failed, as torchrun kills the others when one exits, or after a time limit.
         """
-        store = _store()
+        store = agent_store()
         if store is None:
             return True
-        _ignore_signals()
-        _tell_torchrun(message)
-        first = store.add(_KEY, 1) == 1
-        _wait(lambda: store.add(_KEY, 0) >= world_size(), PATIENCE)
+        ignore_signals()
+        tell_torchrun(f"error: {message}")
+        first = _failures(store, 1) == 1
+        _wait(lambda: _failures(store) >= world_size(), PATIENCE)
         return first
 
     def another_failed(self, patience: float = 0) -> bool:
-        store = _store()
+        store = agent_store()
         if store is None:
             return False
-        _ignore_signals()
-        return _wait(lambda: store.add(_KEY, 0) > 0, patience)
+        ignore_signals()
+        return _wait(lambda: _failures(store) > 0, patience)
 
 
-_KEY = f"elucid/failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+_KEY = "elucid/failures/"
 
 
-def _store() -> dist.TCPStore | None:
-    """Return torchrun's store; None in a single process or if it cannot be reached."""
-    if world_size() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+def _failures(store: dist.TCPStore, more: int = 0) -> int:
+    """Return how many processes have failed, of those that have met or, before that, since this one has started."""
+    return store.add(_KEY + session(), more) - (0 if session() else _early_failures())
+
+
+@cache
+def _early_failures() -> int:
+    """Return how many had failed when this was called first: torchrun's store outlives those that it restarts."""
+    store = agent_store() if restarts_allowed() else None
+    return 0 if store is None else store.add(_KEY, 0)
+
+
+def remember(name: str, value: str | None = None) -> str | None:
+    """Return what the processes of this job, before or after a restart, have remembered; with a value, remember it.
+
+    None if there is nothing, and outside of torchrun's elastic jobs.
+    """
+    store = agent_store(alone=True) if restarts_allowed() else None
+    if store is None:
         return None
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
-    except (RuntimeError, OSError):
-        return None
+    key = f"elucid/memory/{name}"
+    with suppress(RuntimeError):
+        if value is not None:
+            store.set(key, value)
+        elif store.check([key]):
+            return store.get(key).decode()
+    return value
 
 
-def _tell_torchrun(message: str) -> None:
+def end_torchrun() -> None:
+    """Let torchrun stop, which would otherwise start these processes again, as they end with an exit code."""
+    if restarts_allowed() and os.environ.get("LOCAL_RANK") == "0":
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+def tell_torchrun(message: str) -> None:
     """Leave the message where torchrun looks for it: it ends its own report with it, after its traceback."""
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if place:
         with suppress(OSError), open(place, "w", encoding="utf-8") as file:
-            json.dump({"message": f"error: {message}", "timestamp": int(time.time())}, file)
+            json.dump({"message": message, "timestamp": int(time.time())}, file)
 
 
-def _ignore_signals() -> None:
+def ignore_signals() -> None:
     """Ignore signals, since this process is about to exit with the right code."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _watch(store: dist.TCPStore | None, done: threading.Event) -> None:
@@ -98,7 +126,7 @@ def _watch(store: dist.TCPStore | None, done: threading.Event) -> None:
     if store is None:
         return
     try:
-        while not done.wait(1) and not store.add(_KEY, 0):
+        while not done.wait(1) and not _failures(store):
             pass
     except RuntimeError:  # torchrun itself has exited
         return

@@ -5,7 +5,7 @@ from numbers import Integral
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Loss
 from elucid.training.objective import Objective
-from elucid.training.types import LossOutput, Step
+from elucid.training.types import Step
 
 
 def images_wanted(loss: Loss, step: Step) -> int:
@@ -25,18 +25,6 @@ def phases_wanted(loss: Loss, step: Step) -> tuple[str, ...]:
         name, known = type(loss).__name__, ", ".join(loss.all_phases)
         raise UserError(f"loss {name}: phases returned {phases!r}; its all_phases are {known}")
     return phases
-
-
-def require_finite_loss(out: LossOutput, objective: Objective) -> None:
-    """Raise UserError if the loss contains NaN or infinity, naming the terms and the first bad parameter."""
-    if out.loss.isfinite().all():
-        return
-    bad = [name for name, values in out.terms.items() if not values.isfinite().all()]
-    terms = f" (terms: {', '.join(bad)})" if bad else ""
-    raise UserError(
-        f"loss {type(objective.loss).__name__} is not finite{terms}; {first_bad_parameter(objective)}; lower `lr`, or "
-        "use `precision`=bf16 or fp32"
-    )
 
 
 def first_bad_parameter(objective: Objective) -> str:

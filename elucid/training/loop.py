@@ -8,18 +8,20 @@ from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision
-from elucid.torch_utils.signals import stop_signals
-from elucid.training.checks import images_wanted, phases_wanted, require_finite_loss
+from elucid.training.checks import images_wanted, phases_wanted
+from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
 from elucid.training.report import TickTimer, suffix
 from elucid.training.run import Run
+from elucid.training.saving import Saver
 from elucid.training.types import Step
 
 
 def train(run: Run, folder: Path, hooks: Hook) -> bool:
     """Train up to `run.loop.total_nimg` images, saving to `folder`.
 
-    Returns False if a signal stopped training early; the training state has then been saved.
+    Returns False if `run.stop` was requested before; the training state has then been saved. Raises UserError if
+    training diverges, or nothing can be saved.
     """
     set_precision(run.loop.precision, run.loop.bench)
     if run.loop.precision == "fp16" and run.device.type != "cuda":
@@ -28,14 +30,18 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
         run.denoiser.model.compile()
     objective = wrap(run.objective, run.device)
     timer = TickTimer(run)
-    with stop_signals() as stop:
-        run.stop = stop
+    with Saver(folder, run.loop, run.log, run.stop) as saver:
+        saver.expect(run)
         try:
+            run.stop.training = True
             hooks.on_start(run, folder)
-            while run.nimg < run.loop.total_nimg and not distributed.any_rank(stop.requested):
+            while run.nimg < run.loop.total_nimg and not run.stop.agreed():
                 hooks.on_step(run, train_step(run, objective))
-                if run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
-                    end_tick(run, folder, hooks, timer)
+                saver.check()
+                if run.divergence.too_many:
+                    go_back(run, folder, hooks, saver)
+                elif run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
+                    end_tick(run, hooks, timer, saver)
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of memory: {str(error).partition('. ')[0]}; use a smaller `batch_gpu`") from error
         finally:
@@ -44,8 +50,10 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
         done = run.nimg >= run.loop.total_nimg
         if not done:
             timer.add_unfinished_tick(run)
-            path = run.save_state(folder)
-            run.save_snapshot(folder)
+            path = saver.state(run)
+            saver.snapshot(run)
+        saver.wait()
+        if not done:
             run.log(f"stopped at {run.nimg / 1000:.1f} kimg; continue with --resume={path}")
     return done
 
@@ -53,18 +61,23 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
 def train_step(run: Run, objective) -> int:
     """Run one optimizer step for each phase of the loss, each on its own batch.
 
-    Returns the number of images that the main phase used, over all processes.
+    A phase whose loss or gradient is not finite on any process is left out on all. Returns the number of images that
+    the main phase used, over all processes.
     """
-    images, stepped = 0, set()
+    images, stepped, diverged = 0, set(), []
     for phase in phases_wanted(run.loss, run.step):
         step = accumulate_gradients(run, objective, run.step.replace(phase=phase))
-        if run.optimizers[phase].step_if_finite(step):
+        optimizer = run.optimizers[phase]
+        if optimizer.step_if_finite():
             stepped.add(phase)
-        run.stats.report(f"Optimizer/grad_norm{suffix(phase)}", run.optimizers[phase].grad_norm)
+        elif optimizer.diverged:
+            diverged.append(phase)
+        run.stats.report(f"Optimizer/grad_norm{suffix(phase)}", optimizer.grad_norm)
         if phase == "main":
             images = step.batch_size
     run.scaler.update()
     step = run.step.replace(batch_size=images)
+    run.divergence.count(diverged, step)
     if "main" in stepped:
         run.ema.update(run.denoiser, step)
     run.denoiser.after_step(step)
@@ -84,27 +97,53 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
     with optimizer.only_trainable(run.objective):
         for index in range(run.grad_accum_steps):
             batch = run.stream.next(micro_batch_size)
+            run.divergence.last = batch, step
             with sync_gradients(objective, last=index == run.grad_accum_steps - 1):
                 out = objective(batch, step)
-                run.scaler.scale(out.loss.sum() / (micro_batch_size * run.grad_accum_steps)).backward()
+                run.scaler.scale(summed(out.loss) / (micro_batch_size * run.grad_accum_steps)).backward()
             whole = {} if step.phase == "main" else {step.phase: out.loss.detach()}
             for name, term in (whole | out.terms).items():
                 run.stats.report(f"Loss/{name}", term)
-            require_finite_loss(out, run.objective)
     return step
 
 
-def end_tick(run: Run, folder: Path, hooks: Hook, timer: TickTimer) -> None:
+def end_tick(run: Run, hooks: Hook, timer: TickTimer, saver: Saver) -> None:
     """Report statistics; every `state_ticks` and `snapshot_ticks` ticks, and at the end, save a state and a snapshot.
 
-    `hooks.on_snapshot` runs last, since it may take long.
+    While steps are left out no state is saved, so that the last one is good. `hooks.on_snapshot` runs last, as it may
+    take long.
     """
     run.tick += 1
-    hooks.on_tick(run, timer.end_tick(run))
+    values = timer.end_tick(run)
+    hooks.on_tick(run, values)
+    run.divergence.watch(values.get("Loss/loss", {}).get("mean"), run.nimg / 1000)
     run.tick_start_nimg = run.nimg
     done = run.nimg >= run.loop.total_nimg
-    if done or (run.loop.state_ticks and run.tick % run.loop.state_ticks == 0):
-        run.save_state(folder)
+    due = run.loop.state_ticks and run.tick % run.loop.state_ticks == 0
+    if done or (due and not run.divergence.in_a_row):
+        saver.state(run)
     if done or (run.loop.snapshot_ticks and run.tick % run.loop.snapshot_ticks == 0):
-        hooks.on_snapshot(run, run.save_snapshot(folder))
+        path = saver.snapshot(run)
+        if hooks.reads_snapshots:
+            saver.wait()
+        hooks.on_snapshot(run, path)
     timer.end_maintenance()
+
+
+def go_back(run: Run, folder: Path, hooks: Hook, saver: Saver) -> None:
+    """Return to the last good state, once, with other data to come. Raises UserError, naming step and layer, if not."""
+    position, state, what = run.stream.position, None, run.divergence.describe(run.objective)
+    if not run.divergence.returned:
+        saver.wait()
+        path = distributed.broadcast_object(saver.files.newest() if distributed.is_main() else None)
+        state = None if path is None else saver.files.read(path)
+    if state is None:
+        again = "after a return to its last good state" if run.divergence.returned else "and has no state to return to"
+        raise UserError(
+            f"training has diverged {again}: {run.divergence.in_a_row} steps in a row are not finite, the last is "
+            f"{what}; lower `lr`, use `precision`=bf16 or fp32, or check the loss"
+        )
+    run.load_state_dict(state)
+    run.stream.position, run.divergence.returned, run.divergence.in_a_row = position, True, 0
+    run.log(f"warning: training has diverged in {what}; going back to {path} once, with other data to come")
+    hooks.on_start(run, folder)

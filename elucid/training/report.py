@@ -43,7 +43,7 @@ class TickTimer:
     """Measures the duration of ticks and of the maintenance between them, and adds both to `run.elapsed`."""
 
     def __init__(self, run):
-        self.tick_started = time.time()
+        self.tick_started = time.monotonic()  # a clock that is set while training changes no duration
         self.first_nimg = run.nimg  # a run resumed within a tick counts only its own images
         self.maintenance = 0.0
 
@@ -52,7 +52,7 @@ class TickTimer:
 
         All processes must call it together, before `run.tick_start_nimg` is updated.
         """
-        now = time.time()
+        now = time.monotonic()
         seconds = now - self.tick_started
         kimg = max(run.nimg - max(run.tick_start_nimg, self.first_nimg), 1) / 1000
         run.elapsed += seconds + self.maintenance
@@ -65,6 +65,7 @@ class TickTimer:
             "Timing/sec_per_kimg": seconds / kimg,
             "Timing/images_per_sec": kimg * 1000 / max(seconds, 1e-9),
             "Timing/maintenance_sec": self.maintenance,
+            "Optimizer/steps_left_out": run.divergence.left_out,
             "Resources/cpu_mem_gb": psutil.Process(os.getpid()).memory_info().rss / 2**30,
             "Resources/peak_gpu_mem_gb": 0.0,
             "Resources/peak_gpu_mem_reserved_gb": 0.0,
@@ -80,11 +81,11 @@ class TickTimer:
 
     def add_unfinished_tick(self, run) -> None:
         """Add the time of the unfinished tick to `run.elapsed`, when a run stops within it."""
-        run.elapsed += time.time() - self.tick_started + self.maintenance
+        run.elapsed += time.monotonic() - self.tick_started + self.maintenance
 
     def end_maintenance(self) -> None:
         """Mark the end of saving and the start of the next tick."""
-        now = time.time()
+        now = time.monotonic()
         self.maintenance, self.tick_started = now - self.tick_started, now
 
 

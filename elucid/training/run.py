@@ -11,7 +11,6 @@ from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
-from elucid.torch_utils.checkpoint import save_state
 from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
 from elucid.torch_utils.signals import StopRequest
@@ -21,13 +20,14 @@ from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data,
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
+from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
 from elucid.training.registry.components import make, resolved
 from elucid.training.registry.names import TABLES
-from elucid.training.snapshots.snapshot import Snapshot, save_snapshot
+from elucid.training.snapshots.snapshot import Snapshot
 from elucid.training.snapshots.transfer import load_teacher, transfer
 from elucid.training.types import Step
 
@@ -92,6 +92,7 @@ class Run:
         self.index = self.nimg = self.tick = self.tick_start_nimg = 0
         self.elapsed = 0.0
         self.stop = StopRequest()
+        self.divergence = Divergence(self.loop.max_bad_steps, lambda text: self.log(text))
         self.options = self._resolved_options(options, data, parts)
         seed_everything(self.loop.seed * distributed.world_size() + distributed.rank())
 
@@ -168,6 +169,7 @@ class Run:
             "ema": self.ema.state_dict(),
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
+            "divergence": self.divergence.state_dict(),
             "processes": distributed.gather_objects(own),
             "data": self.data_facts(),
         }
@@ -215,6 +217,7 @@ class Run:
         self.nimg, self.tick, self.tick_start_nimg = state["nimg"], state["tick"], state["tick_start_nimg"]
         self.index = state.get("index", self.nimg // self.loop.batch_size)
         self.stream.position, self.elapsed = state["position"], state["elapsed"]
+        self.divergence.load_state_dict(state.get("divergence", {}))
         processes = state["processes"]
         if len(processes) == distributed.world_size():
             own = processes[distributed.rank()]
@@ -229,15 +232,6 @@ class Run:
             seed_everything(hash((self.loop.seed, self.nimg, distributed.rank())))
             for own in processes if distributed.is_main() else ():
                 self.stats.add({name: value.to(self.device) for name, value in own["stats"].items()})
-
-    def save_state(self, folder: Path) -> Path:
-        """Write `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"training-state-{self.kimg_label}.pt"
-        state = self.state_dict()
-        if distributed.is_main():
-            save_state(path, state)
-        distributed.barrier()
-        return path
 
     def snapshot(self) -> Snapshot:
         """Return the EMA denoisers and everything needed to sample from them."""
@@ -258,14 +252,6 @@ class Run:
             options=self.options,
             nimg=self.nimg,
         )
-
-    def save_snapshot(self, folder: Path) -> Path:
-        """Write `network-snapshot-NNNNNN.pkl` (NNNNNN = kimg). All processes must call it together."""
-        path = folder / f"network-snapshot-{self.kimg_label}.pkl"
-        if distributed.is_main():
-            save_snapshot(path, self.snapshot())
-        distributed.barrier()
-        return path
 
 
 def stored_name(kind: str, made) -> str:

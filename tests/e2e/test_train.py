@@ -192,6 +192,7 @@ def test_divergence_names_the_first_bad_parameter(data, tmp_path):
         f"--outdir={tmp_path}",
         "--set=optimizer.lr=1e30",
         "--set=optimizer.lr_rampup_kimg=0",
+        "--max-bad-steps=2",
         folder=tmp_path,
         code=2,
     )

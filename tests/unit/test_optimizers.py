@@ -53,7 +53,7 @@ def train(model, optimizer, steps, start=0):
         optimizer.set_lr(step_at(index + 1, 100))
         optimizer.zero_grad()
         model.loss().backward()
-        assert optimizer.step_if_finite(step_at(index, 100))
+        assert optimizer.step_if_finite()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -112,20 +112,16 @@ def test_gradients_that_are_not_finite():
         optimizer.zero_grad()
         optimizer.scaler.scale(model.loss()).backward()
         model.layers[1].weight.grad[0, 0, 0, 0] = math.inf
+        assert not optimizer.step_if_finite() and optimizer.diverged is not enabled
         if enabled:
-            assert not optimizer.step_if_finite(step_at(5000)) and optimizer.scaler.get_scale() == 4
+            assert optimizer.scaler.get_scale() == 4
             optimizer.scaler.update()
             assert optimizer.scaler.get_scale() == 2, "the loss scale adapts"
-        else:
-            with pytest.raises(
-                UserError, match="gradient of denoiser.layers.1.weight is not finite at 5.0 kimg; lower `lr`"
-            ):
-                optimizer.step_if_finite(step_at(5000))
         assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
     optimizer = phase(model, {"name": "adam"})
     optimizer.zero_grad()
     with pytest.raises(UserError, match="loss Mine gives the network no gradient"):
-        optimizer.step_if_finite(step_at(0))
+        optimizer.step_if_finite()
 
 
 def test_only_a_phases_parameters_get_gradients():

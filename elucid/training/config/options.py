@@ -46,6 +46,11 @@ FLAGS = {
     "tick": "loop.tick_kimg",
     "snap": "loop.snapshot_ticks",
     "dump": "loop.state_ticks",
+    "keep_snapshots": "loop.keep_snapshots",
+    "keep_states": "loop.keep_states",
+    "milestones": "loop.milestone_kimg",
+    "on_full_disk": "loop.on_full_disk",
+    "max_bad_steps": "loop.max_bad_steps",
     "seed": "loop.seed",
 }
 """The option that each flag sets."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.json_text import parse_json
 from elucid.torch_utils.checkpoint import load_state, newest_state
-from elucid.torch_utils.distributed import print0
+from elucid.torch_utils.distributed import agent_store, print0
+from elucid.torch_utils.torchrun_errors import remember
 from elucid.training.config.upgrade import upgraded
 
 RESUMABLE = {
@@ -26,6 +28,11 @@ RESUMABLE = {
     "loop.snapshot_ticks",
     "loop.state_ticks",
     "loop.grid_images",
+    "loop.keep_snapshots",
+    "loop.keep_states",
+    "loop.milestone_kimg",
+    "loop.on_full_disk",
+    "loop.max_bad_steps",
     "sampler",  # used for sample grids, and the default for sampling from snapshots
     "schedule",
     "eval",
@@ -151,22 +158,46 @@ def agree(old: object, given: object) -> bool:
     return old == given or given == "auto"  # the state stores the resulting number
 
 
+def started_again_without_memory() -> bool:
+    """Return whether torchrun has started this process anew, but has no store that it shares with it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and agent_store(alone=True) is None
+
+
+def folder_before_restart(path: Path | None = None) -> Path | None:
+    """Return the run folder in which torchrun's job trained before its processes were started again, None at first.
+
+    With a `path`, remember it for that case.
+    """
+    found = remember("folder", None if path is None else str(path.resolve()))
+    return None if found is None else Path(found)
+
+
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def claim(folder: Path, patience: float = 0) -> Iterator[None]:
     """Lock the folder against training by other processes; the lock is released when this process ends or is killed.
 
-    Raises UserError if another process trains there. Does nothing on file systems without locks.
+    Raises UserError if another process trains there, and still does after `patience` seconds: one whose torchrun was
+    killed needs a while to save. Does nothing on file systems without locks.
     """
     handle = None
     with suppress(ImportError, OSError):
         import fcntl
 
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise UserError(f"another process is training in {folder}; wait, or choose another `outdir`") from error
+        end, waits = time.monotonic() + patience, False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    os.close(handle)
+                    said = f"another process is training in {folder}; wait, or choose another `outdir`"
+                    raise UserError(said) from error
+            if not waits:
+                waits = True
+                print0(f"note: another process is training in {folder}; waiting for its end, at most {patience:g} s")
+            time.sleep(0.2)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from elucid.dnnlib.errors import UserError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 CACHES = ("none", "disk", "gpu")
+ON_FULL_DISK = ("stop", "continue")
 LARGEST_SEED = 2**32 - 1
 LARGEST_BATCH = 2**26
 
@@ -51,14 +52,22 @@ class LoopOptions:
     state_ticks: int | None = 500
     grid_images: int = 64
     max_grad_norm: float | None = None
+    max_bad_steps: int = 10
+    keep_states: int | None = None
+    keep_snapshots: int | None = None
+    milestone_kimg: float | None = None
+    on_full_disk: str = "stop"
 
     def __post_init__(self):
         require("loop.precision", self.precision, PRECISIONS)
         require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
         require("loop.seed", self.seed, (0, LARGEST_SEED))
+        require("loop.on_full_disk", self.on_full_disk, ON_FULL_DISK)
         for name in ("batch_size", "batch_gpu"):
             require(f"loop.{name}", getattr(self, name), (1, LARGEST_BATCH))
-        for name in ("tick_kimg", "loss_scale", "max_grad_norm"):
+        for name in ("max_bad_steps", "keep_states", "keep_snapshots"):
+            require(f"loop.{name}", getattr(self, name), (1, math.inf))
+        for name in ("tick_kimg", "loss_scale", "max_grad_norm", "milestone_kimg"):
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
         for name in ("snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))

@@ -53,8 +53,9 @@ COMPONENT_LISTS = {"transforms", "hooks", "loggers"}
 class TrainOptions:
     """Options of a training run, named like the flags of `train.py`; None means the preset's value or the default.
 
-    Units: `duration` is in millions of images, `tick` in thousands of images, `snap` and `dump` in ticks, `ema` a
-    half-life, or several, in millions of images; `eval` is e.g. "5k@25", 5000 images every 25 ticks. A component
+    Units: `duration` is in millions of images, `tick` and `milestones` in thousands of images, `snap` and `dump` in
+    ticks, `ema` a half-life, or several, in millions of images, `time_limit` in seconds, or like "3h50m"; `eval` is
+    e.g. "5k@25", 5000 images every 25 ticks. A component
     (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`, `transforms`, `hooks`, `loggers`) is a name such as `"edm"`
     or `"mine.py:MyLoss"`, or a class of a module or plugin file; a class of a notebook cell must be written into a
     file, so that other processes find it when the run is resumed. `set` sets any other option by its path, e.g.
@@ -110,6 +111,12 @@ class TrainOptions:
     tick: float | None = None
     snap: int | None = None
     dump: int | None = None
+    keep_snapshots: int | None = None
+    keep_states: int | None = None
+    milestones: float | None = None
+    on_full_disk: str | None = None
+    max_bad_steps: int | None = None
+    time_limit: str | float | None = None
     heldout: str | os.PathLike | None = None
     eval: str | None = None
     hooks: Sequence[str | type] | None = None

@@ -7,7 +7,13 @@ Values = dict[str, dict[str, float]]
 
 
 class Hook:
-    """Base class of hooks. Hooks are called on all processes, so they may use collective operations."""
+    """Base class of hooks. Hooks are called on all processes, so they may use collective operations.
+
+    Long work should end early if `run.stop.requested`, on any process.
+    """
+
+    reads_snapshots = True
+    """Whether `on_snapshot` reads the file; training then waits until it is written."""
 
     adds_values = False
     """Whether `on_tick` adds statistics; it is then called before they are logged (for `--hook` only)."""
@@ -25,7 +31,7 @@ class Hook:
         """Called after each tick with its statistics."""
 
     def on_snapshot(self, run, path: Path) -> None:
-        """Called after a snapshot was written to `path`; a state, if due, has been saved before."""
+        """Called after a snapshot was saved to `path`, and before it a state, if due."""
 
     def close(self) -> None:
         """Called when training ends, also after an error."""
@@ -36,6 +42,10 @@ class Hooks(Hook):
 
     def __init__(self, hooks=()):
         self.hooks: list[Hook] = list(hooks)
+
+    @property
+    def reads_snapshots(self) -> bool:  # type: ignore[override]  # of any of them
+        return any(hook.reads_snapshots and type(hook).on_snapshot is not Hook.on_snapshot for hook in self.hooks)
 
     def on_start(self, run, folder: Path) -> None:
         for hook in self.hooks:

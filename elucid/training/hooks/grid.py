@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.guidance.clipping import clipped
@@ -38,6 +39,8 @@ class SampleGrid(Hook):
     image is passed to `loggers`.
     """
 
+    reads_snapshots = False
+
     def __init__(self, loggers=None):
         self.loggers = loggers
         self.since = time.monotonic()
@@ -51,9 +54,13 @@ class SampleGrid(Hook):
             images = self.sample_in_time(run, denoiser, count)
             if images is not None:
                 picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
-                save_grid(enlarged_grid(images, cells=count), picture)
-                if self.loggers is not None:
-                    self.loggers.image("samples", picture, run.nimg)
+                try:
+                    save_grid(enlarged_grid(images, cells=count), picture)
+                except UserError as error:  # a full disk, of which the states decide
+                    run.log(f"warning: {error}")
+                else:
+                    if self.loggers is not None:
+                        self.loggers.image("samples", picture, run.nimg)
         distributed.barrier()
         self.since = time.monotonic()
 

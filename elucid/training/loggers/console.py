@@ -27,6 +27,8 @@ class Console(Logger):
         self.scores = ""  # the last ones of the run's samples
 
     def start(self, options: dict[str, Any], nimg: int) -> None:
+        if self.bar is not None:
+            self.bar.close()
         self.total_nimg = round(options["loop"]["duration_mimg"] * 1e6)
         self.bar = progress_bar(total=self.total_nimg, initial=nimg, unit_scale=True, desc="training")
 

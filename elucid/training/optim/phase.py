@@ -11,7 +11,7 @@ from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
 
 SMALLEST_SCALE = 2**-16
-"""Gradients that are not finite at this loss scale or below are treated as an error, not as fp16 overflow."""
+"""Gradients that are not finite at this loss scale or below are taken for divergence, not for fp16 overflow."""
 
 
 class PhaseOptimizer:
@@ -19,7 +19,8 @@ class PhaseOptimizer:
 
     `named_parameters` are the (name, parameter) pairs of the phase. `max_grad_norm` clips their total gradient norm;
     None disables clipping. `loss` names the loss in error messages, by default the phase. `lr` and `grad_norm` (before
-    clipping, still on the device) are those of the last step. Raises UserError for an optimizer without `lr`.
+    clipping, still on the device) are those of the last step, and `diverged` tells whether its gradients were not
+    finite for another reason than fp16 overflow. Raises UserError for an optimizer without `lr`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PhaseOptimizer:
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.lr = float(self.base_lrs[0])
         self.grad_norm: Tensor | None = None
+        self.diverged = False
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -54,27 +56,22 @@ class PhaseOptimizer:
             group["lr"] = self.schedule.rate(base, step)
         self.lr = self.optimizer.param_groups[0]["lr"]
 
-    def step_if_finite(self, step: Step) -> bool:
-        """Clip and step; return False if fp16 overflowed, which skips the step (`scaler.update` lowers the scale).
+    def step_if_finite(self) -> bool:
+        """Clip and step; return False, without a step, if a gradient is not finite on any process.
 
-        Raises UserError if a gradient is not finite for another reason, or if the network gets no gradient.
+        With fp16 that is overflow at first: `scaler.update` lowers the scale. Raises UserError if the network gets no
+        gradient.
         """
         self.scaler.unscale_(self.optimizer)
-        named = [(name, p.grad) for name, p in self.named_parameters if p.grad is not None]
         self._require_gradient()
-        grads = [grad for _, grad in named]
+        grads = [p.grad for _, p in self.named_parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads))
         self.grad_norm = torch.linalg.vector_norm(norms)
         above = self.grad_norm > self.max_grad_norm if self.max_grad_norm else torch.zeros_like(norms[0]).bool()
         finite, clip = torch.stack([norms.isfinite().all(), above]).tolist()  # the only synchronisation with the device
+        self.diverged = not finite and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE)
         if not finite:
-            if self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE:
-                return False
-            name = named[int(norms.isfinite().logical_not().nonzero()[0])][0]
-            raise UserError(
-                f"gradient of {name} is not finite at {step.nimg / 1000:.1f} kimg; lower `lr`, use `precision`=bf16 or "
-                "fp32, or check the loss"
-            )
+            return False
         if clip:
             torch._foreach_mul_(grads, self.max_grad_norm / self.grad_norm)
         self.scaler.step(self.optimizer)
