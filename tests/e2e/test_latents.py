@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_in_one_line(finished, place, tmp_path, arg
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (to_npy(np.zeros((8, 8, 8), np.float16))[:-7], "img00000002.npy is not a .npy"),
+        (to_npy(np.zeros((8, 8, 8), np.float16))[:-50], "img00000002.npy is not a .npy"),
         (b"not at all", "img00000002.npy is not a .npy"),
         (to_npy(np.zeros((8, 4, 8), np.float16)), "several kinds: .*img00000002.npy differs"),
         (to_npy(np.full((8, 8, 8), np.nan, np.float16)), "img00000002.npy has values that are not finite"),
