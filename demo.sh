@@ -17,7 +17,7 @@ step train.py --preset=demo --data="$out/digits.zip" --outdir="$out/run" --nosub
 step generate.py --network="$out/run" --outdir="$out/samples" --seeds="$seeds" --steps=12 --cfg=1.5 --labels --grid="$out/samples.png" --grid_classes
 [ -e "$out/digits-random.npz" ] || step fid.py ref --data="$out/digits.zip" --dest="$out/digits-random.npz" --detector=random
 step fid.py calc --images="$out/samples" --ref="$out/digits-random.npz" --num="$(find "$out/samples" -name '*.png' | wc -l)" | tee "$out/frechet.txt"
-step fid.py svc --data="$out/digits.zip" --test="$out/digits-test.zip" --images="$out/samples" | tee "$out/agreement.txt"
+step evaluate.py svc --data="$out/digits.zip" --test="$out/digits-test.zip" --images="$out/samples" --dest="$out/run/evaluations/svc.json" | tee "$out/agreement.txt"
 step evaluate.py report "$out/run" --samples="$out/samples" -o "$out/report.html"
 
 count=$(find "$out/samples" -name '*.png' | wc -l)

@@ -8,6 +8,7 @@ import torch
 
 import elucid
 from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.snapshots.weights_folder import digest
 from tests.scripts import call, exit_code
 from tests.snapshots import save_random_snapshot
 
@@ -75,6 +76,8 @@ def test_bad_input(saved, tmp_path, monkeypatch, capsys):
         lambda folder: (folder / "model-b.safetensors").unlink(),
         lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100),
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1]),
+        lambda folder: flip(folder / "model.safetensors"),
+        lambda folder: flip(folder / "config.json"),
         lambda folder: change(folder, lambda config: config.update(version=9)),
         lambda folder: change(folder, lambda config: config.update(denoisers={})),
         lambda folder: change(folder, lambda config: config["denoisers"].update({"a": 1})),
@@ -93,8 +96,16 @@ def test_damaged_folders(saved, tmp_path, monkeypatch, capsys, damage):
         elucid.load(folder)
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"1") if path.suffix == ".json" else len(data) - 5
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
 def change(folder, edit):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     edit(config)
+    config["sha256"] = digest(config)
     path.write_text(json.dumps(config))
