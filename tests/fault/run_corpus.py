@@ -111,8 +111,10 @@ def under_torchrun(kit: Kit, cases: list[Case], work: Path) -> int:
     wrong = 0
     for case in cases:
         script, arguments = next(iter(calls(case.kind, case.path, kit, work / case.name)))
+        command = scripts.command(f"{script}.py", *arguments, processes=2)
+        command.insert(len(command) - len(arguments) - 1, "--")  # torchrun takes --num for an abbreviation of its own
         done = subprocess.run(
-            scripts.command(f"{script}.py", *arguments, processes=2),
+            command,
             env=scripts.environment(work), capture_output=True, text=True, timeout=PATIENCE * 2,
         )  # fmt: skip
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
