@@ -43,7 +43,7 @@ def init(device: torch.device) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"timeout": timedelta(minutes=60)}
     global _session
-    store = agent_store() if restarts_allowed() else None
+    store = agent_store(seconds=60) if restarts_allowed() else None
     if store is not None:
         _session = meet(store, rank(), world_size())
         options |= {"store": dist.PrefixStore(_session, store), "rank": rank(), "world_size": world_size()}
@@ -64,13 +64,13 @@ def restarts_allowed() -> bool:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
-def agent_store(alone: bool = False) -> dist.TCPStore | None:
+def agent_store(alone: bool = False, seconds: float = 5) -> dist.TCPStore | None:
     """Return torchrun's store; None if it cannot be reached, and for a single process unless `alone` is set."""
     if (world_size() == 1 and not alone) or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
+        return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=seconds), wait_for_workers=False)
     except (RuntimeError, OSError):
         return None
 

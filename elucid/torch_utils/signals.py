@@ -123,7 +123,7 @@ class _Watcher(threading.Thread):
         self.arrived: float | None = None
 
     def run(self) -> None:
-        store, told = None, False
+        told, store = distributed.world_size() == 1, distributed.agent_store()
         while not self.done.is_set():
             ready, _, _ = select.select([self.read], [], [], POLL)
             if ready and set(os.read(self.read, 512)) & set(STOPPING) and self.arrived is None:
@@ -134,8 +134,7 @@ class _Watcher(threading.Thread):
                 if self.arrived is not None and time.monotonic() - self.arrived > GRACE and not self.done.is_set():
                     os._exit(EXIT_STOPPED)
                 continue
-            if distributed.world_size() > 1 and not told:
-                store = store or distributed.agent_store()
+            if not told:
                 told = store is None or self._share(store)
 
     def _share(self, store) -> bool:
@@ -163,6 +162,7 @@ class _Watcher(threading.Thread):
         self.done.set()
         signal.set_wakeup_fd(self.earlier)
         os.write(self.write, b"\0")
-        self.join()
-        os.close(self.read)
-        os.close(self.write)
+        self.join(timeout=2)
+        if not self.is_alive():  # it may hang in a connection to a torchrun that is gone
+            os.close(self.read)
+            os.close(self.write)

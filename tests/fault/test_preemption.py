@@ -106,7 +106,9 @@ def test_processes_whose_torchrun_is_killed_save_and_end(data, tmp_path):
         if line.startswith("tick 1"):
             process.kill()
             break
+    began = time.monotonic()
     rest = process.stdout.read()  # until both processes have ended, which have the pipe
+    assert time.monotonic() - began < 30
     process.wait()
     assert "stopped at" in rest and "continue with --resume=" in rest
     assert states(folder)
