@@ -16,7 +16,7 @@ step() {
 
 step python dataset_tool.py --source="$source" --dest="$out/cifar10.zip" --resolution=32x32
 step python dataset_tool.py verify --source="$out/cifar10.zip"
-step $launch fid.py ref --data="$out/cifar10.zip" --dest="$out/random.npz" --detector=random
+step $launch fid.py ref --data="$out/cifar10.zip" --dest="$out/efflite0.npz" --detector=efflite0
 step $launch train.py --outdir="$out/run" --nosubdir --data="$out/cifar10.zip" --cond=1 --arch=ddpmpp --cbase=32 --cres=1,2,2 \
   --set=network.num_blocks=1 --set=optimizer.lr_rampup_kimg=2 --set=optimizer.lr_rampdown=0.3 --set=loop.grid_images=16 \
   --batch=32 --lr=2e-3 --ema=0.002 --dropout=0 --augment=0.12 --duration="$(python -c "print($kimg / 1000)")" \
@@ -24,8 +24,8 @@ step $launch train.py --outdir="$out/run" --nosubdir --data="$out/cifar10.zip" -
 for snapshot in "$out"/run/network-snapshot-*.pkl; do
   name=$(basename "$snapshot" .pkl)
   step $launch generate.py --network="$snapshot" --outdir="$out/$name" --seeds=0-255 --steps=10 --labels --grid="$out/$name.png"
-  step $launch fid.py calc --images="$out/$name" --ref="$out/random.npz" --num-images=256 | tee "$out/$name.txt"
+  step $launch fid.py calc --images="$out/$name" --ref="$out/efflite0.npz" --num-images=256 | tee "$out/$name.txt"
 done
 for score in "$out"/network-snapshot-*.txt; do
-  echo "$(basename "$score" .txt): Fréchet distance, random features, 256 images: $(tail -n 1 "$score")"
+  echo "$(basename "$score" .txt): Fréchet distance, efflite0, 256 images: $(tail -n 1 "$score")"
 done

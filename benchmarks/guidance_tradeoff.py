@@ -3,7 +3,7 @@
     python benchmarks/guidance_tradeoff.py --out=OUT [--data=ZIP --test=ZIP] [--kimg=32]     (the plot needs matplotlib)
 
 As figure 4 of Dhariwal & Nichol 2021, on small images: one class-conditional DDPM, trained with dropped labels, and one
-noisy classifier. Accuracy is that of a support vector classifier of pixels, distance Fréchet's in random features. The
+noisy classifier. Accuracy is that of a support vector classifier of pixels, distance Fréchet's in features of efflite0. The
 scale w of classifier-free guidance means D_u + (1 + w)(D_c - D_u), so that 0 is no guidance for both.
 """
 
@@ -68,8 +68,8 @@ def plot(scales: list[float], results: dict[str, list[dict[str, float]]], path: 
             axes[2].annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
     for axis, x, y in zip(
         axes,
-        ("scale", "scale", "Fréchet distance, random features"),
-        ("accuracy, %", "Fréchet distance, random features", "accuracy, %"),
+        ("scale", "scale", "Fréchet distance, efflite0"),
+        ("accuracy, %", "Fréchet distance, efflite0", "accuracy, %"),
         strict=True,
     ):
         axis.set_xlabel(x)
