@@ -3,8 +3,8 @@
     python benchmarks/guidance_tradeoff.py --out=OUT [--data=ZIP --test=ZIP] [--kimg=32]     (the plot needs matplotlib)
 
 As figure 4 of Dhariwal & Nichol 2021, on small images: one class-conditional DDPM, trained with dropped labels, and one
-noisy classifier. Accuracy is that of a support vector classifier of pixels, distance Fréchet's in features of efflite0. The
-scale w of classifier-free guidance means D_u + (1 + w)(D_c - D_u), so that 0 is no guidance for both.
+noisy classifier. Accuracy is that of a support vector classifier of pixels, distance Fréchet's in features of
+efflite0. The scale w of classifier-free guidance means D_u + (1 + w)(D_c - D_u), so that 0 is no guidance for both.
 """
 
 import json

@@ -9,6 +9,8 @@ from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
+from elucid.dnnlib.reading.json_text import parse_json
+from elucid.dnnlib.reading.regular import read_regular
 from elucid.evaluation.charts import drawing
 
 FOLDER = "evaluations"
@@ -120,7 +122,7 @@ class Result:
 def load_result(path: str | os.PathLike) -> Result:
     """Read a result. Raises UserError if the file is none."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_json(read_regular(os.fspath(path)), os.fspath(path))
         return Result(
             kind=_text(values["kind"]),
             name=_text(values["name"]),

@@ -55,5 +55,5 @@ OTHERS += [
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="not a result of evaluate.py"):
+    with pytest.raises(UserError, match="not a result of evaluate.py|fix or remove it"):
         load_result(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading.json_text import parse_json
 from elucid.evaluation.results import Result, load_result, results_of
 from elucid.metrics.measures.names import HIGHER_IS_BETTER
 
@@ -144,7 +145,7 @@ def _json(run: RunRecord, name: str, kind: type) -> Any:
         run.notes.append(f"there is no {name}")
         return kind()
     try:
-        content = json.loads(read_bounded(path))
+        content = parse_json(read_bounded(path), str(path))
         if isinstance(content, kind):
             return content
         run.notes.append(f"{name} is left out: it is no {'list' if kind is list else 'object'}")
