@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elucid.evaluation.results import load_result
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 from tests.snapshots import save_random_snapshot
@@ -83,8 +84,20 @@ def test_likelihood(place, tmp_path, monkeypatch, capsys):
     lines = call(monkeypatch, capsys, "evaluate.py", *wanted, "--respacing=20")
     value = float(lines[-1])
     assert 0 < value < 100 and "95 % interval" in lines[-2]
-    lines = call(monkeypatch, capsys, "evaluate.py", *wanted, "--respacing=20", "--json", "--batch=5")
+    lines = call(
+        monkeypatch,
+        capsys,
+        "evaluate.py",
+        *wanted,
+        "--respacing=20",
+        "--json",
+        "--batch=5",
+        f"--dest={tmp_path}/nll.json",
+    )
     result = json.loads(lines[-1])
+    saved = load_result(tmp_path / "nll.json")
+    assert saved.value == result["value"] and saved.tables[0].rows[-1] == ("total", result["value"])
+    assert len(saved.curves[0].series[0].points) == 19 and (tmp_path / "nll-1.svg").is_file()
     assert result["value"] == pytest.approx(value, rel=1e-4)
     assert result["value"] == pytest.approx(result["prior"] + sum(result["steps"]), rel=1e-6)
     assert len(result["steps"]) == 20

@@ -10,6 +10,7 @@ import torch
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.evaluation.nll import Bound, bound
+from elucid.evaluation.results import Curve, Result, Series, Table
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import open_dataset
 from elucid.training.sampling.options import SampleOptions
@@ -37,15 +38,36 @@ class Likelihood:
         own = {"name": "nll_bits_per_dim", "value": self.value, "interval": list(self.interval), "prior": self.prior}
         return {**own, "steps": self.steps, "num_images": self.num_images, **self.about}
 
+    def result(self) -> Result:
+        """Return the same with a table of the terms and a curve of the steps, to be saved for a report."""
+        *kl, last = self.steps
+        points = tuple((float(len(kl) - place), value) for place, value in enumerate(kl))
+        curve = Curve("terms of the bound", "step", "bits per dimension", (Series("KL of a step", points),), log_y=True)
+        table = Table("terms of the bound, bits per dimension", ("term", "bits"), tuple(self.terms()))
+        lines = (f"{self.num_images} images",)
+        return Result(
+            "nll",
+            "nll_bits_per_dim",
+            self.value,
+            self.interval,
+            lines,
+            (table,),
+            (curve,) if kl else (),
+            about=self.about,
+        )
+
     def table(self, groups: int = 10) -> str:
-        """Return the terms as lines: the prior, the steps in groups from noisy to clean, the last step, the total."""
+        """Return the terms as lines."""
+        return "\n".join(f"  {name:24}{value:10.6f}" for name, value in self.terms(groups))
+
+    def terms(self, groups: int = 10) -> list[tuple[str, float]]:
+        """Return the prior, the steps in groups from noisy to clean, the last step, and the total."""
         *kl, last = self.steps
         lines = [("prior", self.prior)]
         for part in np.array_split(np.arange(len(kl)), min(groups, len(kl))) if kl else ():
             name = f"steps {len(kl) - part[0]}..{len(kl) - part[-1]}"
             lines.append((name, float(np.sum([kl[index] for index in part]))))
-        lines += [("image given x_1", last), ("total", self.value)]
-        return "\n".join(f"  {name:24}{value:10.6f}" for name, value in lines)
+        return [*lines, ("image given x_1", last), ("total", self.value)]
 
 
 def nll(

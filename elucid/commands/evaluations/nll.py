@@ -6,6 +6,7 @@ import click
 
 from elucid.commands.command import Command, Name, section
 from elucid.dnnlib import cli
+from elucid.dnnlib.files import require_writable
 from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
@@ -41,6 +42,7 @@ from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
         help="Number of images, chosen by --seed (under torchrun: --num-images).  [default: all]",
     ),
     click.option("--seed", type=cli.Count(min=0), default=0, help="Seed of the noise and the choice.  [default: 0]"),
+    click.option("--dest", metavar="JSON", help="File for the result, with its curve."),
     click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all terms as the last line."),
 )
 @section(
@@ -48,15 +50,19 @@ from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
     click.option("--batch", type=cli.Count(), default=64, help="Batch size per process.  [default: 64]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
-def command(network, data, num, seed, respacing, as_json, batch, device, **options) -> None:
+def command(network, data, num, seed, respacing, dest, as_json, batch, device, **options) -> None:
     """Compute bits per dimension: the variational bound on the negative log-likelihood of images, and its terms."""
     from elucid.api.evaluations.likelihood import nll  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
     from elucid.training.sampling.options import SampleOptions
 
     try:
+        if dest is not None and distributed.is_main():
+            require_writable(dest)
         how = {"num": num, "seed": seed, "respacing": respacing, "batch": batch, "device": device}
         result = nll(network, data, options=SampleOptions(**options), **how)
+        if dest is not None and distributed.is_main():
+            result.result().save(dest)
         low, high = result.interval
         distributed.print0(result.table())
         distributed.print0(f"bits per dimension of {result.num_images} images (95 % interval {low:.4f} to {high:.4f})")
