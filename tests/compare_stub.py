@@ -83,7 +83,7 @@ if __name__ == "__main__":
     if sys.argv[1] != "compare":
         sys.exit(main(sys.argv[1:]))
     use_in_place_of_elucid()
-    from elucid.api.evaluations import scoring_check
+    from elucid.api.evaluations.comparing import scoring_check
     from elucid.commands.evaluate import run
 
     scoring_check.require_scoring = lambda *_: None

@@ -74,7 +74,7 @@ def test_two_processes_score_blocks_of_seeds_as_one_does(tmp_path):
     """The features of a seed stand at its place, and classes are chosen for the whole list."""
     snapshot = save_random_snapshot(tmp_path / "snapshot.pkl", channels=1, classes=3)
     (tmp_path / "real").mkdir()
-    for index, image in enumerate(np.random.RandomState(0).randint(0, 256, (20, 16, 16), np.uint8)):
+    for index, image in enumerate(np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)):
         Image.fromarray(image).save(tmp_path / f"real/{index}.png")
     sampling = [f"--network={snapshot}", "--steps=1", "--class_policy=equal", "--batch=2", "--device=cpu"]
     how = [f"--ref={tmp_path}/real", "--detector=random", *sampling]

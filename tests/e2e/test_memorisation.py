@@ -99,7 +99,7 @@ def test_in_python(digits):
         (["--images={}/samples", "--num=19"], "19 samples images are too few"),
         (["--images={}/large"], "the samples images are 9x9 with 1 channels, the training images 8x8"),
         (["--images={}/empty"], "contains no images"),
-        (["--images={}/samples", "--train={}/gray"], "all 30 training images have the same features"),
+        (["--images={}/samples", "--train={}/gray"], "all 30 images are the same one"),
         (["--images={}/samples", "--detector=pixel"], "pixels"),
         (["--images={}/samples", "--steps=3"], "--steps is for sampling"),
         ([], "give --images"),

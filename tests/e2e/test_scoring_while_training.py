@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import elucid
-from elucid.api.evaluations import online
+from elucid.api.evaluations.scoring import online
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import load_result
 from elucid.metrics.pretrained import weights

@@ -144,7 +144,7 @@ def dry_run(monkeypatch, capsys, *args) -> dict:
         (["--set=optimizer.lrr=1", "--data=DATA", "--dry-run"], "lrr"),
         (["--set=ema.rampup_ratio=0", "--data=DATA", "--dry-run"], "rampup_ratio=0"),
         (["--set=loop.tick=1", "--data=DATA"], "tick"),
-        (["--set=loop.batch_gpu=0", "--data=DATA"], "loop.batch_gpu=0 must be 1 or more"),
+        (["--set=loop.batch_gpu=0", "--data=DATA"], "loop.batch_gpu=0 must be from 1 to 67108864"),
         (["--set=loop.precision=fp8", "--data=DATA"], "loop.precision='fp8' must be one of"),
         (["--set=dataset.cache=ram", "--data=DATA"], "dataset.cache='ram' must be one of"),
         (["--set=loss.P_mean=NaN", "--data=DATA"], "P_mean=nan must be a number"),

@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "elucid"
 ENTRANCES = {
     r"\bImage\.open\(": {"training/data/pictures.py"},  # with a list of formats, since EPS starts Ghostscript
-    r"\btorch\.load\(": {"torch_utils/guards/torch_files.py", "torch_utils/pickled.py"},  # which look first
+    r"(?<!library\.)\btorch\.load\(": {  # which look first; safetensors has one of its own
+        "torch_utils/guards/torch_files.py", "torch_utils/pickled.py",
+    },
     r"\bnp\.load\(": {"metrics/reference.py", "training/data/cache.py"},
     r"\bpickle\.(load|loads|Unpickler)\(": set(),
     r"\blmdb\.open\(": {"preparation/lmdb_file.py", "preparation/sources.py"},

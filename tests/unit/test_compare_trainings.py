@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from elucid.api.evaluations import scoring_check
+from elucid.api.evaluations.comparing import scoring_check
 from elucid.api.evaluations.comparing.compare import compare
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import load_result

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from elucid.dnnlib import download as module
 from elucid.dnnlib import files
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.dnnlib.remote import download as module
 from elucid.dnnlib.remote.download import download
 
 CONTENT = bytes(range(256)) * 1200  # several blocks

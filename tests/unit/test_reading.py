@@ -212,7 +212,9 @@ def test_networks_without_end():
     with pytest.raises(UserError, match="too large"), Budget(1000, "too large"):
         torch.nn.Linear(100, 100)
     with pytest.raises(UserError, match="ELUCID_MAX_LAYERS"), Budget(None, ""), torch.device("meta"):
-        torch.nn.Sequential(*(torch.nn.Identity() for _ in range(10**9)))
+        layers = torch.nn.Sequential()
+        for _ in range(10**9):
+            layers.append(torch.nn.Identity())
     torch.nn.Sequential(*(torch.nn.Identity() for _ in range(30_000)))  # nothing is counted outside
 
 

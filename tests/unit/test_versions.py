@@ -5,7 +5,7 @@ import re
 
 def test_one_version_of_torch(root):
     pinned = re.search(r"^torch==(\S+)$", (root / "requirements.txt").read_text(), re.M)[1]
-    assert f"FROM pytorch/pytorch:{pinned}-cuda" in (root / "Dockerfile").read_text()
+    assert f"ARG BASE=pytorch/pytorch:{pinned}-cuda" in (root / "Dockerfile").read_text()
     assert f"`requirements.txt`, {pinned};" in (root / "README.md").read_text()
 
 

@@ -1,6 +1,5 @@
 """Runs cells as jobs of SLURM, through the package submitit."""
 
-import importlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ _NAMES = {
 def executor(folder: Path, options: Mapping[str, Any]):
     """Return an executor that logs to a folder. Raises UserError if submitit is missing, or for options it has not."""
     try:
-        submitit = importlib.import_module("submitit")
+        import submitit
     except ModuleNotFoundError as error:
         raise UserError('`slurm` needs the package submitit: pip install ".[slurm]"') from error
     options = dict(options)

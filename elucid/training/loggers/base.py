@@ -6,9 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 
@@ -126,9 +123,3 @@ def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{name}"] = value
     return values
-
-
-def pixels(path: Path) -> np.ndarray:
-    """Return a PNG as u8[H,W,3]."""
-    with Image.open(path, formats=("PNG",)) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from elucid.training.loggers.base import Logger, pixels
+import numpy as np
+
+from elucid.training.data.pictures import load_picture
+from elucid.training.loggers.base import Logger
 
 
 class TensorBoard(Logger):
@@ -32,7 +35,8 @@ class TensorBoard(Logger):
         self.writer.flush()
 
     def image(self, name: str, path: Path, nimg: int) -> None:
-        self.writer.add_image(name, pixels(path), nimg, dataformats="HWC")
+        picture = load_picture(path.read_bytes(), str(path))
+        self.writer.add_image(name, np.asarray(picture.convert("RGB")), nimg, dataformats="HWC")
 
     def close(self) -> None:
         if self.writer is not None:
