@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.preconds.base import as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, Prediction
 
@@ -48,11 +49,12 @@ class Guidance(DenoiserWrapper):
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         cond = cond or {}
-        sigma = torch.as_tensor(sigma, device=x.device).reshape(-1, 1, 1, 1)
-        inside = self.interval.contains(sigma)
+        sigma = torch.as_tensor(sigma).reshape(-1, 1, 1, 1)
+        inside = self.interval.contains(sigma)  # samplers have sigma on the host, which then asks no device
         if self.scale == 1 or not bool(inside.any()):
             return self.denoiser(x, sigma, cond)
         main, weak = self.pair(x, sigma, cond)
+        inside = as_levels(inside, x, torch.bool)
         guided = weak + self.scale * (main.x0 - weak)
         gradient = main.guidance
         if gradient is not None:  # of classifier guidance inside; it is part of main.x0, which is scaled

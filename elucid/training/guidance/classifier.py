@@ -7,7 +7,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.guidance.base import Interval
-from elucid.training.preconds.base import Preconditioned
+from elucid.training.preconds.base import Preconditioned, as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, NetSpec, Prediction
 
@@ -37,10 +37,11 @@ class ClassifierGuidance(DenoiserWrapper):
         cond = cond or {}
         labels, others = cond.get("labels"), {name: value for name, value in cond.items() if name != "labels"}
         main = self.denoiser(x, sigma, cond if self.denoiser.spec.label_dim else others)
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        sigma = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1)
         inside = self.interval.contains(sigma)
         if labels is None or self.scale == 0 or not bool(inside.any()):
             return main
+        sigma, inside = as_levels(sigma, x, x.dtype), as_levels(inside, x, torch.bool)
         gradient = torch.where(inside, self.scale * self.gradient(x, sigma, labels, others), 0.0)
         # In the precision of the sampler: an ancestral one subtracts the gradient's part again, which may be large.
         x0 = main.x0 + sigma**2 * gradient.to(x.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.preconds.base import as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, Prediction
 
@@ -29,7 +30,7 @@ class Clipping(DenoiserWrapper):
         out = self.denoiser(x, sigma, cond)
         if out.guidance is None:
             return dataclasses.replace(out, x0=self.limited(out.x0))
-        shift = torch.as_tensor(sigma, device=x.device).reshape(-1, 1, 1, 1) ** 2 * out.guidance
+        shift = as_levels(sigma, x, torch.as_tensor(sigma).dtype) ** 2 * out.guidance
         return dataclasses.replace(out, x0=self.limited(out.x0 - shift) + shift)
 
     def limited(self, x0: Tensor) -> Tensor:

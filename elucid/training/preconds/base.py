@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.transfer import moved
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Cond, NetSpec, Prediction, Step
@@ -105,9 +106,14 @@ class Preconditioned(nn.Module):
         return self.model(seen, coefficients.c_noise.reshape(-1).expand(x.shape[0]), cond)
 
 
-def as_levels(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Convert sigma to float32 [B,1,1,1] or [1,1,1,1] on the device of x."""
-    return torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+def as_levels(sigma: Tensor | float, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Convert sigma to [B,1,1,1] or [1,1,1,1] on the device of x; the host does not wait for it."""
+    sigma = torch.as_tensor(sigma, dtype=dtype).reshape(-1, 1, 1, 1)
+    if sigma.device == x.device:
+        return sigma
+    if len(sigma) == 1 and sigma.device.type == "cpu":  # an argument of a kernel, which needs no copy
+        return torch.full((1, 1, 1, 1), sigma.item(), dtype=dtype, device=x.device)
+    return moved(sigma, x.device)
 
 
 class Denoiser(Preconditioned):

@@ -21,7 +21,8 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
     def __init__(self, model, spec, precision="fp32", C_1: float = 0.001, C_2: float = 0.008, M: int = 1000):
         super().__init__(model, spec, precision)
         self.C_1, self.C_2, self.M = C_1, C_2, M
-        self.register_buffer("u", iddpm_levels(M, C_1, C_2), persistent=False)
+        self.host_levels = iddpm_levels(M, C_1, C_2)
+        self.register_buffer("u", self.host_levels.clone(), persistent=False)
         self.sigma_min, self.sigma_max = float(self.u[M - 1]), float(self.u[0])
 
     @classmethod
@@ -38,7 +39,8 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma)
-        return self.u.to(sigma.device)[self.index(sigma.to(self.u.device)).to(sigma.device)].to(sigma.dtype)
+        levels = self.u if sigma.device == self.u.device else self.host_levels.to(sigma.device)
+        return levels[nearest_level(levels, sigma)].to(sigma.dtype)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         c_noise = (self.M - 1 - self.index(sigma)).to(torch.float32)

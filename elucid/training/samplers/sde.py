@@ -38,7 +38,7 @@ def reverse_sde_path(
     x <- x + 2 (t' - t) (x - D(x; t)) / t + sqrt(2 t (t - t')) z, z = noise(x); one evaluation per step, in float64
     where the device supports it. `first` is D at the start, if already known.
     """
-    levels = sigmas.reshape(len(sigmas), -1, 1, 1, 1)
+    levels = sigmas if sigmas.ndim == 1 else sigmas.reshape(len(sigmas), -1, 1, 1, 1)
     x = x.to(levels.dtype)
     for index, (now, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         known = index == 0 and first is not None

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.transfer import to_device
 from elucid.training.transforms import operations as ops
 from elucid.training.transforms.base import Transform
-from elucid.training.transforms.resampling import resample
+from elucid.training.transforms.resampling import Resampling
 from elucid.training.types import Batch, NetSpec
 
 SPATIAL = ("coords",)
 """Names in `cond` of maps [B,c,H,W] that are transformed together with the image."""
 
 Parameters = dict[str, Tensor]
-"""Augmentation parameters by operation: [B] or [2,B], zero for images that the operation does not change."""
+"""Augmentation parameters by operation, on the host: [B] or [2,B], zero for images that it does not change."""
 
 
 class AugmentPipe(Transform):
@@ -104,16 +105,16 @@ class AugmentPipe(Transform):
         if unknown:
             raise UserError(f"augmentation does not know the map {unknown[0]!r}; use `augment`=0 or add it to SPATIAL")
         maps = [name for name in SPATIAL if name in cond]
-        parameters = self.draw(len(images), images.shape[2:], images.device)
+        plan = Plan(self, self.draw(len(images), images.shape[2:]), images)
         parts = [images, *(cond[name] for name in maps)]
-        moved = self.move(torch.cat(parts, dim=1) if maps else images, parameters)
+        moved = plan.move(torch.cat(parts, dim=1) if maps else images)
         images, *moved_maps = moved.split([part.shape[1] for part in parts], dim=1)
-        cond.update(zip(maps, moved_maps, strict=True), augment=self.labels(parameters))
-        return Batch(self.recolour(images, parameters), cond, batch.mirrored)
+        cond.update(zip(maps, moved_maps, strict=True), augment=plan.labels)
+        return Batch(plan.recolour(images), cond, batch.mirrored)
 
-    def draw(self, batch_size: int, resolution: tuple[int, int], device: torch.device | str = "cpu") -> Parameters:
-        """Draw parameters for a batch of resolution (height, width), with the device's global generator."""
-        draws = ops.Draws(batch_size, resolution, device)
+    def draw(self, batch_size: int, resolution: tuple[int, int]) -> Parameters:
+        """Draw parameters for a batch of resolution (height, width), with the host's global generator."""
+        draws = ops.Draws(batch_size, resolution)
         return {name: op.draw(draws, self.p * self.strengths[name]) for name, op in self.operations.items()}
 
     def labels(self, parameters: Parameters) -> Tensor:
@@ -129,22 +130,48 @@ class AugmentPipe(Transform):
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Apply geometric and colour operations to images f32[B,C,H,W]."""
-        return self.recolour(self.move(images, parameters), parameters)
+        plan = Plan(self, parameters, images)
+        return plan.recolour(plan.move(images))
 
     def move(self, maps: Tensor, parameters: Parameters) -> Tensor:
         """Apply the geometric operations to images or spatial conditions [B,c,H,W]."""
-        sources = []
-        for name, operation in self.operations.items():
-            if hasattr(operation, "move"):
-                maps = operation.move(maps, parameters[name])
-            if hasattr(operation, "source"):
-                sources.append(operation.source(parameters[name], *maps.shape[2:]))
-        return resample(maps, reduce(torch.matmul, sources)) if sources else maps
+        return Plan(self, parameters, maps).move(maps)
 
-    def recolour(self, images: Tensor, parameters: Parameters) -> Tensor:
+
+class Plan:
+    """What the parameters of a batch mean, computed on the host and copied to the images' device all at once.
+
+    So a GPU is neither asked which images move, nor launches a kernel for each number of a matrix.
+    """
+
+    def __init__(self, pipe: AugmentPipe, parameters: Parameters, images: Tensor):
+        parameters = {name: value.cpu() for name, value in parameters.items()}
+        height, width = images.shape[2:]
+        named = [(op, parameters[name]) for name, op in pipe.operations.items()]
+        self.exact = [(op, value) for op, value in named if hasattr(op, "move")]
+        sources = [op.source(value, height, width) for op, value in named if hasattr(op, "source")]
+        colours = [op.matrix(value) for op, value in named if hasattr(op, "matrix")]
+        self.resampling = Resampling(reduce(torch.matmul, sources), height, width) if sources else None
+        tensors = [pipe.labels(parameters), *(value for _, value in self.exact)]
+        if self.resampling is not None:
+            tensors += [self.resampling.source, self.resampling.moved.to(torch.float32)]
+        if colours:
+            tensors.append(reduce(torch.matmul, reversed(colours)))
+        self.labels, *rest = to_device(tensors, images.device)
+        self.exact = [(op, rest.pop(0)) for op, _ in self.exact]
+        if self.resampling is not None:
+            self.source, self.moved = rest.pop(0), rest.pop(0).long()
+        self.colours = rest.pop(0) if colours else None
+
+    def move(self, maps: Tensor) -> Tensor:
+        """Apply the geometric operations to images or spatial conditions [B,c,H,W]."""
+        for operation, value in self.exact:
+            maps = operation.move(maps, value)
+        return maps if self.resampling is None else self.resampling(maps, self.source, self.moved)
+
+    def recolour(self, images: Tensor) -> Tensor:
         """Apply the colour operations to RGB images f32[B,3,H,W] or gray ones [B,1,H,W]."""
-        matrices = [op.matrix(parameters[name]) for name, op in self.operations.items() if hasattr(op, "matrix")]
-        return ops.recolour(images, reduce(torch.matmul, reversed(matrices))) if matrices else images
+        return images if self.colours is None else ops.recolour(images, self.colours)
 
 
 def edm_augment(p: float = 0.12) -> AugmentPipe:

@@ -15,26 +15,25 @@ from elucid.training.transforms.resampling import rotation, scaling, translation
 
 @dataclass
 class Draws:
-    """Draws random numbers for a batch of resolution (height, width) with the device's global generator."""
+    """Draws random numbers for a batch of resolution (height, width) with the host's global generator."""
 
     batch_size: int
     resolution: tuple[int, int]
-    device: torch.device | str
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, self.batch_size, device=self.device)
+        return torch.randn(*shape, self.batch_size)
 
     def symmetric(self, *shape: int) -> Tensor:
         """Draw from the uniform distribution on [-1, 1)."""
-        return torch.rand(*shape, self.batch_size, device=self.device) * 2 - 1
+        return torch.rand(*shape, self.batch_size) * 2 - 1
 
     def whole(self, count: int) -> Tensor:
         """Draw integers from 0 to count-1."""
-        return torch.randint(count, [self.batch_size], device=self.device).to(torch.float32)
+        return torch.randint(count, [self.batch_size]).to(torch.float32)
 
     def keep(self, value: Tensor, probability: float) -> Tensor:
         """Keep the value of each image with this probability, else set it to zero."""
-        return torch.where(torch.rand(self.batch_size, device=self.device) < probability, value, 0.0)
+        return torch.where(torch.rand(self.batch_size) < probability, value, 0.0)
 
 
 class Operation:
@@ -135,7 +134,7 @@ class TranslateInt(Operation):
 
     def value(self, draws):
         height, width = draws.resolution
-        most = self.limit * torch.tensor([[width], [height]], device=draws.device)
+        most = self.limit * torch.tensor([[width], [height]])
         return (draws.symmetric(2) * most).round() / most
 
     def move(self, images: Tensor, value: Tensor) -> Tensor:
@@ -211,7 +210,7 @@ class Brightness(Normal):
     """Add std * value to all channels."""
 
     def matrix(self, value: Tensor) -> Tensor:
-        matrix = torch.eye(4, device=value.device).repeat(len(value), 1, 1)
+        matrix = torch.eye(4).repeat(len(value), 1, 1)
         matrix[:, :3, 3] = self.std * value[:, None]
         return matrix
 

@@ -72,34 +72,60 @@ def translation(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([one, zero, x, zero, one, y, zero, zero, one], dim=1).reshape(-1, 3, 3)
 
 
-def resample(images: Tensor, source: Tensor) -> Tensor:
-    """Resample images [B,C,H,W] by `source` [B,3,3] without aliasing (Karras et al. 2020, appendix B.2).
+class Resampling:
+    """Resamples images [B,C,H,W] by maps `source` [B,3,3] without aliasing (Karras et al. 2020, appendix B.2).
 
     Upsample by 2 with the low-pass filter, sample bilinearly, downsample by 2 with the filter. Images whose map is the
-    identity are copied exactly.
+    identity are copied exactly. What decides about sizes is found here, on the host: which images are `moved`, their
+    maps `source`, and how many pixels beyond the image they need. Both tensors go to the device for `resample`.
     """
-    moved = (source != torch.eye(3, device=source.device)).flatten(1).any(dim=1).nonzero()[:, 0]
-    if len(moved) == 0:
-        return images
-    if len(moved) == len(images):
-        return _resample(images, source)
-    return images.index_copy(0, moved, _resample(images[moved], source[moved]))
+
+    def __init__(self, source: Tensor, height: int, width: int):
+        source = source.cpu()
+        self.count = len(source)
+        self.moved = (source != torch.eye(3)).flatten(1).any(dim=1).nonzero()[:, 0]
+        self.source = source[self.moved]
+        self.margin = _margin(self.source, height, width) if len(self.moved) else (0, 0)
+
+    def __call__(self, images: Tensor, source: Tensor, moved: Tensor) -> Tensor:
+        """Resample images with the tensors of this object, `source` and `moved`, on the device of the images."""
+        if len(moved) == 0:
+            return images
+        if len(moved) == self.count:
+            return _resample(images, source, *self.margin)
+        return images.index_copy(0, moved, _resample(images[moved], source, *self.margin))
 
 
-def _resample(images: Tensor, source: Tensor) -> Tensor:
-    height, width = images.shape[2:]
-    on = {"dtype": images.dtype, "device": images.device}
-    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], **on)
+def resample(images: Tensor, source: Tensor) -> Tensor:
+    """Resample images [B,C,H,W] by maps `source` [B,3,3]; see `Resampling`."""
+    plan = Resampling(source, *images.shape[2:])
+    return plan(images, plan.source.to(images.device), plan.moved.to(images.device))
+
+
+def _margin(source: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Return how many pixels beyond the image are needed, right and left, above and below."""
+    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2])
     # Downsampling reads 3 pixels beyond the image, so the margin covers the image of that frame under the map.
     reach = ((source[:, :2, :2].abs() @ (centre + 3)) + source[:, :2, 2].abs()).amax(dim=0) - centre + 1
-    farthest = 2 * max(height, width)  # bounds the memory; reached only with an extreme scale_std
-    margin_x, margin_y = (min(max(math.ceil(value), 0), farthest) for value in reach.tolist())
-    up_x, up_y = enlarging(width, margin_x).to(**on), enlarging(height, margin_y).to(**on)
-    down_x, down_y = reducing(width).to(**on), reducing(height).to(**on)
+    x, y = (min(max(math.ceil(value), 0), _farthest(height, width)) for value in reach.tolist())
+    return x, y
+
+
+def _farthest(height: int, width: int) -> int:
+    """Return the largest margin, which bounds the memory; reached only with an extreme scale_std."""
+    return 2 * max(height, width)
+
+
+def _resample(images: Tensor, source: Tensor, margin_x: int, margin_y: int) -> Tensor:
+    height, width = images.shape[2:]
+    on = {"dtype": images.dtype, "device": images.device}
+    farthest = _farthest(height, width)
+    up_x, up_y = _enlarging(width, margin_x, farthest, **on), _enlarging(height, margin_y, farthest, **on)
+    down_x, down_y = _on_device(reducing, width, **on), _on_device(reducing, height, **on)
 
     large = up_y @ (images @ up_x.T)
-    x = torch.arange(2 * width + 10, **on) / 2 - 2.5 - centre[0]
-    y = torch.arange(2 * height + 10, **on)[:, None] / 2 - 2.5 - centre[1]
+    x = torch.arange(2 * width + 10, **on) / 2 - 2.5 - (width - 1) / 2
+    y = torch.arange(2 * height + 10, **on)[:, None] / 2 - 2.5 - (height - 1) / 2
     map_x, map_y = source[:, :2, :, None, None].unbind(dim=1)
     source_x = map_x[:, 0] * x + map_x[:, 1] * y + map_x[:, 2]
     source_y = map_y[:, 0] * x + map_y[:, 1] * y + map_y[:, 2]
@@ -109,7 +135,17 @@ def _resample(images: Tensor, source: Tensor) -> Tensor:
     return down_y @ (looked_up @ down_x.T)
 
 
-@lru_cache(maxsize=256)
+def _enlarging(size: int, margin: int, farthest: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return `enlarging(size, margin)` on the device: rows of the largest one, which is there after the first call."""
+    largest = _on_device(enlarging, size, farthest, dtype=dtype, device=device)
+    return largest[2 * (farthest - margin) :][: 2 * (size + 2 * margin)]
+
+
+@lru_cache(maxsize=64)
+def _on_device(make, *sizes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return make(*sizes).to(device, dtype)
+
+
 def enlarging(size: int, margin: int) -> Tensor:
     """Return the matrix [2(size + 2 margin), size] that pads a row by reflection and upsamples it by 2.
 
@@ -126,7 +162,6 @@ def enlarging(size: int, margin: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-@lru_cache(maxsize=64)
 def reducing(size: int) -> Tensor:
     """Return the matrix [size, 2 size + 10] that downsamples by 2 a row whose sample j is at pixel j/2 - 2.5."""
     taps = np.array(SYM6) / math.sqrt(2)  # normalised to sum 1
