@@ -251,7 +251,7 @@ def main(ctx, **flags):
     from elucid.api import launch  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
     from elucid.torch_utils.signals import StartStopped
-    from elucid.torch_utils.torchrun_errors import end_torchrun, ignore_signals, tell_torchrun
+    from elucid.torch_utils.torchrun.errors import end_torchrun, ignore_signals, tell_torchrun
     from elucid.training.stopping import time_left
 
     for name in sorted(NO_EFFECT & given.keys()):

@@ -18,7 +18,7 @@ _MOST_NUMBERS = 100_000_000  # longer lists are probably a mistake, and would fi
 
 
 class SingleProcess:
-    """A single process: the interface that `run` uses; `elucid/torch_utils/torchrun_errors.py` has torchrun's."""
+    """A single process: the interface that `run` uses; `elucid/torch_utils/torchrun/errors.py` has torchrun's."""
 
     is_main = True
 

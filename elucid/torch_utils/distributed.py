@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError, clean_lines
-from elucid.torch_utils.meeting import meet
+from elucid.torch_utils.torchrun.meeting import meet
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import meeting
-from elucid.torch_utils.meeting import meet
+from elucid.torch_utils.torchrun.meeting import meet
 
 
 def start(store, world_size: int, order) -> list[str]:

@@ -11,7 +11,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.json_text import parse_json
 from elucid.torch_utils.checkpoint import load_state, newest_state
 from elucid.torch_utils.distributed import agent_store, print0
-from elucid.torch_utils.torchrun_errors import remember
+from elucid.torch_utils.torchrun.errors import remember
 from elucid.training.config.upgrade import upgraded
 
 RESUMABLE = {

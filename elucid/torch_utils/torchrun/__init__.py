@@ -1,0 +1,1 @@
+"""What is torchrun's: where processes meet, and how their errors end."""
