@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 
 from elucid.dnnlib.errors import UserError
-from elucid.torch_utils import meeting
+from elucid.torch_utils.torchrun import meeting
 from elucid.torch_utils.torchrun.meeting import meet
 
 
