@@ -67,6 +67,16 @@ def state_dict(network, plugins, **options) -> None:
     click.echo(to_state_dict(network, plugins=listed(plugins), **options))
 
 
+@main.command(cls=Command)
+@_network
+@_options("DIR", "Folder to write.")
+def diffusers(network, plugins, **options) -> None:
+    """Write a folder for the diffusers library, of a model with --arch=adm_unet --precond=ddpm."""
+    from elucid.api.export import to_diffusers
+
+    click.echo(to_diffusers(network, plugins=listed(plugins), **options))
+
+
 def listed(plugins: str | None) -> list[str]:
     return [name for name in (plugins or "").split(",") if name]
 
