@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elucid.api.model_card import model_card
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.files import parent_folders, require_writable, write_output
+from elucid.dnnlib.files import require_writable, write_output
 from elucid.dnnlib.remote.hub import SCHEME, parsed, push_folder
 from elucid.training.snapshots.diffusers_folder import INDEX, UNET, diffusers_files
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_folder, save_snapshot
@@ -107,5 +107,4 @@ def require_free(folder: Path, marker: str = CONFIG) -> None:
         raise UserError(f"`dest`={folder} is a file; give the name of a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
         raise UserError(f"`dest`={folder} has other files; give a new folder")
-    with parent_folders(folder / marker):
-        require_writable(folder / marker)
+    require_writable(folder / marker)

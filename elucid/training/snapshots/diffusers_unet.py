@@ -52,7 +52,7 @@ def unet_config(network: nn.Module) -> dict[str, Any]:
         "upsample_type": joined,
         "dropout": network.style.dropout,
         "act_fn": "silu",
-        "attention_head_dim": head_width(network),
+        "attention_head_dim": head_width(network, given),
         "norm_num_groups": GROUPS,
         "attn_norm_num_groups": GROUPS,
         "norm_eps": 1e-5,
@@ -82,16 +82,16 @@ def require_options(network: ADMUNet, given: dict[str, Any]) -> None:
         raise unmapped(option, f"layers with a multiple of {GROUPS} channels")
 
 
-def head_width(network: ADMUNet) -> int | None:
+def head_width(network: ADMUNet, given: dict[str, Any]) -> int | None:
     """Return the channels of each attention head, None if all layers have one head. Raises UserError for a mixture."""
     layers = [layer for layer in network.modules() if isinstance(layer, SelfAttention)]
     if all(layer.heads == 1 for layer in layers):
         return None
     widths = {len(layer.norm.weight) // layer.heads for layer in layers}
     if len(widths) > 1:
-        option = "num_heads" if network.style.num_heads else "channels_per_head"
+        option = next(name for name in ("num_heads_upsample", "num_heads", "channels_per_head") if given[name])
         many = " and ".join(map(str, sorted(widths)))
-        raise unmapped(f"{option}={getattr(network.style, option)} with heads of {many} channels", "heads of one width")
+        raise unmapped(f"{option}={given[option]} with heads of {many} channels", "heads of one width")
     return widths.pop()
 
 
