@@ -28,15 +28,27 @@ def save_random_snapshot(
         denoiser = make_denoiser(
             network, {"name": "edm"}, NetSpec((size, size), channels, vector={"labels": classes}, **spec)
         ).eval()
-        generator = torch.Generator().manual_seed(seed + len(emas))
-        with torch.no_grad():
-            for parameter in denoiser.parameters():
-                scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-        emas[name] = denoiser
+        emas[name] = randomised(denoiser, seed + len(emas))
     class_names = class_names or [f"kind {index}" for index in range(classes)] or None
     save_snapshot(path, Snapshot(emas, dataset={"class_names": class_names}, options=options or {}, nimg=nimg))
     return path
+
+
+def randomised(denoiser, seed: int = 0, gain: float = 1.0):
+    """Return the denoiser with random weights in all layers, also those that begin with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            scale = gain * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return denoiser
+
+
+def random_ddpm(size=(8, 8), channels=3, classes=0, learned=False, precond=None, vector=None, spatial=None, **network):
+    """Return a small DDPM with the U-Net of ADM and random weights; `network` are other options of it."""
+    network = {"name": "adm_unet", "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, **network}
+    spec = NetSpec(size, channels, channels * (1 + learned), spatial or {}, {"labels": classes, **(vector or {})})
+    return randomised(make_denoiser(network, {"name": "ddpm", **(precond or {})}, spec).eval(), gain=1.5)
 
 
 def save_random_upsampler(path: Path, channels: int = 3, factor: int = 2, spatial=None, **rest) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from elucid.api.model_card import model_card
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.files import parent_folders, require_writable, write_output
+from elucid.dnnlib.files import require_writable, write_output
 from elucid.dnnlib.remote.hub import SCHEME, parsed, push_folder
+from elucid.training.snapshots.diffusers_folder import INDEX, UNET, diffusers_files
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_folder, save_snapshot
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.snapshots.weights_folder import CONFIG
@@ -39,6 +40,25 @@ def to_folder(
     with write_output(folder / CARD) as file:
         file.write(model_card(snapshot, license, folder_of(network)).encode())
     return str(folder) if push_to_hub is None else push_folder(folder, push_to_hub, private)
+
+
+def to_diffusers(
+    network: str | os.PathLike, dest: str | os.PathLike, *, ema: str | None = None, plugins: Sequence[str] = ()
+) -> Path:
+    """Write a model of discrete diffusion as a folder that the diffusers library reads, and return the folder.
+
+    `DDPMPipeline.from_pretrained(dest)` samples from it, and `UNet2DModel.from_pretrained(dest, subfolder="unet")` is
+    the network. Raises UserError naming the first option of the model that has no equal there.
+    """
+    folder = Path(dest)
+    files = diffusers_files(opened(network, ema, plugins))
+    require_free(folder, UNET)
+    for name, content in files.items():
+        with write_output(folder / name) as file:
+            file.write(content)
+    if INDEX not in files:
+        (folder / INDEX).unlink(missing_ok=True)  # of an earlier export
+    return folder
 
 
 def to_snapshot(
@@ -81,11 +101,10 @@ def folder_of(network: str | os.PathLike) -> Path | None:
     return path if path.is_dir() else path.parent if path.is_file() else None
 
 
-def require_free(folder: Path) -> None:
-    """Raise UserError unless a folder is new, empty, or an earlier export."""
+def require_free(folder: Path, marker: str = CONFIG) -> None:
+    """Raise UserError unless a folder is new, empty, or an earlier export, which has the file `marker`."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"`dest`={folder} is a file; give the name of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
         raise UserError(f"`dest`={folder} has other files; give a new folder")
-    with parent_folders(folder / CONFIG):
-        require_writable(folder / CONFIG)
+    require_writable(folder / marker)

@@ -13,7 +13,9 @@ def _options(dest: str, text: str):
     return section(
         "Files",
         click.option("--dest", metavar=dest, required=True, help=text),
-        click.option("--ema", metavar="NAME", help="Only this average.  [default: all; a state dict has the first]"),
+        click.option(
+            "--ema", metavar="NAME", help="Only this average.  [default: all; state-dict and diffusers: the first]"
+        ),
         click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),
     )
 
@@ -65,6 +67,16 @@ def state_dict(network, plugins, **options) -> None:
     from elucid.api.export import to_state_dict
 
     click.echo(to_state_dict(network, plugins=listed(plugins), **options))
+
+
+@main.command(cls=Command)
+@_network
+@_options("DIR", "Folder to write.")
+def diffusers(network, plugins, **options) -> None:
+    """Write a folder that diffusers reads. The model has --arch=adm_unet --precond=ddpm."""
+    from elucid.api.export import to_diffusers
+
+    click.echo(to_diffusers(network, plugins=listed(plugins), **options))
 
 
 def listed(plugins: str | None) -> list[str]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import elucid
-from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
 from elucid.training.snapshots.weights_folder import digest
 from tests.scripts import call, exit_code
-from tests.snapshots import save_random_snapshot
+from tests.snapshots import random_ddpm, save_random_snapshot
 
 pytest.importorskip("safetensors")
 
@@ -51,9 +51,22 @@ def test_state_dict(saved, tmp_path, monkeypatch, capsys):
     assert all(np.array_equal(state[name], value) for name, value in network.state_dict().items())
 
 
+def test_a_folder_of_diffusers(tmp_path, monkeypatch, capsys):
+    snapshot, folder = tmp_path / "network-snapshot-000001.pkl", tmp_path / "model"
+    for classes in (0, 3):  # the second replaces the first
+        save_snapshot(snapshot, Snapshot({"a": random_ddpm(classes=classes)}))
+        assert export(monkeypatch, capsys, "diffusers", snapshot, f"--dest={folder}") == str(folder)
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        network = {"unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"}
+        assert files == network | (set() if classes else {"model_index.json"})
+        config = json.loads((folder / "unet/config.json").read_text())
+        assert config["num_class_embeds"] == (4 if classes else None)
+
+
 def test_bad_input(saved, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "model"
+    folder, ddpm = tmp_path / "model", tmp_path / "ddpm.pkl"
     export(monkeypatch, capsys, "safetensors", saved, f"--dest={folder}")
+    save_snapshot(ddpm, Snapshot({"a": random_ddpm()}))
     for args in (
         ("safetensors", saved, f"--dest={tmp_path}"),  # a folder with other files
         ("safetensors", saved, f"--dest={saved}"),
@@ -61,6 +74,10 @@ def test_bad_input(saved, tmp_path, monkeypatch, capsys):
         ("snapshot", folder, f"--dest={tmp_path / 'x.txt'}"),
         ("snapshot", folder, f"--dest={tmp_path / 'x.pkl'}", "--ema=c"),
         ("state-dict", folder, f"--dest={tmp_path / 'x.pkl'}"),
+        ("diffusers", saved, f"--dest={tmp_path / 'x.pkl'}"),  # of another network
+        ("diffusers", ddpm, f"--dest={folder}"),  # an export of another kind
+        ("diffusers", ddpm, f"--dest={saved}"),
+        ("diffusers", ddpm, f"--dest={saved / 'x'}"),
     ):
         assert exit_code(monkeypatch, "export.py", *args) == 2, args
         assert capsys.readouterr().err.count("\n") == 1

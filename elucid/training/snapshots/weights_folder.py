@@ -39,7 +39,7 @@ def save_weights_folder(
 
     `config.json` has the SHA-256 of each file of weights, and of itself without that one.
     """
-    save = _safetensors().torch.save
+    save = safetensors_library().torch.save
     denoisers, first = {}, next(iter(emas))
     for name, denoiser in emas.items():
         # Copies, as the format has no tensors that share memory.
@@ -89,7 +89,7 @@ def read_weights_folder(weights: Path) -> tuple[dict[str, Any], dict[str, dict[s
 
 def _weights(file: Path, expected: str | None) -> dict[str, Tensor]:
     """Read a file of weights. Raises UserError if it is damaged."""
-    library = _safetensors()
+    library = safetensors_library()
     try:
         data = file.read_bytes() if file.is_file() else None
         if data is not None and hashlib.sha256(data).hexdigest() == expected:
@@ -100,7 +100,7 @@ def _weights(file: Path, expected: str | None) -> dict[str, Tensor]:
     raise UserError(f"{file} {problem}; get the file again")
 
 
-def _safetensors():
+def safetensors_library():
     """Import safetensors, an optional package."""
     try:
         import safetensors.torch
