@@ -3,7 +3,7 @@
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -118,11 +118,21 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def any_rank(flag: bool) -> bool:
     """Return on all processes whether the flag is true on any."""
+    return any_rank_later(flag)()
+
+
+def any_rank_later(flag: bool) -> Callable[[], bool]:
+    """Ask whether the flag is true on any process; the function returned waits for the answer."""
     if not dist.is_initialized():
-        return flag
+        return lambda: flag
     value = torch.tensor(int(flag))
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    work = dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True)
+
+    def answer() -> bool:
+        work.wait()
+        return bool(value.item())
+
+    return answer
 
 
 def broadcast_object(value, source: int = 0):

@@ -6,7 +6,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from elucid.dnnlib.errors import EXIT_STOPPED
@@ -42,6 +42,7 @@ class StopRequest:
         self.training = False  # a state can be saved
         self._requested = False
         self._looked, self._longest = math.inf, 0.0
+        self._asked: Callable[[], bool] | None = None
 
     @property
     def requested(self) -> bool:
@@ -62,11 +63,19 @@ class StopRequest:
             self._requested, self.since, self.reason = True, time.monotonic(), reason
 
     def agreed(self) -> bool:
-        """Return, on all processes, whether one of them is to stop. To be called once per step, by all together."""
+        """Return, on all processes, whether one of them is to stop. To be called once per step, by all together.
+
+        Several processes exchange their requests during a step, and so learn of one a step later.
+        """
         now = time.monotonic()
-        self._longest = max(now - self._looked, 0.9 * self._longest)  # the next step may take as long
+        steps = 1 if distributed.world_size() == 1 else 2
+        self._longest = max(steps * (now - self._looked), 0.9 * self._longest)  # the next ones may take as long
         self._looked = now
-        return distributed.any_rank(self.requested)
+        asked = distributed.any_rank_later(self.requested)
+        earlier, self._asked = self._asked, asked
+        if distributed.world_size() == 1:
+            return asked()
+        return earlier() if earlier is not None else False
 
 
 @contextmanager

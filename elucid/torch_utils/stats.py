@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elucid.torch_utils import distributed
+from elucid.torch_utils.transfer import Later
 
 
 class Statistics:
@@ -40,12 +41,9 @@ class Statistics:
         sums = distributed.all_reduce_sum(torch.stack(table))
         return {name: _summary(*row.tolist()) for name, row in zip(names, sums, strict=True)}
 
-    def mean(self, name: str) -> float | None:
-        """Return the mean since the last `collect` on this process only; synchronises with the device."""
-        if name not in self.moments:
-            return None
-        count, total, _ = self.moments[name].tolist()
-        return total / count if count else None
+    def later(self, name: str) -> Later | None:
+        """Return count, sum and sum of squares since the last `collect` on this process, to be read later."""
+        return Later(self.moments[name]) if name in self.moments else None
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.cpu() for name, value in self.moments.items()}

@@ -6,6 +6,22 @@ import torch
 from torch import Tensor
 
 
+class Later:
+    """Numbers of the device that the host reads later, when they have long been copied."""
+
+    def __init__(self, values: Tensor):
+        self.host = values.detach().to("cpu", non_blocking=values.device.type != "mps")
+        self.copied = torch.cuda.Event() if values.is_cuda else None
+        if self.copied is not None:
+            self.copied.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> list | float | bool:
+        """Return the values as numbers; waits only if the device has not got there yet."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.host.tolist()
+
+
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the host in memory that CUDA copies from without the host; as it is for other devices."""
     return tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.transfer import Later
 from elucid.training.checks import first_bad_parameter
 from elucid.training.objective import Objective
 from elucid.training.types import Batch, LossOutput, Step
@@ -29,6 +30,7 @@ def summed(loss: Tensor) -> Tensor:
 class Divergence:
     """Counts the steps in a row that were left out, as a loss or gradient was not finite, and watches the loss.
 
+    What only the device knows of a step is read after the next one, so that the device does not run out of work.
     `returned` tells whether the run has gone back to its last good state, which it does once.
     """
 
@@ -37,10 +39,30 @@ class Divergence:
         self.in_a_row, self.left_out, self.returned = 0, 0, False
         self.history: list[float] = []
         self.last: tuple[Batch, Step] | None = None
+        self.bad: tuple[Batch, Step] | None = None
+        self.unread: tuple[dict[str, bool | Later], tuple[Batch, Step] | None, Step] | None = None
 
     @property
     def too_many(self) -> bool:
         return self.in_a_row >= self.most
+
+    def note(self, diverged: dict[str, bool | Tensor], step: Step) -> None:
+        """Take note of the phases that have `diverged` in a step, and count them, or else those of the step before."""
+        self.settle()
+        late = {phase: Later(one) if isinstance(one, Tensor) else one for phase, one in diverged.items()}
+        self.unread = late, self.last, step
+        if not any(isinstance(one, Later) for one in late.values()):
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the last step if it is not counted yet, which waits for the device."""
+        if self.unread is None:
+            return
+        (late, at, step), self.unread = self.unread, None
+        found = {phase: one.read() if isinstance(one, Later) else one for phase, one in late.items()}
+        phases = [phase for phase, bad in found.items() if bad]
+        self.bad = at if phases else self.bad
+        self.count(phases, step)
 
     def count(self, phases: list[str], step: Step) -> None:
         """Count a step whose `phases` were left out; all processes find the same, as they have the same gradients."""
@@ -72,16 +94,18 @@ class Divergence:
 
     def describe(self, objective: Objective) -> str:
         """Say where it comes from: step, module, parameter. All processes must call it together."""
-        batch, step = self.last
+        batch, step = self.bad
         found = [one for one in distributed.gather_objects(first_bad_module(objective, batch, step)) if one]
         where = found[0] if found else first_bad_parameter(objective)
         return f"step {step.index}, at {step.nimg / 1000:.1f} kimg: {where}"
 
     def state_dict(self) -> dict:
+        self.settle()
         names = ("in_a_row", "left_out", "returned", "history")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
+        self.unread = None
         for name, value in state.items():
             setattr(self, name, value)
 

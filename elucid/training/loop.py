@@ -11,6 +11,7 @@ from elucid.torch_utils.precision import set_precision
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
+from elucid.training.optim.phase import Stepped
 from elucid.training.report import TickTimer, suffix
 from elucid.training.run import Run
 from elucid.training.saving import Saver
@@ -38,9 +39,12 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
             while run.nimg < run.loop.total_nimg and not run.stop.agreed():
                 hooks.on_step(run, train_step(run, objective))
                 saver.check()
+                due = run.nimg >= min(run.tick_start_nimg + run.loop.tick_kimg * 1000, run.loop.total_nimg)
+                if due:
+                    run.divergence.settle()
                 if run.divergence.too_many:
                     go_back(run, folder, hooks, saver)
-                elif run.nimg >= run.tick_start_nimg + run.loop.tick_kimg * 1000 or run.nimg >= run.loop.total_nimg:
+                elif due:
                     end_tick(run, hooks, timer, saver)
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of memory: {str(error).partition('. ')[0]}; use a smaller `batch_gpu`") from error
@@ -64,24 +68,22 @@ def train_step(run: Run, objective) -> int:
     A phase whose loss or gradient is not finite on any process is left out on all. Returns the number of images that
     the main phase used, over all processes.
     """
-    images, stepped, diverged = 0, set(), []
+    images, stepped, diverged = 0, {}, {}
     for phase in phases_wanted(run.loss, run.step):
         step = accumulate_gradients(run, objective, run.step.replace(phase=phase))
         optimizer = run.optimizers[phase]
-        if optimizer.step_if_finite():
-            stepped.add(phase)
-        elif optimizer.diverged:
-            diverged.append(phase)
+        stepped[phase] = optimizer.step_if_finite()
+        diverged[phase] = optimizer.diverged
         run.stats.report(f"Optimizer/grad_norm{suffix(phase)}", optimizer.grad_norm)
         if phase == "main":
             images = step.batch_size
     run.scaler.update()
     step = run.step.replace(batch_size=images)
-    run.divergence.count(diverged, step)
+    run.divergence.note(diverged, step)
     if "main" in stepped:
-        run.ema.update(run.denoiser, step)
+        run.ema.update_if(stepped["main"], run.denoiser, step)
     run.denoiser.after_step(step)
-    run.loss.after_step(run.denoiser, step, stepped)
+    run.loss.after_step(run.denoiser, step, Stepped(stepped))
     run.nimg += images
     run.index += 1
     return images

@@ -12,7 +12,7 @@ from elucid.training.hooks.provenance import describe_process
 from elucid.training.loggers.base import Loggers
 
 LOSS_EVERY = 2.0
-"""Minimum number of seconds between two readings of the loss within a tick."""
+"""Minimum number of seconds between two readings of the loss within a tick, each a step later."""
 
 
 class LoggingHook(Hook):
@@ -20,7 +20,7 @@ class LoggingHook(Hook):
 
     def __init__(self, loggers: Loggers):
         self.loggers = loggers
-        self.loss_shown = time.monotonic()
+        self.loss_shown, self.moments = time.monotonic(), None
 
     def on_start(self, run, folder: Path) -> None:
         self.loggers.describe(describe_process(run.device))
@@ -28,8 +28,11 @@ class LoggingHook(Hook):
 
     def on_step(self, run, images: int) -> None:
         loss = None
-        if time.monotonic() - self.loss_shown > LOSS_EVERY:  # reading the loss synchronises with the device
-            loss, self.loss_shown = run.stats.mean("Loss/loss"), time.monotonic()
+        if self.moments is not None:
+            (count, total, _), self.moments = self.moments.read(), None
+            loss = total / count if count else None
+        elif time.monotonic() - self.loss_shown > LOSS_EVERY:
+            self.moments, self.loss_shown = run.stats.later("Loss/loss"), time.monotonic()
         self.loggers.step(run.nimg, loss)
 
     def on_tick(self, run, values: Values) -> None:

@@ -5,6 +5,7 @@ Arguments: folder to work in, file to write, names of cases.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from elucid.training.noise.schedules import Karras
 from elucid.training.registry.components import make
 from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
+from elucid.training.saving import on_host
+from elucid.training.types import LossOutput
 from tests.device import simulated
 
-STEPS = 3
-"""Steps that are counted, after two that create the state of the optimizer."""
+STEPS = 2
+"""Steps that are counted, after one that creates the state of the optimizer."""
 
 NETWORK = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]}
 CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.12}, "loss": {"name": "edm"}}
@@ -55,19 +58,19 @@ def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
 
 def trained(folder: Path, parts: dict, **loop) -> dict:
     """Count steady steps, and compare the weights after them with those of the CPU."""
-    weights = []
+    weights, losses = [], []
     for device in (torch.device("cpu"), simulated.register()):
         run = new_run(folder, device, parts, **loop)
-        for _ in range(2):
-            train_step(run, run.objective)
+        train_step(run, run.objective)
         with simulated.counting() as counts:
             for _ in range(STEPS):
                 train_step(run, run.objective)
         run.stream.close()
         average = next(iter(run.ema.averages.values()))
         weights.append(torch.cat([one.detach().to("cpu").flatten() for one in average.parameters()]))
-        losses = run.stats.collect()["Loss/loss"]
-    return {**counts.as_dict(), "steps": STEPS, "difference": float((weights[0] - weights[1]).abs().max()), **losses}
+        losses.append(run.stats.collect()["Loss/loss"]["mean"])
+    difference = float((weights[0] - weights[1]).abs().max())
+    return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses}
 
 
 def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0)) -> dict:
@@ -82,7 +85,7 @@ def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0)) -> 
         guided = ClassifierFreeGuidance(denoiser, 2.0, list(interval))
         with simulated.counting() as counts:
             made = make(sampler, "sampler")
-            batch = next(generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=Karras(5)))
+            batch = next(generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=Karras(4)))
         run.stream.close()
         images.append(batch.images.to("cpu").int())
     return {**counts.as_dict(), "difference": int((images[0] - images[1]).abs().max())}
@@ -120,11 +123,80 @@ def itself(folder: Path) -> dict:
     return seen
 
 
+def bad_step(folder: Path) -> dict:
+    """Make the loss of the second of three steps NaN: what it leaves, and when it is counted."""
+    run = new_run(folder, simulated.register(), CIFAR, max_grad_norm=1.0)
+    said, forward, seen = [], run.loss.forward, {"left_out": []}
+    run.log = said.append
+    train_step(run, run.objective)
+    for index in range(3):
+        bad = torch.nan if index == 1 else 1.0
+        run.loss.forward = lambda *args, bad=bad: LossOutput(forward(*args).loss * bad)
+        before = everything(run)
+        with simulated.counting() as counts:
+            train_step(run, run.objective)
+        changed = [not torch.equal(one, other) for one, other in zip(before, everything(run), strict=True)]
+        seen["left_out"].append(run.divergence.left_out)
+        seen[f"changed {index}"] = sum(changed) / len(changed)
+    run.stream.close()
+    return {**seen, **counts.as_dict(), "said": said}
+
+
+def everything(run: Run) -> list[torch.Tensor]:
+    """Copies of the weights, averages and moments on the device, and of the count of the optimizer's steps."""
+    averages = [one for average in run.ema.averages.values() for one in average.parameters()]
+    moments = [one for state in run.optimizers["main"].optimizer.state.values() for one in state.values()]
+    return [one.detach().cpu().clone() for one in [*run.denoiser.parameters(), *averages, *moments]]
+
+
+def resumed(folder: Path) -> dict:
+    """Save the state of a run on the device, and go on with it on the CPU and on the device."""
+    ends = []
+    run = new_run(folder, simulated.register(), CIFAR)
+    train_step(run, run.objective)
+    state = on_host(run.state_dict())
+    for device in (run.device, torch.device("cpu")):
+        other = new_run(folder, device, CIFAR)
+        other.resume(state)
+        train_step(other, other.objective)
+        other.stream.close()
+        ends.append(torch.cat([one.detach().cpu().flatten() for one in other.denoiser.parameters()]))
+    run.stream.close()
+    return {"difference": float((ends[0] - ends[1]).abs().max())}
+
+
+CDM = {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}
+COLOURS = dict.fromkeys(("brightness", "contrast", "lumaflip", "hue", "saturation"), 1)
+SHAPES = dict.fromkeys(("xflip", "yflip", "rotate_int", "translate_int", "scale", "rotate_frac", "aniso"), 1)
+DROPOUT = {"path": None, "use_labels": True, "cache": "none", "xflip": True, "label_dropout": 0.3}
+SAMPLERS = {
+    "edm": "edm",
+    "churn": {"name": "edm", "S_churn": 10.0},
+    "ablation": {"name": "ablation", "process": {"name": "vp"}, "scaling": "vp"},
+    "sde": "sde",
+    "ddpm": "ddpm",
+}
+
 CASES = {
     "itself": itself,
+    "bad step": bad_step,
+    "resumed": resumed,
     "edm": lambda folder: trained(folder, CIFAR),
-    "accumulated": lambda folder: trained(folder, CIFAR, batch_gpu=4),
-    "sampling": lambda folder: sampled(folder),
+    "accumulated": lambda folder: trained(folder, CIFAR, batch_gpu=4, max_grad_norm=0.1),
+    "bf16": lambda folder: trained(folder, CIFAR, precision="bf16"),
+    "augmentation": lambda folder: trained(folder, {**CIFAR, "augment": {"name": "pipe", **SHAPES, **COLOURS}}),
+    "transforms": lambda folder: trained(
+        folder,
+        {
+            **{**CIFAR, "augment": None, "transforms": [{"name": "random_crop"}]},
+            "dataset": {**DROPOUT, "path": str(folder / "pictures")},
+        },
+    ),
+    "cdm": lambda folder: trained(
+        folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
+    ),
+    "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
+    **{f"sampling, {name}": partial(sampled, sampler=one) for name, one in SAMPLERS.items()},
 }
 
 

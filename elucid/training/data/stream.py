@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elucid.torch_utils.transfer import moved, pinned
 from elucid.training.transforms.base import Transform
 from elucid.training.types import Batch
 
@@ -95,19 +96,18 @@ class BatchStream:
         items = self._order(np.arange(start, start + count))
         flips, indices = np.divmod(items, len(self.dataset))
         if self._on_device is not None:
-            raw = self._on_device[torch.from_numpy(indices).to(self.device)]
+            raw = self._on_device[moved(torch.from_numpy(indices), self.device)]
         elif self._array is not None:
             raw = torch.from_numpy(self._read(indices))
         else:
             raw = torch.from_numpy(np.stack(list(self._decoders.map(self.dataset.image, indices.tolist()))))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
-        if self.device.type == "cuda":
-            raw, labels = (part if part.is_cuda else part.pin_memory() for part in (raw, labels))
-        return raw, labels, torch.from_numpy(flips.astype(bool))
+        return tuple(pinned(part, self.device) for part in (raw, labels, torch.from_numpy(flips.astype(bool))))
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
-        raw, labels, flips = (part.to(self.device, non_blocking=True) for part in (raw, labels, flips))
-        batch = Batch(raw, {"labels": labels} if self.dataset.label_dim else {}, flips if self.xflip else None)
+        cond = {"labels": labels.to(self.device, non_blocking=True)} if self.dataset.label_dim else {}
+        mirrored = flips.to(self.device, non_blocking=True) if self.xflip else None
+        batch = Batch(raw.to(self.device, non_blocking=True), cond, mirrored)
         for transform in self.transforms:
             batch = transform(batch)
         return batch

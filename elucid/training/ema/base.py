@@ -4,6 +4,8 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Step
 
@@ -19,6 +21,11 @@ class EMA(ABC):
     @abstractmethod
     def update(self, denoiser: Preconditioned, step: Step) -> None:
         """Update all averages after a step on `step.batch_size` images; `step.nimg` were seen before it."""
+
+    def update_if(self, stepped: bool | Tensor, denoiser: Preconditioned, step: Step) -> None:
+        """Update all averages unless the step was left out; override it to spare the wait if the device decides."""
+        if bool(stepped):
+            self.update(denoiser, step)
 
     def state_dict(self) -> dict:
         return {name: average.state_dict() for name, average in self.averages.items()}

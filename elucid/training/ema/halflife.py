@@ -1,6 +1,7 @@
 """Exponential moving averages (EMA) with one or more half-lives."""
 
 import torch
+from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.ema.base import EMA
@@ -43,3 +44,18 @@ class HalflifeEMA(EMA):
             torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.beta(name, step))
             for old, new in zip(average.buffers(), denoiser.buffers(), strict=True):
                 old.copy_(new)
+
+    @torch.no_grad()
+    def update_if(self, stepped: bool | Tensor, denoiser: Preconditioned, step: Step) -> None:
+        """Update all averages where `stepped`, which the device may know only."""
+        if not isinstance(stepped, Tensor):
+            super().update_if(stepped, denoiser, step)
+            return
+        parameters = [parameter.detach() for parameter in denoiser.parameters()]
+        for name, average in self.averages.items():
+            old = list(average.parameters())
+            towards = torch._foreach_sub(parameters, old)
+            torch._foreach_mul_(towards, torch.where(stepped, 1 - self.beta(name, step), 0.0))
+            torch._foreach_add_(old, towards)
+            for before, now in zip(average.buffers(), denoiser.buffers(), strict=True):
+                before.copy_(torch.where(stepped, now, before))

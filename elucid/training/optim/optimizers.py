@@ -11,6 +11,9 @@ from elucid.training.registry.components import find, make, split
 HOW_NOT_WHAT = ("foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
 """Options that select kernels or are missing in some versions of torch; recorded only if given."""
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers whose fused kernel leaves out a step by itself, from its first one on, when it is told `found_inf`."""
+
 Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
@@ -27,10 +30,24 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
             raise UserError(f"optimizer {name}: betas={betas!r} must be two numbers from 0 to 1, e.g. [0.9, 0.999]")
         options["betas"] = [float(beta) for beta in betas]  # torch rejects [0, 0.99], where 0 is an int
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
-    optimizer = make({"name": name, **options}, "optimizer", params=parameter_groups(named_parameters, decay))
+    groups = parameter_groups(named_parameters, decay)
+    kernel = {"fused": True} if fuses(name, options, groups) else {}
+    optimizer = make({"name": name, **options, **kernel}, "optimizer", params=groups)
     for option in set(HOW_NOT_WHAT) - options.keys():
         optimizer.config["options"].pop(option, None)
     return optimizer
+
+
+def fuses(name: str, options: dict, groups: list[dict]) -> bool:
+    """Return whether to choose the fused kernel, which is for GPUs, and whose rounding is another on the CPU."""
+    chosen = {"foreach", "fused", "capturable", "differentiable"} & options.keys()
+    devices = {one.device.type for group in groups for one in group["params"]}
+    return not chosen and find("optimizer", name) in FUSED and not devices & {"cpu", "mps", "meta"}
+
+
+def leaves_out_steps(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer leaves out a step if its attribute `found_inf`, on its device, is 1."""
+    return type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
 
 
 def parameter_groups(named_parameters: Named, weight_decay: float | None) -> list[dict]:

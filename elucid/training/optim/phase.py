@@ -1,17 +1,34 @@
 """The optimizer of one phase of a loss, with learning-rate schedule, gradient clipping and gradient checks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.optim.optimizers import leaves_out_steps
 from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
 
 SMALLEST_SCALE = 2**-16
 """Gradients that are not finite at this loss scale or below are taken for divergence, not for fp16 overflow."""
+
+
+class Stepped(Set):
+    """The phases whose optimizers stepped; asking for one waits for the device if that has decided."""
+
+    def __init__(self, by_phase: Mapping[str, bool | Tensor]):
+        self.by_phase = by_phase
+
+    def __contains__(self, phase) -> bool:
+        return bool(self.by_phase.get(phase, False))
+
+    def __iter__(self) -> Iterator[str]:
+        return (phase for phase in self.by_phase if phase in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class PhaseOptimizer:
@@ -20,7 +37,8 @@ class PhaseOptimizer:
     `named_parameters` are the (name, parameter) pairs of the phase. `max_grad_norm` clips their total gradient norm;
     None disables clipping. `loss` names the loss in error messages, by default the phase. `lr` and `grad_norm` (before
     clipping, still on the device) are those of the last step, and `diverged` tells whether its gradients were not
-    finite for another reason than fp16 overflow. Raises UserError for an optimizer without `lr`.
+    finite for another reason than fp16 overflow. A fused optimizer on a GPU decides there, without the host, whether to
+    step: what it answers is then a tensor. Raises UserError for an optimizer without `lr`.
     """
 
     def __init__(
@@ -45,7 +63,7 @@ class PhaseOptimizer:
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.lr = float(self.base_lrs[0])
         self.grad_norm: Tensor | None = None
-        self.diverged = False
+        self.diverged: bool | Tensor = False
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -56,8 +74,8 @@ class PhaseOptimizer:
             group["lr"] = self.schedule.rate(base, step)
         self.lr = self.optimizer.param_groups[0]["lr"]
 
-    def step_if_finite(self) -> bool:
-        """Clip and step; return False, without a step, if a gradient is not finite on any process.
+    def step_if_finite(self) -> bool | Tensor:
+        """Clip and step, unless a gradient is not finite on any process; return whether it stepped.
 
         With fp16 that is overflow at first: `scaler.update` lowers the scale. Raises UserError if the network gets no
         gradient.
@@ -67,6 +85,8 @@ class PhaseOptimizer:
         grads = [p.grad for _, p in self.named_parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads))
         self.grad_norm = torch.linalg.vector_norm(norms)
+        if leaves_out_steps(self.optimizer) and norms.device.type != "cpu":
+            return self._step_on_device(grads, norms.isfinite().all())
         above = self.grad_norm > self.max_grad_norm if self.max_grad_norm else torch.zeros_like(norms[0]).bool()
         finite, clip = torch.stack([norms.isfinite().all(), above]).tolist()  # the only synchronisation with the device
         self.diverged = not finite and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE)
@@ -76,6 +96,20 @@ class PhaseOptimizer:
             torch._foreach_mul_(grads, self.max_grad_norm / self.grad_norm)
         self.scaler.step(self.optimizer)
         return True
+
+    def _step_on_device(self, grads: list[Tensor], finite: Tensor) -> Tensor:
+        """Clip and step where `finite`, with the words by which torch's loss scaler tells a fused optimizer."""
+        if self.max_grad_norm:
+            torch._foreach_mul_(grads, torch.where(finite, (self.max_grad_norm / self.grad_norm).clamp(max=1), 1.0))
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).to(torch.float32)
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+        self.diverged = ~finite
+        if self.scaler.is_enabled():
+            self.diverged = ~finite & (self.scaler.scale(torch.ones_like(self.grad_norm)) <= SMALLEST_SCALE)
+        return finite
 
     def _require_gradient(self) -> None:
         """Raise UserError if the network, or a phase that trains only the loss's parameters, has no gradient."""
