@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -72,11 +72,40 @@ def as_rgb(images: Tensor) -> Tensor:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Disable TF32 and bf16 in this context, so that scores do not depend on the GPU or on training options."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Disable TF32 and bf16 in this context, so that scores do not depend on the GPU or on training options.
+
+    By torch's interface of each operation, which works whatever a library has set before. The older switches are set as
+    well if they can be read, so that they can be inside; torch refuses to read one that contradicts the interface.
+    """
+    backends = torch.backends
+    operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    operations += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    before = [one.fp32_precision for one in operations]
+    matmul, convolution = _older(torch.get_float32_matmul_precision), _older(lambda: backends.cudnn.allow_tf32)
+    choice = backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
+        _set_older(None if matmul is None else "highest", None if convolution is None else False)
+        for one in operations:
+            one.fp32_precision = "ieee"
+        backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic = True, False, True
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _set_older(matmul, convolution)
+        for one, value in zip(operations, before, strict=True):
+            one.fp32_precision = value
+        backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic = choice
+
+
+def _older(read: Callable):
+    """Return the value of an older switch; None if torch refuses to read it."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _set_older(matmul: str | None, convolution: bool | None) -> None:
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if convolution is not None:
+        torch.backends.cudnn.allow_tf32 = convolution

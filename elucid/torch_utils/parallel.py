@@ -11,19 +11,20 @@ from torch.nn.parallel import DistributedDataParallel
 from elucid.torch_utils import distributed
 
 
-def wrap(objective: nn.Module, device: torch.device) -> nn.Module:
+def wrap(objective: nn.Module, device: torch.device, find_unused: bool = True) -> nn.Module:
     """Wrap the objective in DistributedDataParallel; a single process gets the objective itself.
 
     A parameter unused in a step contributes a zero gradient on processes that do not use it, and gets no gradient if
-    no process uses it. The objective returns an object whose `loss` is the only part that is differentiated.
+    no process uses it; without `find_unused` there must be none. The objective returns an object whose `loss` is the
+    only part that is differentiated.
     """
     if distributed.world_size() == 1:
         return objective
     # On CPUs, gradients of 1x1 convolutions have another, equivalent stride order; copying them is cheap.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=True)
-    objective.register_forward_hook(lambda module, args, out: _with_accumulated(parallel, module, out))
+    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=find_unused)
+    if find_unused:
+        objective.register_forward_hook(lambda module, args, out: _with_accumulated(parallel, module, out))
     return parallel
 
 

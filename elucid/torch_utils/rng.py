@@ -7,20 +7,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elucid.torch_utils.transfer import moved
+
 
 class PerSeedRandom:
     """Draws batches of random numbers in which sample i depends on seed i only.
 
-    Seeds are taken modulo 2^32. The order of calls matters: latents, then class, then step noise.
+    Seeds are taken modulo 2^32. The order of calls matters: latents, then class, then step noise. The numbers of a seed
+    are others on another kind of `device`; with `source` "cpu" they are drawn on the host, the same for all.
     """
 
-    def __init__(self, seeds: list[int], device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
+    def __init__(self, seeds: list[int], device: torch.device | str = "cpu", source: torch.device | str | None = None):
+        self.device, self.source = torch.device(device), torch.device(device if source is None else source)
+        self.generators = [torch.Generator(self.source).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
 
     def randn(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw unit normal noise [len(seeds), *shape]."""
-        return torch.stack([torch.randn(shape, generator=g, dtype=dtype, device=self.device) for g in self.generators])
+        draws = [torch.randn(shape, generator=g, dtype=dtype, device=self.source) for g in self.generators]
+        return moved(torch.stack(draws), self.device)
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Draw unit normal noise of the shape and dtype of x [len(seeds), ...]."""
@@ -28,8 +32,8 @@ class PerSeedRandom:
 
     def randint(self, high: int) -> Tensor:
         """Draw uniform integers [len(seeds)] in [0, high)."""
-        draws = [torch.randint(high, (), generator=g, device=self.device) for g in self.generators]
-        return torch.stack(draws)
+        draws = [torch.randint(high, (), generator=g, device=self.source) for g in self.generators]
+        return moved(torch.stack(draws), self.device)
 
 
 def seed_everything(seed: int) -> None:

@@ -29,7 +29,7 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
         run.log("warning: fp16 needs CUDA; training in float32 instead (--precision=bf16 works on every device)")
     if run.loop.compile:
         run.denoiser.model.compile()
-    objective = wrap(run.objective, run.device)
+    objective = wrap(run.objective, run.device, find_unused=not run.objective.uses_all_parameters)
     timer = TickTimer(run)
     with Saver(folder, run.loop, run.log, run.stop) as saver:
         saver.expect(run)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss, with_total
+from elucid.training.losses.base import Loss, LossWrapper, with_total
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Batch, LossOutput, Step
 
@@ -17,6 +17,18 @@ class Objective(nn.Module):
     def __init__(self, denoiser: Preconditioned, loss: Loss):
         super().__init__()
         self.denoiser, self.loss = denoiser, loss
+
+    @property
+    def uses_all_parameters(self) -> bool:
+        """Whether the loss depends on every parameter in every step, as all classes say of themselves that are in it.
+
+        `uses_all_parameters` holds for the class that has it, and not for those derived from it.
+        """
+        losses = [self.loss]
+        while isinstance(losses[-1], LossWrapper):
+            losses.append(losses[-1].base)
+        parts = [self.denoiser, self.denoiser.model, *losses]
+        return all(vars(type(one)).get("uses_all_parameters", False) for one in parts)
 
     def forward(self, batch: Batch, step: Step) -> LossOutput:
         out = self.loss(self.denoiser, batch, step)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Cond = dict[str, Tensor]
 """Network conditioning by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class), `augment` [B,D], and
@@ -50,6 +51,10 @@ class LossOutput:
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+# DistributedDataParallel with a static graph looks for tensors in pytrees only; without it no gradient is exchanged.
+pytree.register_dataclass(LossOutput)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_a_state_of_the_device_goes_on_on_the_cpu(counts):
     assert counts["resumed"]["difference"] < 1e-6
 
 
-@pytest.mark.parametrize("sampler", ["edm", "churn", "ablation", "sde", "ddpm"])
+@pytest.mark.parametrize("sampler", ["edm", "churn", "ablation", "sde", "ddpm", "noise of the host"])
 def test_guided_sampling_waits_for_nothing(counts, sampler):
     """The images are those of the CPU."""
     seen = counts[f"sampling, {sampler}"]

@@ -73,7 +73,7 @@ def trained(folder: Path, parts: dict, **loop) -> dict:
     return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses}
 
 
-def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0)) -> dict:
+def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0), **how) -> dict:
     """Count one batch of guided sampling, and compare the images with those of the CPU."""
     images = []
     for device in (torch.device("cpu"), simulated.register()):
@@ -85,7 +85,9 @@ def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0)) -> 
         guided = ClassifierFreeGuidance(denoiser, 2.0, list(interval))
         with simulated.counting() as counts:
             made = make(sampler, "sampler")
-            batch = next(generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=Karras(4)))
+            batch = next(
+                generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=Karras(4), **how)
+            )
         run.stream.close()
         images.append(batch.images.to("cpu").int())
     return {**counts.as_dict(), "difference": int((images[0] - images[1]).abs().max())}
@@ -196,6 +198,7 @@ CASES = {
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
+    "sampling, noise of the host": lambda folder: sampled(folder, SAMPLERS["churn"], noise="cpu"),
     **{f"sampling, {name}": partial(sampled, sampler=one) for name, one in SAMPLERS.items()},
 }
 

@@ -1,11 +1,13 @@
 """One process of the test of gradients: writes the gradients of a fixed batch, shared among the processes.
 
-Arguments: file to write, and numbers of accumulated passes, one gradient for each.
+Arguments: file to write, and numbers of accumulated passes, one gradient for each. The file also has the gradients of
+the second of two steps with a static graph ("static"), and without a search for unused parameters ("all used").
 """
 
 import sys
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
@@ -27,13 +29,16 @@ class FixedDraws(DSM):
 def main(path: str, accumulations: list[int]) -> None:
     device = torch.device("cpu")
     distributed.init(device)
-    gradients = {passes: gradient(passes, device) for passes in accumulations}
+    gradients = {passes: gradient(passes, lambda one: wrap(one, device)) for passes in accumulations}
+    gradients["all used"] = gradient(2, lambda one: wrap(one, device, find_unused=False))
+    if distributed.world_size() > 1:
+        gradients["static"] = gradient(1, lambda one: DistributedDataParallel(one, static_graph=True), steps=2)
     if distributed.is_main():
         torch.save(gradients, path)
     distributed.shutdown()
 
 
-def gradient(passes: int, device: torch.device) -> dict[str, torch.Tensor]:
+def gradient(passes: int, wrap_in, steps: int = 1) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
     denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((16, 16), 3, vector={"labels": 4}))
@@ -42,9 +47,12 @@ def gradient(passes: int, device: torch.device) -> dict[str, torch.Tensor]:
     images, noise, sigma = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 1, 1) + 0.1
     labels = torch.eye(4)[torch.arange(8) % 4]
     objective = Objective(denoiser, FixedDraws(LogNormal()))
-    wrapped = wrap(objective, device)
+    wrapped = wrap_in(objective)
     micro = 8 // distributed.world_size() // passes
-    for index in range(passes):
+    for index in range(steps * passes):
+        if index % passes == 0:
+            objective.zero_grad(set_to_none=True)
+        index %= passes
         start = (index * distributed.world_size() + distributed.rank()) * micro
         mine = slice(start, start + micro)
         batch = Batch(images[mine], {"labels": labels[mine], "sigma": sigma[mine], "noise": noise[mine]})

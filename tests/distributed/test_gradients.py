@@ -15,10 +15,10 @@ def gradients(tmp_path_factory):
     for processes in (1, 2):
         scripts.run(f"{WORKERS}/gradient_worker.py", folder / f"{processes}.pt", 1, 2, processes=processes)
     files = {processes: torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)}
-    return {(processes, passes): files[processes][passes] for processes in (1, 2) for passes in (1, 2)}
+    return {(processes, key): value for processes, file in files.items() for key, value in file.items()}
 
 
-@pytest.mark.parametrize("processes, passes", [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("processes, passes", [(1, 2), (2, 1), (2, 2), (2, "all used"), (2, "static")])
 def test_gradient_is_that_of_one_process(gradients, processes, passes):
     whole, gradient = gradients[1, 1], gradients[processes, passes]
     assert gradient.keys() == whole.keys()

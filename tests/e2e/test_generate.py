@@ -185,6 +185,14 @@ def test_every_network_and_sampler_flag_matters(generate):
     assert same == []
 
 
+def test_noise_of_the_host(generate, script, snapshots, tmp_path):
+    """On the CPU it is that of the device, and so counts as the same."""
+    flags = ["--seeds=0", "--steps=3", "--S_churn=2"]
+    assert generate("rgb", "out", *flags) == generate("rgb", "other", *flags, "--noise=cpu")
+    code, _, err = script("generate.py", f"--network={snapshots['rgb']}", f"--outdir={tmp_path / 'no'}", "--noise=gpu")
+    assert code == 2 and "--noise" in err and not (tmp_path / "no").exists()
+
+
 def test_guidance(generate, snapshots):
     flags = ["--seeds=0,1", "--steps=4"]
     plain = generate("digits", "plain", *flags)

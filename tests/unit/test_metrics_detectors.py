@@ -1,5 +1,8 @@
 """Detectors: the same features on every machine, for any batch, and clear words for weights that are none."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from elucid.metrics.detectors import full_precision, make_detector
 from elucid.metrics.frechet import frechet_distance
 from elucid.metrics.images import feature_statistics
 from elucid.metrics.inception_network import resize_bilinear_tf1
+from tests import scripts
 
 CPU = torch.device("cpu")
 
@@ -102,6 +106,38 @@ def test_full_precision_lends_and_returns_the_setting(precision):
     finally:
         torch.set_float32_matmul_precision(before[0])
     assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark == before[1]
+
+
+NEWER = [
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+    "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+    "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.fp32_precision = 'ieee'",
+]
+PRECISION = """
+import torch
+from elucid.metrics.detectors import full_precision
+
+def settings():
+    parts = (torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
+             torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
+    return [one.fp32_precision for one in parts]
+
+for one in {settings}:
+    torch.backends.fp32_precision = "none"
+    exec(one)
+    before = settings()
+    with full_precision():
+        assert set(settings()[1:]) == {{"ieee"}}, (one, settings())
+    assert settings() == before, (one, before, settings())
+"""
+
+
+def test_full_precision_beside_libraries_that_use_the_newer_interface():
+    """In a process of its own, as torch refuses the older one from then on."""
+    code = PRECISION.format(settings=NEWER)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(scripts.ROOT)})
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (64, 48), (299, 32), (400, 512)])

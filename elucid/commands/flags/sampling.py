@@ -12,7 +12,7 @@ from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.class_policy import POLICIES
-from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.options import NOISE, SampleOptions
 
 _above_zero = cli.FloatRange(min=0, min_open=True)
 _unit = cli.FloatRange(min=0, max=1)
@@ -39,6 +39,11 @@ def _model(required: bool) -> list[Callable]:
         ),
         click.option(
             "--precision", type=click.Choice(PRECISIONS), help="Precision of the network.  [default: as trained]"
+        ),
+        click.option(
+            "--noise",
+            type=click.Choice(NOISE),
+            help="Where noise is drawn; cpu gives a seed the same on every device.  [default: device]",
         ),
         click.option(
             "--plugins",

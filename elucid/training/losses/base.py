@@ -21,6 +21,10 @@ class Loss(nn.Module):
     e.g. `base: Loss`, `noise: NoiseDistribution` or `discriminator: nn.Module`, takes a component of that type.
     """
 
+    uses_all_parameters = False
+    """Whether every step needs all trainable parameters. A class that says so, for itself and not for classes derived
+    from it, spares DistributedDataParallel a search of each step's graph."""
+
     all_phases: tuple[str, ...] = ("main",)
     """All phases that `phases` may return; each has its own optimizer."""
 

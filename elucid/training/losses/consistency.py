@@ -28,6 +28,8 @@ class ConsistencyLoss(LossWrapper):
     `path_mode` "eval" disables dropout on the paths; `reuse_start` uses D as the first prediction of the paths.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         base: Loss,

@@ -25,6 +25,8 @@ class CrossEntropy(Loss):
     UserError for labels that are missing or no probabilities.
     """
 
+    uses_all_parameters = True
+
     def __init__(self, noise: NoiseDistribution | None = None):
         super().__init__()
         self.noise = noise

@@ -33,6 +33,8 @@ class DSM(Loss):
     The weight equalises the network's effective loss weight at all sigma (ibid., section 5). `noise` draws sigma.
     """
 
+    uses_all_parameters = True
+
     def __init__(self, noise: NoiseDistribution):
         super().__init__()
         self.noise = noise

@@ -18,6 +18,8 @@ class PatchLoss(LossWrapper):
     them. `cond["coords"]` [B,2,H,W] gives the network the position of the crop (x, then y, each in [-1,1]).
     """
 
+    uses_all_parameters = True
+
     def __init__(self, base: Loss, real_p: float = 0.5, progressive: bool = False):
         super().__init__(base)
         if not 0 <= real_p <= 1:

@@ -62,6 +62,8 @@ class HybridLoss(BoundLoss):
     The bound trains only the variance: its mean is detached. Terms `mse` and `vb` are per element, the latter in bits.
     """
 
+    uses_all_parameters = True
+
     def __init__(self, noise: NoiseDistribution, weight: float = 1e-3):
         super().__init__(noise, learn_sigma=True)
         self.weight = weight
@@ -79,6 +81,8 @@ class VariationalLoss(BoundLoss):
 
     The expectation of the latter is the whole bound, up to its constant term.
     """
+
+    uses_all_parameters = True
 
     def __init__(self, noise: NoiseDistribution, learn_sigma: bool = True, whole: bool = False):
         super().__init__(noise, learn_sigma)

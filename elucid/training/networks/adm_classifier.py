@@ -18,6 +18,8 @@ class ADMEncoder(ADMHalf):
     option does not fit.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         img_resolution: int | list[int],

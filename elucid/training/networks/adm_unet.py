@@ -115,6 +115,8 @@ class ADMUNet(ADMHalf):
     not fit.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         img_resolution: int | list[int],

@@ -26,6 +26,8 @@ class DhariwalUNet(Conditioned):
     Self-attention at `attn_resolutions`, 64 channels per head. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         img_resolution: int | list[int],

@@ -47,6 +47,8 @@ class SongUNet(Conditioned):
     first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         img_resolution: int | list[int],

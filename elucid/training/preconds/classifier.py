@@ -16,6 +16,8 @@ class NoisyClassifier(Preconditioned):
     Raises UserError for a dataset without labels.
     """
 
+    uses_all_parameters = True
+
     default_loss = "cross_entropy"
 
     def __init__(self, model, spec, precision="fp32", sigma_data: float = 0.5):

@@ -12,6 +12,8 @@ class EDMPrecond(Denoiser):
     """EDM (Karras et al. 2022): with s = sigma_data, c_skip = s^2/(sigma^2+s^2), c_out = sigma s/sqrt(sigma^2+s^2),
     c_in = 1/sqrt(sigma^2+s^2), c_noise = ln(sigma)/4. Any sigma > 0."""
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         model,

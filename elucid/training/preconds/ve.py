@@ -10,6 +10,8 @@ from elucid.training.preconds.base import Coefficients, Denoiser
 class VEPrecond(Denoiser):
     """Variance exploding (Song et al. 2021): c_skip 1, c_out sigma, c_in 1, c_noise ln(sigma / 2)."""
 
+    uses_all_parameters = True
+
     default_loss = "ve"
 
     def __init__(self, model, spec, precision="fp32", sigma_min: float = VE_SIGMA_MIN, sigma_max: float = VE_SIGMA_MAX):

@@ -13,6 +13,8 @@ class VPPrecond(Denoiser):
     sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1); sigma from sigma(epsilon_t) to sigma(1).
     """
 
+    uses_all_parameters = True
+
     default_loss = "vp"
 
     def __init__(

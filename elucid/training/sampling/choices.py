@@ -9,7 +9,7 @@ from elucid.training.config.train_options import as_assignments
 from elucid.training.config.upgrade import moved_assignment
 from elucid.training.registry.components import find
 from elucid.training.registry.names import SAMPLERS
-from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.options import NOISE, SampleOptions
 
 COMPONENTS = ("sampler", "schedule", "encoder", "guidance")
 STATE_DICTS = ("network", "classifier", "guide", "upsample")
@@ -57,6 +57,13 @@ def chosen_options(options: SampleOptions) -> dict[str, dict]:
     if options.adm_preset is not None:
         chosen["network"]["adm_preset"] = options.adm_preset
     return chosen
+
+
+def chosen_noise(options: SampleOptions) -> str:
+    """Return where noise is drawn. Raises UserError for another place than cpu or device."""
+    if options.noise not in (None, *NOISE):
+        raise UserError(f"`noise`={options.noise!r} is unknown; choose from {', '.join(NOISE)}")
+    return options.noise or "device"
 
 
 def require_sampler_options(options: SampleOptions, name: str) -> None:

@@ -37,12 +37,14 @@ def generate(
     steps: int | None = None,
     callback: Callback | None = None,
     lowres: LowResImages | None = None,
+    noise: str = "device",
 ) -> Generator[Samples, None, None]:
     """Yield images of the seeds in order, at most `batch_size` at a time.
 
     Classes are drawn at random unless `classes` gives one number for all or one per seed. The denoiser must be on
     `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
-    `lowres` gives the images that the denoiser enlarges, and their classes if they are known. On the CPU an image
+    `lowres` gives the images that the denoiser enlarges, and their classes if they are known. `noise` is drawn on the
+    "device" or, so that CPU and GPU get the same, on the "cpu". On the CPU an image
     depends on its seed only, bit by bit, because each pass has `cpu_blocks.BLOCK_SIZE` images and one thread; on other
     devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes that are out of
     range or that the model does not have.
@@ -54,7 +56,7 @@ def generate(
     if lowres is not None:
         lowres.require(seeds)
     parts = {"sampler": sampler, "schedule": schedule, "steps": steps, "callback": callback, "lowres": lowres}
-    make = sampling(denoiser, encoder, device, **parts)
+    make = sampling(denoiser, encoder, device, **parts, noise=noise)
     if torch.device(device).type == "cpu":
         return in_blocks(make, items, batch_size)
     return (make(part) for part in chunks(items, batch_size))
@@ -70,12 +72,14 @@ def sampling(
     steps: int | None = None,
     callback: Callback | None = None,
     lowres: LowResImages | None = None,
+    noise: str = "device",
 ) -> Callable[[Sequence[tuple[int, int | None]]], Samples]:
     """Return the function that makes the samples of some seeds and classes in one pass; arguments as in `generate`."""
     sampler, schedule = sampler or EDMSampler(), schedule or Karras()
     sigmas = schedule(denoiser, steps or sampler.default_steps)
     sampler = sampler.for_schedule(schedule, denoiser)
-    return partial(_sample, denoiser, encoder, sampler, sigmas, torch.device(device), callback, lowres)
+    source = torch.device("cpu" if noise == "cpu" else device)
+    return partial(_sample, denoiser, encoder, sampler, sigmas, torch.device(device), source, callback, lowres)
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:
@@ -107,12 +111,20 @@ def draw(spec, random: PerSeedRandom, classes: Sequence[int | None] | None = Non
 
 @torch.no_grad()  # here and not in `generate`, since grad mode is per thread
 def _sample(
-    denoiser, encoder, sampler, sigmas: Tensor, device, callback, lowres, items: Sequence[tuple[int, int | None]]
+    denoiser,
+    encoder,
+    sampler,
+    sigmas: Tensor,
+    device,
+    source,
+    callback,
+    lowres,
+    items: Sequence[tuple[int, int | None]],
 ) -> Samples:
     seeds, classes = zip(*items, strict=True)
     spec, small = denoiser.spec, None if lowres is None else lowres(items)
     # Noise of its own, as the noise that the same seed gave to the base model is already in its image.
-    random = PerSeedRandom([seed + UPSAMPLING for seed in seeds] if lowres else seeds, device)
+    random = PerSeedRandom([seed + UPSAMPLING for seed in seeds] if lowres else seeds, device, source)
     if small is not None and small.labels is not None:
         known = [None if label < 0 else label for label in small.labels.tolist()]
         classes = [of_image if given is None else given for given, of_image in zip(classes, known, strict=True)]

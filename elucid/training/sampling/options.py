@@ -7,6 +7,9 @@ from typing import Any
 
 from elucid.dnnlib.values import component_name, repr_of_set
 
+NOISE = ("device", "cpu")
+"""Where noise is drawn; the same seed gives other numbers on a GPU than on the CPU."""
+
 
 @dataclass(kw_only=True, repr=False)
 class SampleOptions:
@@ -25,7 +28,8 @@ class SampleOptions:
 
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
-    options but `precision` and `plugins` are the base model's.
+    options but `precision`, `noise` and `plugins` are the base model's. `noise` "cpu" draws all noise on the host, so
+    that a seed starts from the same on every device; "device" is the default.
     """
 
     classes: int | str | Sequence[int | str] | None = None
@@ -64,6 +68,7 @@ class SampleOptions:
     upsample: str | os.PathLike | None = None
     upsample_steps: int | None = None
     precision: str | None = None
+    noise: str | None = None
     plugins: str | Sequence[str] | None = None
     set: Mapping[str, Any] | Sequence[str] | None = None
 

@@ -20,7 +20,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.samplers.base import Sampler
-from elucid.training.sampling.choices import chosen_options, require_sampler_options
+from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
@@ -56,6 +56,7 @@ class SamplingPipeline:
     class_names: list[str] | None = None
     lowres: LowResImages | None = None
     class_policy: str | None = None
+    noise: str = "device"
 
     @property
     def label_dim(self) -> int:
@@ -86,6 +87,7 @@ class SamplingPipeline:
         """Yield images of the seeds in order, at most `batch_size` at a time; `classes` replaces the pipeline's."""
         chosen = self.classes_of(seeds) if classes is None else classes
         parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule, "lowres": self.lowres}
+        parts["noise"] = self.noise
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=chosen, **parts)
 
 
@@ -141,10 +143,11 @@ def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.devi
 
     Raises UserError if the two do not fit.
     """
-    path, own = str(options.upsample), SampleOptions(steps=options.upsample_steps, precision=options.precision)
+    path, same = str(options.upsample), {"precision": options.precision, "noise": options.noise}
+    own = SampleOptions(steps=options.upsample_steps, **same)
     snapshot = load_snapshot(path, device, adm=chosen_options(options)["upsample"])
     require_pair(path, snapshot, base.image_shape, base.label_dim, base.class_names)
-    parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres}
+    parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres, "noise": base.noise}
     make = sampling(base.denoiser, base.encoder, device, **parts)
     precisions = (base.denoiser.precision, own.precision or snapshot.ema.precision)
     pipeline = single_pipeline(snapshot, own, device, FromModel(make, base.label_dim, precisions, base.lowres))
@@ -201,8 +204,11 @@ def single_pipeline(
         description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
     if options.lowres_from is not None:
         description["lowres_from"] = lowres.digest
+    noise = chosen_noise(options)
+    if noise == "cpu" and device.type != "cpu":
+        description["noise"] = noise
     parts = (outermost, encoder, sampler, schedule, device)
-    pipeline = SamplingPipeline(snapshot, *parts, classes, description, names, lowres, options.class_policy)
+    pipeline = SamplingPipeline(snapshot, *parts, classes, description, names, lowres, options.class_policy, noise)
     require_policy(options.class_policy, classes, pipeline.label_dim, pipeline.class_counts)
     return pipeline
 
