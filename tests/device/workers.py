@@ -163,6 +163,8 @@ def resumed(folder: Path) -> dict:
         train_step(other, other.objective)
         other.stream.close()
         ends.append(torch.cat([one.detach().cpu().flatten() for one in other.denoiser.parameters()]))
+        fused = {group["fused"] for group in other.optimizers["main"].optimizer.param_groups}
+        assert fused == {True if device.type == "sim" else None}, "the kernel is that for the device"
     run.stream.close()
     return {"difference": float((ends[0] - ends[1]).abs().max())}
 
