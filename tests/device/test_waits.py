@@ -37,7 +37,7 @@ def test_the_simulated_device_refuses_and_counts(counts):
     }
 
 
-STEPS = ["edm", "accumulated", "augmentation", "transforms", "cdm", "patch"]
+STEPS = ["edm", "accumulated", "augmentation", "transforms", "discrete", "cdm", "patch"]
 
 
 @pytest.mark.parametrize("case", [*STEPS, "bf16"])

@@ -169,6 +169,7 @@ def resumed(folder: Path) -> dict:
     return {"difference": float((ends[0] - ends[1]).abs().max())}
 
 
+LOSS_AWARE = {"name": "simple", "noise": {"name": "loss_aware", "history": 1}}
 CDM = {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}
 COLOURS = dict.fromkeys(("brightness", "contrast", "lumaflip", "hue", "saturation"), 1)
 SHAPES = dict.fromkeys(("xflip", "yflip", "rotate_int", "translate_int", "scale", "rotate_frac", "aniso"), 1)
@@ -196,6 +197,7 @@ CASES = {
             "dataset": {**DROPOUT, "path": str(folder / "pictures")},
         },
     ),
+    "discrete": lambda folder: trained(folder, {**CIFAR, "precond": {"name": "ddpm"}, "loss": LOSS_AWARE}),
     "cdm": lambda folder: trained(
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
