@@ -163,10 +163,13 @@ def resumed(folder: Path) -> dict:
         train_step(other, other.objective)
         other.stream.close()
         ends.append(torch.cat([one.detach().cpu().flatten() for one in other.denoiser.parameters()]))
+        fused = {group["fused"] for group in other.optimizers["main"].optimizer.param_groups}
+        assert fused == {True if device.type == "sim" else None}, "the kernel is that for the device"
     run.stream.close()
     return {"difference": float((ends[0] - ends[1]).abs().max())}
 
 
+LOSS_AWARE = {"name": "simple", "noise": {"name": "loss_aware", "history": 1}}
 CDM = {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}
 COLOURS = dict.fromkeys(("brightness", "contrast", "lumaflip", "hue", "saturation"), 1)
 SHAPES = dict.fromkeys(("xflip", "yflip", "rotate_int", "translate_int", "scale", "rotate_frac", "aniso"), 1)
@@ -194,6 +197,7 @@ CASES = {
             "dataset": {**DROPOUT, "path": str(folder / "pictures")},
         },
     ),
+    "discrete": lambda folder: trained(folder, {**CIFAR, "precond": {"name": "ddpm"}, "loss": LOSS_AWARE}),
     "cdm": lambda folder: trained(
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),

@@ -42,6 +42,17 @@ def test_only_steps_in_a_row_are_too_many():
     assert other.state_dict() == divergence.state_dict()
 
 
+def test_what_the_device_knows_is_counted_a_step_later():
+    divergence, at = Divergence(3, lambda text: None), (Batch(torch.zeros(1, 1, 2, 2)), STEP)
+    divergence.last = at
+    divergence.note({"main": torch.tensor(True), "critic": False}, STEP)
+    divergence.last = None
+    assert divergence.left_out == 0
+    divergence.note({"main": torch.tensor(False)}, STEP)
+    assert (divergence.left_out, divergence.in_a_row, divergence.bad) == (1, 1, at)
+    assert divergence.state_dict()["in_a_row"] == 0, "a state is saved of what is settled"
+
+
 def test_a_loss_far_outside_its_history_is_said_once_it_has_one():
     said = []
     divergence = Divergence(3, said.append)

@@ -89,11 +89,22 @@ class LogUniform(NoiseDistribution):
 class DiscreteLevels(NoiseDistribution):
     """sigma = u_j, j uniform over the denoiser's discrete levels, as in iDDPM (Karras et al. 2022, table 1)."""
 
+    _copied: tuple[Tensor, Tensor] | None = None
+
     def check(self, denoiser) -> None:
         if denoiser.levels is None:
             kind = type(denoiser).__name__
             raise UserError(f"the loss needs discrete noise levels, {kind} has none; use `precond`=iddpm or ddpm")
 
     def sample(self, count: int, denoiser, device) -> Tensor:
-        levels = denoiser.levels.to(device)
+        levels = self.levels_on(device, denoiser)
         return levels[torch.randint(len(levels), (count, 1, 1, 1), device=device)]
+
+    def levels_on(self, device, denoiser) -> Tensor:
+        """Return the denoiser's levels on the device; those it has on the host are copied once."""
+        levels = denoiser.levels
+        if levels.device == torch.device(device):
+            return levels
+        if self._copied is None or self._copied[0] is not levels or self._copied[1].device != torch.device(device):
+            self._copied = levels, levels.to(device)
+        return self._copied[1]

@@ -36,8 +36,8 @@ class LossAwareLevels(DiscreteLevels, nn.Module):
         return torch.where((self.counts >= self.history).all(), by_loss, 1 / len(size))
 
     def sample(self, count: int, denoiser, device) -> Tensor:
-        index = torch.multinomial(self.probabilities(), count, replacement=True).cpu()
-        return denoiser.levels[index].to(device, torch.float32).reshape(-1, 1, 1, 1)
+        index = torch.multinomial(self.probabilities(), count, replacement=True)
+        return self.levels_on(index.device, denoiser)[index].to(device, torch.float32).reshape(-1, 1, 1, 1)
 
     def importance(self, sigma: Tensor, denoiser) -> Tensor:
         probabilities = self.probabilities()
@@ -55,8 +55,12 @@ class LossAwareLevels(DiscreteLevels, nn.Module):
         self.pending = []
         order = index.argsort(stable=True)
         index, loss = index[order], loss[order]
-        drawn = torch.bincount(index, minlength=len(self.counts))
+        drawn = torch.zeros_like(self.counts).index_add_(0, index, torch.ones_like(index))
         nth = torch.arange(len(index), device=index.device) - (drawn.cumsum(0) - drawn)[index]
         kept = nth >= drawn[index] - self.history
-        self.losses[index[kept], ((self.counts[index] + nth) % self.history)[kept]] = loss[kept]
+        # The others go to a row of their own, as a device does not know how many they are without asking.
+        rows = torch.where(kept, index, len(self.losses))
+        padded = torch.cat([self.losses, self.losses.new_zeros(1, self.history)])
+        padded[rows, (self.counts[index] + nth) % self.history] = loss
+        self.losses.copy_(padded[:-1])
         self.counts += drawn

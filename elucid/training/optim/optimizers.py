@@ -11,6 +11,9 @@ from elucid.training.registry.components import find, make, split
 HOW_NOT_WHAT = ("foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
 """Options that select kernels or are missing in some versions of torch; recorded only if given."""
 
+KERNELS = {"foreach", "fused", "capturable"}
+"""Options that select kernels."""
+
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
 """Optimizers whose fused kernel leaves out a step by itself, from its first one on, when it is told `found_inf`."""
 
@@ -40,7 +43,7 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
 
 def fuses(name: str, options: dict, groups: list[dict]) -> bool:
     """Return whether to choose the fused kernel, which is for GPUs, and whose rounding is another on the CPU."""
-    chosen = {"foreach", "fused", "capturable", "differentiable"} & options.keys()
+    chosen = {*KERNELS, "differentiable"} & options.keys()
     devices = {one.device.type for group in groups for one in group["params"]}
     return not chosen and find("optimizer", name) in FUSED and not devices & {"cpu", "mps", "meta"}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.optim.optimizers import leaves_out_steps
+from elucid.training.optim.optimizers import KERNELS, leaves_out_steps
 from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
 
@@ -136,4 +136,7 @@ class PhaseOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state)
+        """Restore a `state_dict`; kernels are chosen for this device, whatever the state was saved on."""
+        chosen = [{name: group[name] for name in KERNELS & group.keys()} for group in self.optimizer.param_groups]
+        groups = [{**saved, **own} for saved, own in zip(state["param_groups"], chosen, strict=True)]
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
