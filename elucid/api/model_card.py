@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from elucid.dnnlib.errors import UserError
+from elucid.evaluation.report.collect import read_run
 from elucid.training.snapshots.snapshot import Snapshot
 from elucid.version import __version__
 
@@ -11,7 +13,7 @@ from elucid.version import __version__
 def model_card(snapshot: Snapshot, license: str | None, folder: Path | None) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
 
-    `folder` may be the run's: the last line of its statistics and the record of its starts are then part of the card.
+    `folder` may be the run's: its last statistics and the record of its starts are then part of the card.
     """
     spec, data = snapshot.ema.spec, snapshot.dataset
     names = [str(name) for name in data.get("class_names") or []]
@@ -43,34 +45,21 @@ def model_card(snapshot: Snapshot, license: str | None, folder: Path | None) -> 
 
 def _run(folder: Path | None) -> list[str]:
     """Return sections on scores and environment of a run's folder, as far as it has them."""
-    lines: list[str] = []
-    last = _last_line(folder / "stats.jsonl") if folder is not None else {}
-    scores = {name: value["mean"] for name, value in last.items() if name.startswith(("Eval/", "Loss/"))}
-    if scores:
-        lines += ["## Last statistics", "", "| | |", "|---|---|"]
-        lines += [*(f"| {_cell(name)} | {value:.5g} |" for name, value in scores.items() if value is not None), ""]
-    starts = _json(folder / "run.json") if folder is not None else None
-    if isinstance(starts, list) and starts and isinstance(starts[-1], dict):
+    try:
+        run = read_run(folder, "run") if folder is not None else None
+    except UserError:  # the folder of a snapshot without its run
+        run = None
+    if run is None:
+        return []
+    last = {name: one.last for name, one in run.stats.items() if name.startswith(("Eval/", "Loss/"))}
+    lines = ["## Last statistics", "", "| | |", "|---|---|"] if last else []
+    lines += [*(f"| {_cell(name)} | {value:.5g} |" for name, value in last.items()), *([""] if last else [])]
+    if run.starts:
         known = ("command", "commit", "torch", "device", "processes", "started", "ended")
+        start = run.starts[-1]
         lines += ["## Environment", "", "| | |", "|---|---|"]
-        lines += [*(f"| {name} | {_cell(starts[-1][name])} |" for name in known if starts[-1].get(name)), ""]
+        lines += [*(f"| {name} | {_cell(start[name])} |" for name in known if start.get(name)), ""]
     return lines
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    """Return the last tick of a run's statistics; empty if there are none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-    except (OSError, ValueError, IndexError):
-        return {}
-    return {name: value for name, value in values.items() if isinstance(value, dict) and "mean" in value}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _one_line(text: str) -> str:

@@ -54,7 +54,7 @@ def read_record(line: str) -> Record | None:
         values = json.loads(line)
         made = tuple(metric_of(one) for one in values["metrics"])
         return Record(int(values["nimg"]), made, str(values["made_by"]), dict(values["about"])) if made else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

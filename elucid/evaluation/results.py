@@ -9,8 +9,7 @@ from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
-from elucid.dnnlib.reading.json_text import parse_json
-from elucid.dnnlib.reading.regular import read_regular
+from elucid.dnnlib.reading.json_text import read_json
 from elucid.evaluation.charts import drawing
 
 FOLDER = "evaluations"
@@ -122,7 +121,7 @@ class Result:
 def load_result(path: str | os.PathLike) -> Result:
     """Read a result. Raises UserError if the file is none."""
     try:
-        values = parse_json(read_regular(os.fspath(path)), os.fspath(path))
+        values = read_json(path)
         return Result(
             kind=_text(values["kind"]),
             name=_text(values["name"]),
@@ -137,8 +136,6 @@ def load_result(path: str | os.PathLike) -> Result:
             curves=tuple(_curve(one) for one in values["curves"]),
             pictures=tuple(Picture(_text(one["title"]), _text(one["file"])) for one in values["pictures"]),
         )
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not a result of evaluate.py ({type(error).__name__}: {error})") from error
 

@@ -1,11 +1,13 @@
 """Parses JSON from a file without filling the memory, whatever is in it."""
 
 import json
+import os
 import re
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
+from elucid.dnnlib.reading.regular import read_regular
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -33,6 +35,15 @@ def parse_json(text: bytes | str, where: str, files: int = 0) -> Any:
         raise UserError(f"{where} has half a character (a lone surrogate); fix or remove it") from error
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{where} is not valid JSON ({error}); fix or remove it") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Return the content of a JSON file. Raises UserError naming it if it is missing, no regular file, or not valid."""
+    try:
+        text = read_regular(os.fspath(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_json(text, os.fspath(path))
 
 
 def _require_shallow(content: Any) -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading.json_text import parse_json
+from elucid.dnnlib.reading.json_text import read_json
+from elucid.dnnlib.reading.regular import read_regular
 from elucid.evaluation.results import Result, load_result, results_of
 from elucid.metrics.measures.names import HIGHER_IS_BETTER
-
-LARGEST_FILE = 64 << 20
-"""Larger files of a run are not read, except stats.jsonl, which is read line by line."""
 
 _DAMAGED = (OSError, ValueError, OverflowError, RecursionError)
 
@@ -129,14 +127,12 @@ def best(name: str, statistic: Statistic) -> tuple[float, float] | None:
     return (max if word in MORE_IS_BETTER else min)(pairs, key=lambda pair: pair[1])
 
 
-def read_bounded(path: Path) -> bytes:
-    """Read a file. Raises UserError if it cannot be read, or is larger than LARGEST_FILE."""
+def read_file(path: Path) -> bytes:
+    """Read a regular file. Raises UserError if it cannot be read, or is too large."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path} has more than {LARGEST_FILE >> 20} MiB; it is not read")
-        return path.read_bytes()
+        return read_regular(str(path))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _json(run: RunRecord, name: str, kind: type) -> Any:
@@ -145,7 +141,7 @@ def _json(run: RunRecord, name: str, kind: type) -> Any:
         run.notes.append(f"there is no {name}")
         return kind()
     try:
-        content = parse_json(read_bounded(path), str(path))
+        content = read_json(path)
         if isinstance(content, kind):
             return content
         run.notes.append(f"{name} is left out: it is no {'list' if kind is list else 'object'}")
@@ -158,23 +154,24 @@ def _statistics(run: RunRecord) -> dict[str, Statistic]:
     found: dict[str, Statistic] = {}
     damaged = 0
     try:
-        with open(run.folder / "stats.jsonl", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    values = json.loads(line)
-                    kimg = float(values["Progress/kimg"]["mean"])
-                    if not math.isfinite(kimg):
-                        raise ValueError
-                except (TypeError, KeyError, *_DAMAGED):
-                    damaged += 1
-                    continue
-                for name, value in values.items():
-                    if isinstance(value, dict) and "mean" in value:
-                        one = found.setdefault(name, Statistic())
-                        one.kimg.append(kimg)
-                        one.values.append(_float(value["mean"]))
-    except OSError as error:
-        run.notes.append(f"stats.jsonl cannot be read: {error.strerror}")
+        lines = read_file(run.folder / "stats.jsonl").splitlines()
+    except UserError as error:
+        run.notes.append(str(error))
+        return found
+    for line in lines:
+        try:
+            values = json.loads(line)
+            kimg = float(values["Progress/kimg"]["mean"])
+            if not math.isfinite(kimg):
+                raise ValueError
+        except (TypeError, KeyError, *_DAMAGED):
+            damaged += 1
+            continue
+        for name, value in values.items():
+            if isinstance(value, dict) and "mean" in value:
+                one = found.setdefault(name, Statistic())
+                one.kimg.append(kimg)
+                one.values.append(_float(value["mean"]))
     if damaged:
         run.notes.append(f"stats.jsonl: {damaged} damaged lines are left out")
     return found

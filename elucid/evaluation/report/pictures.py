@@ -10,7 +10,7 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.markup import Markup, element
-from elucid.evaluation.report.collect import read_bounded
+from elucid.evaluation.report.collect import read_file
 from elucid.training.data.pictures import load_picture
 
 BACKGROUND = "#ffffff"
@@ -33,7 +33,7 @@ SMALLEST_SHOWN = 64
 
 def read_picture(path: Path) -> Image.Image:
     """Decode a picture file. Raises UserError if it is missing, too large or damaged."""
-    return load_picture(read_bounded(path), str(path))
+    return load_picture(read_file(path), str(path))
 
 
 def as_picture(image: np.ndarray) -> Image.Image:

@@ -23,6 +23,7 @@ from elucid.api.sources import Source, own_places, spans
 from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
+from elucid.dnnlib.reading.json_text import read_json
 from elucid.evaluation.history import History, Record, as_result, better, first_to_reach, images_text, reached
 from elucid.evaluation.results import FOLDER
 from elucid.metrics.detectors import Detector, make_detector
@@ -276,8 +277,8 @@ def read_note(path: Path, made_by: str) -> dict[str, Any] | None:
     note = None
     if distributed.is_main():
         try:
-            note = json.loads(path.read_text(encoding="utf-8"))
+            note = read_json(path)
             note = {name: note[name] for name in ("name", "value", "nimg")} if note["made_by"] == made_by else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError):
             note = None
     return distributed.broadcast_object(note)

@@ -1,6 +1,5 @@
 """Scores the snapshots of a running or finished run as they appear: `evaluate.py watch RUN`."""
 
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from elucid.api.sources import of_pipeline
 from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable, sha256
+from elucid.dnnlib.reading.json_text import read_json
 from elucid.evaluation.history import History, Record, as_result, first_to_reach, reached
 from elucid.evaluation.results import FOLDER, Result
 from elucid.metrics.measures.evaluate import require_counts
@@ -106,17 +106,17 @@ def follow(watcher: "Watcher", trained: dict[str, Any], once: bool, every: float
 def run_options(folder: Path) -> dict[str, Any]:
     """Return the options of a run. Raises UserError if the folder is not that of a run."""
     try:
-        options = json.loads((folder / "training_options.json").read_text(encoding="utf-8"))
+        options = read_json(folder / "training_options.json")
         return {"dataset": {**options["dataset"]}, "loop": {"duration_mimg": float(options["loop"]["duration_mimg"])}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not the folder of a run: it has no training_options.json") from error
 
 
 def has_ended(folder: Path) -> bool:
     """Return whether the last process that trained in a run folder has ended, as far as it could say so itself."""
     try:
-        return "ended" in json.loads((folder / RUN_JSON).read_text(encoding="utf-8"))[-1]
-    except (OSError, ValueError, LookupError, TypeError):
+        return "ended" in read_json(folder / RUN_JSON)[-1]
+    except (UserError, LookupError, TypeError):
         return False
 
 
