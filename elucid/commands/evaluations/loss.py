@@ -4,10 +4,9 @@ import json
 
 import click
 
-from elucid.commands.command import Command, Name, section
+from elucid.commands.command import Command, section
+from elucid.commands.flags.model import model_flags
 from elucid.dnnlib import cli
-from elucid.training.config.settings import PRECISIONS
-from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 
 
 @click.command(
@@ -15,18 +14,8 @@ from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
     cls=Command,
     examples=["evaluate.py loss --network=runs/00000-NAME --data=train.zip --test=test.zip --dest=loss.json"],
 )
-@section(
-    "Model",
-    click.option(
-        "--network", metavar="PKL|DIR|URL", required=True, help="Snapshot, run folder (its newest), or checkpoint."
-    ),
-    click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
-    click.option(
-        "--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict.  [default: by its shapes]"
-    ),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="Precision.  [default: as trained]"),
-    click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),
-    click.option("--set", "set", multiple=True, metavar="encoder.OPTION=VALUE", help="An option of the encoder."),
+@model_flags(
+    click.option("--set", "set", multiple=True, metavar="encoder.OPTION=VALUE", help="An option of the encoder.")
 )
 @section(
     "Images",

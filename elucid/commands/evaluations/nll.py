@@ -4,27 +4,15 @@ import json
 
 import click
 
-from elucid.commands.command import Command, Name, section
+from elucid.commands.command import Command, section
+from elucid.commands.flags.model import model_flags
 from elucid.dnnlib import cli
 from elucid.dnnlib.files import require_writable
-from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
-from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 
 
 @click.command("nll", cls=Command)
-@section(
-    "Model",
-    click.option(
-        "--network", metavar="PKL|DIR|URL", required=True, help="Snapshot, run folder (its newest), or checkpoint."
-    ),
-    click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
-    click.option(
-        "--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict.  [default: by its shapes]"
-    ),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="Precision.  [default: as trained]"),
-    click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),
-)
+@model_flags()
 @section(
     "Bound",
     click.option("--respacing", metavar="TEXT", help="Steps of the process, e.g. 250.  [default: all]"),

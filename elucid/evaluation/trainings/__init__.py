@@ -1,0 +1,1 @@
+"""Trainings of recipes with several seeds, as subprocesses or on SLURM, and their scores."""

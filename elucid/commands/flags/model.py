@@ -1,0 +1,26 @@
+"""Flags of the model that a subcommand evaluates."""
+
+from collections.abc import Callable
+
+import click
+
+from elucid.commands.command import Name, section
+from elucid.training.config.settings import PRECISIONS
+from elucid.training.registry.adm_presets import PRESETS
+
+
+def model_flags(*more: Callable) -> Callable:
+    """Return a decorator that adds --network, --ema, --adm_preset, --precision and --plugins, and `more` options."""
+    return section(
+        "Model",
+        click.option(
+            "--network", metavar="PKL|DIR|URL", required=True, help="Snapshot, run folder (its newest), or checkpoint."
+        ),
+        click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
+        click.option(
+            "--adm_preset", type=Name("preset", PRESETS), help="Options of a state dict.  [default: by its shapes]"
+        ),
+        click.option("--precision", type=click.Choice(PRECISIONS), help="Precision.  [default: as trained]"),
+        click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),
+        *more,
+    )
