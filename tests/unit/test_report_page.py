@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from elucid.dnnlib.errors import UserError
-from elucid.evaluation.report.collect import Statistic, best, read_run, read_runs, short_names
+from elucid.evaluation.report.collect import RunRecord, Statistic, best, read_run, read_runs, short_names
+from elucid.evaluation.report.curves import curves
 from elucid.evaluation.report.page import page, policy
 from elucid.evaluation.report.pictures import GRID, inside
 from elucid.evaluation.report.samples import ClassSamples, Column, grids, spread
@@ -255,3 +256,11 @@ def test_data_is_found_from_where_the_run_was_started(tmp_path, monkeypatch):
     assert run.data == tmp_path / "elsewhere" / "data.zip"
     (tmp_path / "data.zip").touch()
     assert str(run.data) == "data.zip"
+
+
+@pytest.mark.parametrize(("left_out", "shown"), [([0.0, 0.0], False), ([0.0, 2.0], True)])
+def test_steps_that_were_left_out_are_drawn_only_if_there_are_any(tmp_path, left_out, shown):
+    stats = {"Loss/loss": Statistic([1.0, 2.0], [0.5, 0.0])}
+    stats["Optimizer/steps_left_out"] = Statistic([1.0, 2.0], left_out)
+    drawn = str(curves([RunRecord(tmp_path, "run", stats=stats)]))
+    assert "Loss/loss" in drawn and ("steps_left_out" in drawn) == shown

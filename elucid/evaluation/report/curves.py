@@ -12,6 +12,9 @@ SPEED = "Timing/images_per_sec"
 HIDDEN = ("Progress/", "Resources/", "Timing/")
 """Statistics that have no chart, except the speed."""
 
+COUNTS = frozenset({"Optimizer/steps_left_out"})
+"""Counts of what went wrong, which have a chart only if it did."""
+
 FIRST, LAST = ("Loss/", "Eval/"), ("Optimizer/", "Timing/")
 """Groups whose charts come first and last."""
 
@@ -23,7 +26,7 @@ MOST_CHARTS = 24
 
 
 def curves(runs: Sequence[RunRecord]) -> Markup | None:
-    """Return the charts of all statistics with at least one finite value; None if there are none."""
+    """Return the charts of all statistics with a finite value, of counts with one above 0; None if there are none."""
     names = list(dict.fromkeys(name for run in runs for name in run.stats if _has_chart(run, name)))
     names.sort(key=_order)
     if not names:
@@ -67,7 +70,8 @@ def _order(name: str) -> int:
 def _has_chart(run: RunRecord, name: str) -> bool:
     if name.startswith(HIDDEN) and name != SPEED:
         return False
-    return any(map(math.isfinite, run.stats[name].values))
+    finite = [value for value in run.stats[name].values if math.isfinite(value)]
+    return any(finite) if name in COUNTS else bool(finite)
 
 
 def _curve(name: str, runs: Sequence[RunRecord]) -> tuple[Curve, list[int]]:
