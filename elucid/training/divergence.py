@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.compilation import uncompiled
 from elucid.torch_utils.transfer import Later
 from elucid.training.checks import first_bad_parameter
 from elucid.training.objective import Objective
@@ -113,7 +114,7 @@ class Divergence:
 def first_bad_module(objective: Objective, batch: Batch, step: Step) -> str:
     """Evaluate the loss again and name the first module whose output is not finite; "" if all are finite this time."""
     found: list[str] = []
-    with _outputs(objective, lambda name, finite: None if finite else found.append(name)):
+    with uncompiled(), _outputs(objective, lambda name, finite: None if finite else found.append(name)):
         try:
             out = objective(batch, step)
         except UserError:

@@ -1,11 +1,13 @@
 """The training loop and its step. They are independent of the loss, network and dataset in use."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision
 from elucid.training.checks import images_wanted, phases_wanted
@@ -27,11 +29,9 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     set_precision(run.loop.precision, run.loop.bench)
     if run.loop.precision == "fp16" and run.device.type != "cuda":
         run.log("warning: fp16 needs CUDA; training in float32 instead (--precision=bf16 works on every device)")
-    if run.loop.compile:
-        run.denoiser.model.compile()
     objective = wrap(run.objective, run.device, find_unused=not run.objective.uses_all_parameters)
     timer = TickTimer(run)
-    with Saver(folder, run.loop, run.log, run.stop) as saver:
+    with network_compiled(run), Saver(folder, run.loop, run.log, run.stop) as saver:
         saver.expect(run)
         try:
             run.stop.training = True
@@ -60,6 +60,12 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
         if not done:
             run.log(f"stopped at {run.nimg / 1000:.1f} kimg; continue with --resume={path}")
     return done
+
+
+def network_compiled(run: Run) -> AbstractContextManager:
+    """Return a context in which the network is compiled, if the run wants it."""
+    wanted = run.loop.compile
+    return compiled(run.denoiser.model, run.device, lambda text: run.log(text)) if wanted else nullcontext()
 
 
 def train_step(run: Run, objective) -> int:

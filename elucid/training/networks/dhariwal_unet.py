@@ -27,6 +27,7 @@ class DhariwalUNet(Conditioned):
     """
 
     uses_all_parameters = True
+    regions = (ResidualBlock,)
 
     def __init__(
         self,

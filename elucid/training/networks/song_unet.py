@@ -48,6 +48,7 @@ class SongUNet(Conditioned):
     """
 
     uses_all_parameters = True
+    regions = (ResidualBlock,)
 
     def __init__(
         self,

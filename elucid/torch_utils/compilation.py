@@ -1,0 +1,148 @@
+"""Regional compilation: torch.compile on the repeated blocks of a network, one graph for all that are alike."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import nn
+
+from elucid.dnnlib.files import cache_folder
+from elucid.torch_utils import distributed
+
+MOST_GRAPHS = 1024
+"""Graphs of one kind of block; torch's own limit is 8, past which the rest would run uncompiled."""
+
+
+def regions_of(network: nn.Module) -> list[nn.Module]:
+    """Return the modules of a network that are compiled: those of its `regions`, a tuple of classes, or all of it.
+
+    A region must be one graph: no branch on the values of tensors, no exchange with the host. Regions do not nest.
+    """
+    kinds = getattr(network, "regions", ())
+    return [module for module in network.modules() if isinstance(module, kinds)] or [network]
+
+
+@contextmanager
+def compiled(
+    network: nn.Module, device: torch.device, warn: Callable[[str], None], backend: str | Callable = "inductor"
+) -> Iterator[None]:
+    """Compile the calls of the network's regions in this context, each when it is first made.
+
+    Blocks with the same options and shapes of weights and inputs share one graph per mode (training, gradients). If
+    compilation fails, on any process before the first step or here later, the network runs uncompiled, and `warn` is
+    told why, once. Copies of the network are not compiled. All processes must enter it together.
+    """
+    with ExitStack() as settings:
+        _enter_settings(settings)
+        reasons = distributed.gather_objects(_why_not(device, backend))
+        calls = Calls(warn)
+        for rank, reason in enumerate(reasons):
+            if reason and calls.failed is None:
+                calls.fail(reason if len(reasons) == 1 else f"{reason}, on process {rank}")
+        regions = [] if calls.failed else regions_of(network)
+        for region in regions:
+            # What nn.Module.compile sets; not part of copies and pickles.
+            region._compiled_call_impl = calls.of(region, whole=region is network, backend=backend)
+        try:
+            yield
+        finally:
+            for region in regions:
+                region._compiled_call_impl = None
+
+
+class Calls:
+    """The compiled calls of the regions of a network. If one cannot be compiled, all are made uncompiled from then on.
+
+    `failed` is the reason, or None.
+    """
+
+    def __init__(self, warn: Callable[[str], None]):
+        self.warn, self.failed = warn, None
+
+    def of(self, region: nn.Module, whole: bool, backend: str | Callable) -> Callable:
+        """Return the call of a region; of a whole network, only parts may be compiled, and sizes may become symbols."""
+        how = {"backend": backend} if whole else {"backend": backend, "fullgraph": True, "dynamic": False}
+        call = torch.compile(region._call_impl, **how)
+        errors = _errors()
+
+        def safe_call(*args, **kwargs):
+            if self.failed is None:
+                try:
+                    return call(*args, **kwargs)
+                except errors as error:
+                    self.fail(_one_line(error))
+                    if not distributed.is_main():
+                        print(f"process {distributed.rank()}: {self.failed}", file=sys.stderr, flush=True)
+            return region._call_impl(*args, **kwargs)
+
+        return safe_call
+
+    def fail(self, reason: str) -> None:
+        self.failed = f"warning: torch.compile fails ({reason}); going on uncompiled, as with `compile`=0"
+        self.warn(self.failed)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what is compiled as it was written: compiled modules call no hooks, and have no forward derivatives."""
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        yield
+
+
+def inductor_folder() -> Path:
+    """Return where compiled code is kept between runs: `$TORCHINDUCTOR_CACHE_DIR`, or in the cache folder."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "inductor")
+
+
+def _enter_settings(stack: ExitStack) -> None:
+    """Set what regional compilation needs of torch, until the stack is closed."""
+    folder = inductor_folder().absolute()
+    with suppress(OSError):  # what cannot be written there is a reason not to compile
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(folder)}))
+    import torch._dynamo.config  # imported late, as it takes a second
+    import torch._functorch.config
+    from torch._inductor import codecache
+
+    # Precompiled headers lie under /tmp otherwise, where others could have put theirs.
+    headers = folder / "precompiled_headers"
+    for name, path in {"_HEADER_DIR": headers, "_HEADER_LOCK_DIR": headers / "locks"}.items():
+        if hasattr(codecache, name):
+            stack.enter_context(mock.patch.object(codecache, name, str(path)))
+    limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": MOST_GRAPHS}
+    # DistributedDataParallel's gradients are exchanged region by region anyway; its splitting would add graphs.
+    stack.enter_context(torch._dynamo.config.patch(**limits, optimize_ddp=False))
+    if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
+        # The backward graph with the forward one, so that what fails does so where it can be caught.
+        stack.enter_context(torch._functorch.config.patch(force_non_lazy_backward_lowering=True))
+
+
+def _why_not(device: torch.device, backend: str | Callable) -> str | None:
+    """Compile a trifle for the device and return why it fails, or None."""
+
+    def trifle(x):
+        return torch.nn.functional.silu(x) + 1
+
+    try:
+        with torch.no_grad():
+            torch.compile(trifle, backend=backend, fullgraph=True, dynamic=False)(torch.ones(8, device=device))
+    except _errors() as error:
+        return _one_line(error)
+    return None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What torch.compile raises if it cannot compile; errors of the compiled code itself are others."""
+    from torch._dynamo import exc
+
+    return exc.TorchDynamoException, exc.FailOnRecompileLimitHit
+
+
+def _one_line(error: Exception) -> str:
+    cause = getattr(error, "inner_exception", error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:200] if lines else 'no reason given'}"
