@@ -150,6 +150,11 @@ SPEED = section(
     ),
     click.option("--compile", type=bool, help=f"Compile the network (torch.compile).  [default: {int(LOOP.compile)}]"),
     click.option("--bench", type=bool, help=f"Enable cuDNN benchmarking.  [default: {int(LOOP.bench)}]"),
+    click.option(
+        "--deterministic",
+        type=bool,
+        help=f"Same bits in each run on GPUs, too; slower, no benchmarking.  [default: {int(LOOP.deterministic)}]",
+    ),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
 OUTPUT = section(

@@ -107,6 +107,7 @@ def _enter_settings(stack: ExitStack) -> None:
     import torch._dynamo.config  # imported late, as it takes a second
     import torch._functorch.config
     from torch._inductor import codecache
+    from torch._inductor import config as inductor
 
     # Precompiled headers lie under /tmp otherwise, where others could have put theirs.
     headers = folder / "precompiled_headers"
@@ -116,6 +117,8 @@ def _enter_settings(stack: ExitStack) -> None:
     limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": MOST_GRAPHS}
     # DistributedDataParallel's gradients are exchanged region by region anyway; its splitting would add graphs.
     stack.enter_context(torch._dynamo.config.patch(**limits, optimize_ddp=False))
+    if torch.are_deterministic_algorithms_enabled() and hasattr(inductor, "deterministic"):
+        stack.enter_context(inductor.patch(deterministic=True))  # kernels are not chosen by timing
     if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
         # The backward graph with the forward one, so that what fails does so where it can be caught.
         stack.enter_context(torch._functorch.config.patch(force_non_lazy_backward_lowering=True))

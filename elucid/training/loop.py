@@ -1,6 +1,7 @@
 """The training loop and its step. They are independent of the loss, network and dataset in use."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -8,8 +9,9 @@ import torch
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.compilation import compiled
+from elucid.torch_utils.determinism import deterministic
 from elucid.torch_utils.parallel import sync_gradients, wrap
-from elucid.torch_utils.precision import set_precision
+from elucid.torch_utils.precision import set_precision, what_is_lacking
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
@@ -27,11 +29,11 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     training diverges, or nothing can be saved.
     """
     set_precision(run.loop.precision, run.loop.bench)
-    if run.loop.precision == "fp16" and run.device.type != "cuda":
-        run.log("warning: fp16 needs CUDA; training in float32 instead (--precision=bf16 works on every device)")
+    if lacking := what_is_lacking(run.loop.precision, run.device):
+        run.log(f"warning: {lacking}")
     objective = wrap(run.objective, run.device, find_unused=not run.objective.uses_all_parameters)
     timer = TickTimer(run)
-    with network_compiled(run), Saver(folder, run.loop, run.log, run.stop) as saver:
+    with working_as_asked(run), Saver(folder, run.loop, run.log, run.stop) as saver:
         saver.expect(run)
         try:
             run.stop.training = True
@@ -62,10 +64,14 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     return done
 
 
-def network_compiled(run: Run) -> AbstractContextManager:
-    """Return a context in which the network is compiled, if the run wants it."""
-    wanted = run.loop.compile
-    return compiled(run.denoiser.model, run.device, lambda text: run.log(text)) if wanted else nullcontext()
+@contextmanager
+def working_as_asked(run: Run) -> Iterator[None]:
+    """Context of the training, with deterministic kernels and a compiled network if the run wants them."""
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(run.loop.deterministic, run.device))
+        if run.loop.compile:
+            stack.enter_context(compiled(run.denoiser.model, run.device, lambda text: run.log(text)))
+        yield
 
 
 def train_step(run: Run, objective) -> int:

@@ -11,6 +11,7 @@ from elucid.dnnlib.config import bind
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
+from elucid.torch_utils.determinism import prepare_cublas
 from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
 from elucid.torch_utils.signals import StopRequest
@@ -69,6 +70,8 @@ class Run:
         self.device = device
         data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
         self.loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
+        if self.loop.deterministic:
+            prepare_cublas()
         self.micro_batch_size, self.grad_accum_steps = self.loop.micro_batch(distributed.world_size())
         self.log: Callable[[str], None] = distributed.print0
         seed_everything(self.loop.seed)  # same initial weights on all processes

@@ -42,6 +42,7 @@ FLAGS = {
     "precision": "loop.precision",
     "ls": "loop.loss_scale",
     "bench": "loop.bench",
+    "deterministic": "loop.deterministic",
     "compile": "loop.compile",
     "tick": "loop.tick_kimg",
     "snap": "loop.snapshot_ticks",

@@ -24,6 +24,7 @@ RESUMABLE = {
     "loop.duration_mimg",
     "loop.compile",
     "loop.bench",
+    "loop.deterministic",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
     "loop.state_ticks",

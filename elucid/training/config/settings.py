@@ -47,6 +47,7 @@ class LoopOptions:
     loss_scale: float = 1.0
     compile: bool = False
     bench: bool = True
+    deterministic: bool = False
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500
@@ -60,6 +61,7 @@ class LoopOptions:
 
     def __post_init__(self):
         require("loop.precision", self.precision, PRECISIONS)
+        self.bench = self.bench and not self.deterministic
         require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
         require("loop.seed", self.seed, (0, LARGEST_SEED))
         require("loop.on_full_disk", self.on_full_disk, ON_FULL_DISK)

@@ -107,6 +107,7 @@ class TrainOptions:
     ls: float | None = None
     compile: bool | None = None
     bench: bool | None = None
+    deterministic: bool | None = None
     device: str | None = None
     tick: float | None = None
     snap: int | None = None

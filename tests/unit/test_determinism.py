@@ -1,0 +1,136 @@
+"""--deterministic: what it sets, that it changes no bit on the CPU, and which operations of ours would be refused."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.determinism import deterministic
+from elucid.training.config.options import options_from
+from elucid.training.config.presets import PRESETS
+from elucid.training.config.settings import LoopOptions
+from elucid.training.config.train_options import TrainOptions
+from elucid.training.loop import train_step, working_as_asked
+from elucid.training.run import Run
+
+WITHOUT = {
+    *("adaptive_avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward"),
+    *("avg_pool3d_backward", "max_pool3d_with_indices_backward", "fractional_max_pool2d_backward"),
+    *("max_unpool2d", "grid_sampler_2d_backward", "grid_sampler_3d_backward", "reflection_pad1d_backward"),
+    *("reflection_pad2d_backward", "reflection_pad3d_backward", "replication_pad1d_backward"),
+    *("replication_pad2d_backward", "replication_pad3d_backward", "upsample_linear1d_backward"),
+    *("upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward"),
+    *("_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward", "nll_loss2d_forward", "histc"),
+    *("_embedding_bag_backward", "_ctc_loss_backward", "put_", "put", "kthvalue", "cumsum", "multinomial"),
+}
+"""Operations that torch's manual of use_deterministic_algorithms says are refused on CUDA, as far as they are for float
+tensors, and multinomial, which calls one of them."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for index in range(8):
+        path = folder / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_of(pictures, preset="demo", **options) -> Run:
+    small = {"network.model_channels": 8, "network.channel_mult": [1], "network.num_blocks": 1}
+    small |= {"network.attn_resolutions": [16], "loop.batch_size": 2, "loop.batch_gpu": None}
+    small |= {"dataset.cache": "none", "encoder.name": "rgb"}
+    flags = TrainOptions(preset=preset, data=pictures, cond=True, fp16=None, seed=0, set={**small, **options}).flags()
+    return Run(options_from(flags), torch.device("cpu"))
+
+
+def weights_after(run: Run, steps: int) -> torch.Tensor:
+    with working_as_asked(run):
+        for _ in range(steps):
+            train_step(run, run.objective)
+    run.stream.close()
+    return torch.cat([one.detach().flatten() for one in run.denoiser.parameters()])
+
+
+def choices():
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    kernels = (cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled(), cuda.mem_efficient_sdp_enabled())
+    return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, *kernels
+
+
+def test_settings_are_in_force_during_the_steps_and_not_after(pictures):
+    run, before, seen = run_of(pictures, **{"loop.deterministic": True}), choices(), []
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8", "set before anything is computed"
+    run.denoiser.register_forward_hook(lambda *_: seen.append(choices()))
+    weights_after(run, 1)
+    assert seen == [(True, True, False, *before[3:])]
+    assert choices() == before != seen[0]
+
+
+def test_attention_on_a_gpu_has_kernels_with_a_fixed_order():
+    with deterministic(True, torch.device("cuda")):
+        assert choices()[3:] == (False, False, True)
+    assert choices()[3:] == (True, True, True)
+
+
+def test_benchmarking_is_off():
+    assert LoopOptions().bench and not LoopOptions(deterministic=True).bench
+
+
+def test_on_the_cpu_it_changes_no_bit(pictures):
+    options = ({"loop.deterministic": on, "augment": {"name": "edm"}} for on in (False, True))
+    plain, fixed = (weights_after(run_of(pictures, **one), 2) for one in options)
+    assert torch.equal(plain, fixed)
+
+
+def test_another_workspace_is_refused(monkeypatch, pictures):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UserError, match="`deterministic`.*CUBLAS_WORKSPACE_CONFIG=:4096:8, not :0:0"):
+        run_of(pictures, **{"loop.deterministic": True})
+
+
+def test_an_operation_without_such_a_kernel_is_one_line():
+    """This one is refused on the CPU as well."""
+    with pytest.raises(UserError, match="`deterministic`=1: put_ has no deterministic kernel"):
+        with deterministic(True, torch.device("cpu")):
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations on floating-point tensors, of the backward pass as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name, tensors = func.overloadpacket.__name__, [one for one in tree_leaves(out) if isinstance(one, torch.Tensor)]
+        if name == "multinomial" or any(one.is_floating_point() for one in tensors):
+            self.names.add(name)
+        return out
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_trains_with_an_operation_that_would_be_refused(pictures, preset):
+    run = run_of(pictures, preset)
+    with Operations() as seen:
+        train_step(run, run.objective)
+    run.stream.close()
+    assert "convolution_backward" in seen.names
+    assert not seen.names & WITHOUT
