@@ -82,7 +82,7 @@ class Calls:
         return safe_call
 
     def fail(self, reason: str) -> None:
-        self.failed = f"warning: torch.compile fails ({reason}); going on uncompiled, as with `compile`=0"
+        self.failed = f"warning: torch.compile fails ({reason}); going on uncompiled, as with --compile=0"
         self.warn(self.failed)
 
 
