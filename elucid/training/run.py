@@ -23,6 +23,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
+from elucid.training.networks.fused_norm import fuse_norms
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
@@ -104,6 +105,10 @@ class Run:
         device = self.device
         self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
         self.denoiser = parts.denoiser.to(device).train()
+        if self.loop.channels_last:
+            self.denoiser.model.to(memory_format=torch.channels_last)
+        if self.loop.fused_norm:
+            fuse_norms(self.denoiser.model)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
         self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
         self.objective = Objective(self.denoiser, self.loss.to(device))

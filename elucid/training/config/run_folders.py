@@ -25,6 +25,8 @@ RESUMABLE = {
     "loop.compile",
     "loop.bench",
     "loop.deterministic",
+    "loop.channels_last",
+    "loop.fused_norm",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
     "loop.state_ticks",

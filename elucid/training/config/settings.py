@@ -48,6 +48,8 @@ class LoopOptions:
     compile: bool = False
     bench: bool = True
     deterministic: bool = False
+    channels_last: bool = False
+    fused_norm: bool = False
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500

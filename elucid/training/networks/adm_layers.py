@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.attention import attention, forward_derivatives_active
+from elucid.training.networks.fused_norm import norm_silu
 from elucid.training.networks.layers import (
     Conv2d,
     GroupNorm,
@@ -122,15 +123,22 @@ class Block(nn.Module):
         return self.style.run(self._forward, x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x)
+        first, last = self.in_layers[2], self.out_layers[2:]
+        h = first(self._norm_act(self.in_layers, x))
         condition = self.emb_layers(emb)[:, :, None, None]
-        norm, rest = self.out_layers[0], self.out_layers[1:]
         if self.style.scale_shift_norm:
-            scale, shift = condition.chunk(2, dim=1)
-            h = torch.addcmul(shift, norm(h), scale + 1)
+            h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1))
         else:
-            h = norm(h + condition)
-        return self.style.join(self.skip_connection(self.resample(x)), rest(h))
+            h = self._norm_act(self.out_layers, h, condition)
+        return self.style.join(self.skip_connection(self.resample(x)), last(h))
+
+    def _norm_act(self, layers: nn.Sequential, x: Tensor, added=None, scale=None, shift=None) -> Tensor:
+        """Apply the first two layers, with what is added before or scales and shifts in between."""
+        norm, act = layers[0], layers[1]
+        if norm.fused and self.style.activation == "silu":
+            return norm_silu(norm, x, added, scale, shift)
+        h = norm(x if added is None else x + added)
+        return act(h if scale is None else torch.addcmul(shift, h, scale + 1))
 
 
 def split_heads(qkv: Tensor, heads: int, grouped: bool) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
+from elucid.training.networks.fused_norm import norm_silu
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""
@@ -169,6 +170,8 @@ class StridedConv2d(Conv2d):
 class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) with 32 groups, or fewer so that each has at least 4 channels."""
 
+    fused = False  # with the SiLU after it, see `fused_norm`
+
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
         self.groups, self.eps = min(32, channels // 4), eps
@@ -270,13 +273,12 @@ class ResidualBlock(nn.Module):
             self.proj = Conv2d(n_out, n_out, 1, init=last_init)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv0(F.silu(self.norm0(x)))
+        h = self.conv0(norm_silu(self.norm0, x))
         condition = self.affine(emb)[:, :, None, None]
         if self.adaptive_scale:
-            scale, shift = condition.chunk(2, dim=1)
-            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+            h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1))
         else:
-            h = F.silu(self.norm1(h + condition))
+            h = norm_silu(self.norm1, h, condition)
         h = self.conv1(F.dropout(h, self.dropout, self.training))
         if self.skip is not None:
             x = self.skip(x)
