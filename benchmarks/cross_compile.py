@@ -34,7 +34,7 @@ def compiled(kernel, precision: str, architecture: str, adds: bool, modulates: b
     types = {**signature(kernel, precision), "s_channel": "constexpr"}  # as a launch with that stride does
     source = ASTSource(fn=kernel, signature=types, constexprs=constants)
     target = GPUTarget("cuda", ARCHITECTURES[architecture], 32)
-    return triton.compile(source, target=target, options={"num_warps": 8})
+    return triton.compile(source, target=target, options={"num_warps": kernels.WARPS})
 
 
 @click.command()

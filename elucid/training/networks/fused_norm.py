@@ -63,9 +63,11 @@ class FusedNorm(torch.autograd.Function):
         means, rstds = (torch.empty(batch, groups, device=x.device) for _ in range(2))
         grid, rows, columns = kernels.grid_and_tile(batch, channels, groups, positions)
         how = {"ADDS": added is not None, "MODULATES": scale is not None, "ROWS": rows, "COLS": columns}
+        how["num_warps"] = kernels.WARPS
         parts = _of_channels(x, added, weight, bias, scale, shift)
         sizes = channels, positions, channels // groups
-        kernels.forward[grid](x, *parts, y, means, rstds, *sizes, eps, *_strides(x), **how)
+        with torch.cuda.device_of(x):
+            kernels.forward[grid](x, *parts, y, means, rstds, *sizes, eps, *_strides(x), **how)
         ctx.save_for_backward(x, added, weight, bias, scale, shift, means, rstds)
         ctx.groups, ctx.eps = groups, eps
         return y
@@ -85,11 +87,11 @@ class FusedNorm(torch.autograd.Function):
         sums, sums_hat, dadded = (torch.empty(batch, channels, device=x.device) for _ in range(3))
         grid, rows, columns = kernels.grid_and_tile(batch, channels, ctx.groups, positions)
         how = {"ADDS": added is not None, "MODULATES": scale is not None, "ROWS": rows, "COLS": columns}
+        how["num_warps"] = kernels.WARPS
         parts, dy = _of_channels(*given), _dense(dy, x)
         sizes = channels, positions, channels // ctx.groups
-        kernels.backward[grid](
-            x, *parts, means, rstds, dy, dx, sums, sums_hat, dadded, *sizes, *_strides(x), **how
-        )
+        with torch.cuda.device_of(x):
+            kernels.backward[grid](x, *parts, means, rstds, dy, dx, sums, sums_hat, dadded, *sizes, *_strides(x), **how)
         return dx, *_others(given, sums, sums_hat, dadded), None, None
 
 

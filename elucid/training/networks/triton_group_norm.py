@@ -10,6 +10,9 @@ import triton.language as tl
 TILE = 4096
 """Elements of a tile at most, unless a single row has more."""
 
+WARPS = 8
+"""Groups of 32 threads for a tile."""
+
 
 def grid_and_tile(batch: int, channels: int, groups: int, positions: int) -> tuple[tuple[int, int], int, int]:
     """Return the grid, and rows and columns of a tile, which are powers of two."""

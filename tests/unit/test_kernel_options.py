@@ -1,4 +1,4 @@
-"""--deterministic: what it sets, that it changes no bit on the CPU, and which operations of ours would be refused."""
+"""Options that choose kernels: --deterministic, whose operations must not be refused, memory format, fused norms."""
 
 import os
 
@@ -134,3 +134,20 @@ def test_no_preset_trains_with_an_operation_that_would_be_refused(pictures, pres
     run.stream.close()
     assert "convolution_backward" in seen.names
     assert not seen.names & WITHOUT
+
+
+def test_channels_last_and_fused_norms_train_the_same(pictures):
+    """The averages, from which is sampled, have both as well; states of one memory format go on in the other."""
+    plain = run_of(pictures)
+    start = plain.state_dict()
+    other = run_of(pictures, **{"loop.channels_last": True, "loop.fused_norm": True})
+    for network in (other.denoiser.model, *(average.model for average in other.ema.averages.values())):
+        layers = dict(network.named_modules())
+        weight = layers["enc.16x16_block0.conv0"].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        assert layers["enc.16x16_block0.norm0"].fused
+    other.load_state_dict(start)
+    assert not next(iter(other.denoiser.model.enc.values())).weight.is_contiguous(), "loading keeps the format"
+    changed = weights_after(other, 2)
+    plain.load_state_dict(start)
+    assert torch.allclose(weights_after(plain, 2), changed, rtol=1e-4, atol=1e-5)
