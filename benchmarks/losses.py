@@ -68,7 +68,7 @@ class Timer:
         spec = made.adapt(NetSpec((side, side), 3))
         self.denoiser = make_denoiser(NETWORK, {"name": precond}, spec).to(device).train()
         if compiled:
-            self.denoiser.model.compile()
+            self.denoiser.compiled(click.echo).__enter__()  # to the end of the process
         self.objective = Objective(self.denoiser, made)
         self.optimizer = torch.optim.Adam(self.objective.parameters(), lr=1e-5)
         self.batch, self.side, self.device = batch, side, device

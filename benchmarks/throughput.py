@@ -10,6 +10,7 @@ import platform
 import re
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -80,8 +81,9 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser(images, torch.ones(batch, device=device), cond)
     flops = counter.get_total_flops()
+    context = ExitStack()
     if compiled:
-        denoiser.model.compile()
+        context.enter_context(denoiser.compiled(click.echo))
     loss, optimizer = make("edm", "loss"), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
     reset_peak_memory(device)
 
@@ -97,6 +99,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     train_seconds = seconds(train, device, repeats)
     denoiser.eval()
     sample_seconds = seconds(sample, device, repeats)
+    context.close()
     peak = peak_memory(device)
     ceiling = ceilings(device, denoiser.compute_dtype, batch)
     return {

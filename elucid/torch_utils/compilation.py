@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from unittest import mock
@@ -17,24 +17,20 @@ MOST_GRAPHS = 1024
 """Graphs of one kind of block; torch's own limit is 8, past which the rest would run uncompiled."""
 
 
-def regions_of(network: nn.Module) -> list[nn.Module]:
-    """Return the modules of a network that are compiled: those of its `regions`, a tuple of classes, or all of it.
-
-    A region must be one graph: no branch on the values of tensors, no exchange with the host. Regions do not nest.
-    """
-    kinds = getattr(network, "regions", ())
-    return [module for module in network.modules() if isinstance(module, kinds)] or [network]
-
-
 @contextmanager
 def compiled(
-    network: nn.Module, device: torch.device, warn: Callable[[str], None], backend: str | Callable = "inductor"
+    regions: Sequence[nn.Module],
+    device: torch.device,
+    warn: Callable[[str], None],
+    backend: str | Callable = "inductor",
+    fullgraph: bool = False,
 ) -> Iterator[None]:
-    """Compile the calls of the network's regions in this context, each when it is first made.
+    """Compile the calls of these parts of a network in this context, each when it is first made.
 
-    Blocks with the same options and shapes of weights and inputs share one graph per mode (training, gradients). If
-    compilation fails, on any process before the first step or here later, the network runs uncompiled, and `warn` is
-    told why, once. Copies of the network are not compiled. All processes must enter it together.
+    Those with the same options and shapes of weights and inputs share one graph per mode (training, gradients). If
+    compilation fails, on any process before the first step or here later, all run uncompiled, and `warn` is told why,
+    once. What asks the device for a value splits a graph, or with `fullgraph` is such a failure. Copies are not
+    compiled. All processes must enter it together.
     """
     with ExitStack() as settings:
         _enter_settings(settings)
@@ -43,10 +39,9 @@ def compiled(
         for rank, reason in enumerate(reasons):
             if reason and calls.failed is None:
                 calls.fail(reason if len(reasons) == 1 else f"{reason}, on process {rank}")
-        regions = [] if calls.failed else regions_of(network)
-        for region in regions:
+        for region in regions if calls.failed is None else ():
             # What nn.Module.compile sets; not part of copies and pickles.
-            region._compiled_call_impl = calls.of(region, whole=region is network, backend=backend)
+            region._compiled_call_impl = calls.of(region, backend, fullgraph)
         try:
             yield
         finally:
@@ -63,10 +58,9 @@ class Calls:
     def __init__(self, warn: Callable[[str], None]):
         self.warn, self.failed = warn, None
 
-    def of(self, region: nn.Module, whole: bool, backend: str | Callable) -> Callable:
-        """Return the call of a region; of a whole network, only parts may be compiled, and sizes may become symbols."""
-        how = {"backend": backend} if whole else {"backend": backend, "fullgraph": True, "dynamic": False}
-        call = torch.compile(region._call_impl, **how)
+    def of(self, region: nn.Module, backend: str | Callable, fullgraph: bool) -> Callable:
+        """Return the call of a region."""
+        call = torch.compile(region._call_impl, backend=backend, fullgraph=fullgraph, dynamic=False)
         errors = _errors()
 
         def safe_call(*args, **kwargs):

@@ -8,7 +8,6 @@ import torch
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
-from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.determinism import deterministic
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision, what_is_lacking
@@ -70,7 +69,7 @@ def working_as_asked(run: Run) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(deterministic(run.loop.deterministic, run.device))
         if run.loop.compile:
-            stack.enter_context(compiled(run.denoiser.model, run.device, lambda text: run.log(text)))
+            stack.enter_context(run.denoiser.compiled(lambda text: run.log(text)))
         yield
 
 

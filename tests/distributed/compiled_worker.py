@@ -10,7 +10,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from elucid.torch_utils import distributed, parallel
-from elucid.torch_utils.compilation import compiled
 from elucid.training.config.build import make_denoiser
 from elucid.training.losses.dsm import DSM
 from elucid.training.noise.distributions import LogNormal
@@ -42,7 +41,7 @@ def main(path: str) -> None:
         if how is None:
             step(wrapped)
         else:
-            with compiled(objective.denoiser.model, device, said.append, how):
+            with objective.denoiser.compiled(said.append, backend=how):
                 step(wrapped)
         gradients.append({name: parameter.grad.clone() for name, parameter in objective.named_parameters()})
     found = distributed.gather_objects((len(graphs) - 1, said, gradients))

@@ -9,13 +9,15 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional as F
 
-from elucid.torch_utils.compilation import compiled, regions_of
+from elucid.torch_utils.compilation import compiled
 from elucid.training.config.build import make_denoiser, make_network
 from elucid.training.divergence import first_bad_module
 from elucid.training.losses.dsm import DSM
 from elucid.training.networks.attention import jvp
+from elucid.training.networks.regions import regions
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
+from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.registry.components import make
 from elucid.training.types import Batch, NetSpec, Step
 
@@ -62,10 +64,10 @@ class Counting:
 
 
 @contextmanager
-def counted(network):
+def counted(modules):
     """Compile with a counting backend, and fail if anything runs uncompiled."""
     said, backend = [], Counting()
-    with compiled(network, CPU, said.append, backend):
+    with compiled(modules, CPU, said.append, backend, fullgraph=True):
         backend.graphs = backend.calls = 0  # without that of the first trial
         yield backend
     assert not said
@@ -100,7 +102,7 @@ def signatures(network, run) -> set:
             parts.append((name, type(module), tuple(options), tuple(shapes)))
         seen.add((tuple(parts), tuple(tuple(one.shape) for one in args), torch.is_grad_enabled()))
 
-    handles = [region.register_forward_pre_hook(look) for region in regions_of(network)]
+    handles = [region.register_forward_pre_hook(look) for region in regions(network)]
     run()
     for handle in handles:
         handle.remove()
@@ -119,15 +121,15 @@ def test_one_graph_for_each_signature_and_mode_and_size(name):
         with torch.no_grad():
             evaluated(denoiser.eval())
 
-    alike, regions = len(signatures(denoiser.model, train)), regions_of(denoiser.model)
-    assert (alike, len(regions)) == (14, 33) or name != "ddpmpp"
-    with counted(denoiser.model) as backend:
+    alike, blocks = len(signatures(denoiser.model, train)), regions(denoiser.model)
+    assert (alike, len(blocks)) == (14, 33) or name != "ddpmpp"
+    with counted(regions(denoiser.model)) as backend:
         train()
-        assert backend.graphs == alike and backend.calls == len(regions)
+        assert backend.graphs == alike and backend.calls == len(blocks)
         sample()
         train()
         sample()
-        assert backend.graphs == 2 * alike and backend.calls == 4 * len(regions)
+        assert backend.graphs == 2 * alike and backend.calls == 4 * len(blocks)
         if name == "demo":
             evaluated(denoiser.train(), 4, 8)
             assert backend.graphs == 3 * alike
@@ -148,8 +150,8 @@ def test_losses_need_as_many_graphs_as_sizes(loss):
             objective(batch(size), step).loss.sum().backward()
 
     expected = len(signatures(denoiser.model, lambda: steps(0, 4)))
-    assert expected > len(regions_of(denoiser.model))
-    with counted(denoiser.model) as backend:
+    assert expected > len(regions(denoiser.model))
+    with counted(regions(denoiser.model)) as backend:
         steps(0, 4)
         assert backend.graphs == expected
         steps(0, 4)
@@ -159,7 +161,7 @@ def test_losses_need_as_many_graphs_as_sizes(loss):
 def test_compiled_blocks_compute_the_same():
     denoiser = made({**SMALL, "num_blocks": 1, "name": "adm_unet", "checkpoint": True, "dropout": 0.0})
     whole = gradients(denoiser)
-    with compiled(denoiser.model, CPU, pytest.fail, "aot_eager"):
+    with denoiser.compiled(pytest.fail, backend="aot_eager", fullgraph=True):
         parts = gradients(denoiser)
     assert max(float((one - other).abs().max()) for one, other in zip(whole, parts, strict=True)) < 1e-5
 
@@ -180,7 +182,7 @@ def test_what_has_hooks_or_forward_derivatives_runs_uncompiled():
         return jvp(lambda one: denoiser(one, torch.ones(2), batch().cond).x0, (x,), (x,))[1]
 
     plain = derivative()
-    with counted(denoiser.model) as backend:
+    with counted(regions(denoiser.model)) as backend:
         evaluated(denoiser)
         graphs, calls = backend.graphs, backend.calls
         assert torch.equal(derivative(), plain)
@@ -192,7 +194,7 @@ def test_what_has_hooks_or_forward_derivatives_runs_uncompiled():
 
 def test_copies_and_pickles_are_not_compiled():
     network = make_network(TINY, NetSpec((16, 16), 3, vector={"labels": 4}))
-    with counted(network) as backend:
+    with counted(regions(network)) as backend:
         for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
             other(torch.rand(2, 3, 16, 16), torch.ones(2), batch().cond)
         assert backend.graphs == 0
@@ -207,18 +209,18 @@ class Strangers(torch.nn.Module):
         super().__init__()
         self.layer = torch.nn.Conv2d(3, 3, 1)
 
-    def forward(self, x):
+    def forward(self, x, c_noise, cond):
         x = self.layer(x)
         return F.silu(x) if x.sum().item() > 0 else F.relu(x)
 
 
 def test_a_network_without_regions_is_compiled_as_far_as_it_goes():
-    with counted(Strangers()) as backend:
-        pass
-    network = Strangers()
-    with counted(network) as backend:
-        network(torch.rand(1, 3, 4, 4))
-    assert backend.graphs == 2
+    """In two graphs, as its forward pass asks for a value."""
+    network, backend = Strangers(), Counting()
+    denoiser = EDMPrecond(network, NetSpec((4, 4), 3))
+    with denoiser.compiled(pytest.fail, backend=backend):
+        denoiser(torch.rand(1, 3, 4, 4), 1.0)
+    assert backend.graphs == 3, "with the trial before"
 
 
 def failing(after: int):
@@ -239,7 +241,7 @@ def test_a_failure_is_one_warning(after):
     """The first graph is that of a trial before the first step; the rest of the network then runs uncompiled, too."""
     denoiser, said = made({**TINY, "dropout": 0.0}), []
     expected = gradients(denoiser)
-    with compiled(denoiser.model, CPU, said.append, failing(after)):
+    with denoiser.compiled(said.append, backend=failing(after)):
         found = gradients(denoiser), gradients(denoiser)
     assert len(said) == 1 and "RuntimeError: no such compiler" in said[0] and "\n" not in said[0]
     for one in found:
@@ -250,7 +252,7 @@ def test_a_failure_in_the_backward_pass_is_one_warning():
     denoiser, said = made({**TINY, "dropout": 0.0}), []
     expected = gradients(denoiser)
     backend = aot_autograd(fw_compiler=torch._functorch.compilers.nop, bw_compiler=failing(2))
-    with compiled(denoiser.model, CPU, said.append, backend):
+    with denoiser.compiled(said.append, backend=backend):
         found = gradients(denoiser)
     assert len(said) == 1 and "no such compiler" in said[0]
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected, strict=True))
@@ -259,6 +261,6 @@ def test_a_failure_in_the_backward_pass_is_one_warning():
 def test_settings_of_torch_are_restored():
     config = torch._dynamo.config
     before = config.recompile_limit, config.optimize_ddp
-    with counted(made(TINY).model):
+    with counted([]):
         assert config.recompile_limit > 100 and not config.optimize_ddp
     assert (config.recompile_limit, config.optimize_ddp) == before

@@ -29,7 +29,6 @@ class ADMHalf(Conditioned):
     """What the U-Net and the classifier share: the embedding, the encoder `input_blocks` and the `middle_block`."""
 
     map_names = {"labels": "label_emb"}
-    regions = (Block, SelfAttention)
 
     def __init__(
         self,

@@ -27,7 +27,6 @@ class DhariwalUNet(Conditioned):
     """
 
     uses_all_parameters = True
-    regions = (ResidualBlock,)
 
     def __init__(
         self,

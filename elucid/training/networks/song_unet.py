@@ -48,7 +48,6 @@ class SongUNet(Conditioned):
     """
 
     uses_all_parameters = True
-    regions = (ResidualBlock,)
 
     def __init__(
         self,

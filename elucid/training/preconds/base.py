@@ -6,13 +6,16 @@ derive from `Preconditioned`: denoisers and classifiers of noisy images.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.transfer import moved
+from elucid.training.networks.regions import regions
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Cond, NetSpec, Prediction, Step
@@ -56,6 +59,14 @@ class Preconditioned(nn.Module):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Return c_skip, c_out, c_in, c_noise (Karras et al. 2022, table 1) for sigma [B,1,1,1], in its shape."""
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(sigma)")
+
+    def compiled(self, warn: Callable[[str], None], **how) -> AbstractContextManager:
+        """Return a context in which the network's regions are compiled, or all of it if it has none.
+
+        `warn` is told if that fails, `how` is as in `torch_utils.compilation.compiled`.
+        """
+        device = next(self.model.parameters()).device
+        return compiled(regions(self.model) or [self.model], device, warn, **how)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """Round sigma to the nearest noise level of the network; the identity if its levels are continuous."""
