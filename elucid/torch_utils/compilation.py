@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import nn
@@ -97,7 +96,9 @@ def _enter_settings(stack: ExitStack) -> None:
     folder = inductor_folder().absolute()
     with suppress(OSError):  # what cannot be written there is a reason not to compile
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(folder)}))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        stack.callback(os.environ.pop, "TORCHINDUCTOR_CACHE_DIR", None)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     import torch._dynamo.config  # imported late, as it takes a second
     import torch._functorch.config
     from torch._inductor import codecache
@@ -107,7 +108,8 @@ def _enter_settings(stack: ExitStack) -> None:
     headers = folder / "precompiled_headers"
     for name, path in {"_HEADER_DIR": headers, "_HEADER_LOCK_DIR": headers / "locks"}.items():
         if hasattr(codecache, name):
-            stack.enter_context(mock.patch.object(codecache, name, str(path)))
+            stack.callback(setattr, codecache, name, getattr(codecache, name))
+            setattr(codecache, name, str(path))
     limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": MOST_GRAPHS}
     # DistributedDataParallel's gradients are exchanged region by region anyway; its splitting would add graphs.
     stack.enter_context(torch._dynamo.config.patch(**limits, optimize_ddp=False))
