@@ -1,12 +1,14 @@
 """Regional compilation: how many graphs, what runs uncompiled, and what is said if it fails."""
 
 import copy
+import os
 import pickle
 from contextlib import contextmanager
 
 import pytest
 import torch
 from torch._dynamo.backends.common import aot_autograd
+from torch._inductor import codecache
 from torch.nn import functional as F
 
 from elucid.torch_utils.compilation import compiled
@@ -258,9 +260,19 @@ def test_a_failure_in_the_backward_pass_is_one_warning():
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected, strict=True))
 
 
-def test_settings_of_torch_are_restored():
-    config = torch._dynamo.config
-    before = config.recompile_limit, config.optimize_ddp
+def test_settings_of_torch_are_restored(monkeypatch, tmp_path):
+    """Compiled code is kept in the cache, in a folder that nobody else can write to, and so are headers."""
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    def settings():
+        config = torch._dynamo.config, codecache._HEADER_DIR, os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        return config[0].recompile_limit, config[0].optimize_ddp, *config[1:]
+
+    before = settings()
     with counted([]):
-        assert config.recompile_limit > 100 and not config.optimize_ddp
-    assert (config.recompile_limit, config.optimize_ddp) == before
+        limit, splits, headers, folder = settings()
+        assert limit > 100 and not splits
+        assert folder == str(tmp_path / "inductor") and headers.startswith(folder)
+        assert (tmp_path / "inductor").stat().st_mode & 0o077 == 0
+    assert settings() == before
