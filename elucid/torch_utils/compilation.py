@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,8 +32,7 @@ def compiled(
     compiled. All processes must enter it together.
     """
     with ExitStack() as settings:
-        _enter_settings(settings)
-        reasons = distributed.gather_objects(_why_not(device, backend))
+        reasons = distributed.gather_objects(_enter_settings(settings) or _why_not(device, backend))
         calls = Calls(warn)
         for rank, reason in enumerate(reasons):
             if reason and calls.failed is None:
@@ -91,11 +90,13 @@ def inductor_folder() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "inductor")
 
 
-def _enter_settings(stack: ExitStack) -> None:
-    """Set what regional compilation needs of torch, until the stack is closed."""
+def _enter_settings(stack: ExitStack) -> str | None:
+    """Set what regional compilation needs of torch, until the stack is closed; returns why that is impossible."""
     folder = inductor_folder().absolute()
-    with suppress(OSError):  # what cannot be written there is a reason not to compile
+    try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         stack.callback(os.environ.pop, "TORCHINDUCTOR_CACHE_DIR", None)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
@@ -118,6 +119,7 @@ def _enter_settings(stack: ExitStack) -> None:
     if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
         # The backward graph with the forward one, so that what fails does so where it can be caught.
         stack.enter_context(torch._functorch.config.patch(force_non_lazy_backward_lowering=True))
+    return None
 
 
 def _why_not(device: torch.device, backend: str | Callable) -> str | None:
@@ -135,10 +137,10 @@ def _why_not(device: torch.device, backend: str | Callable) -> str | None:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What torch.compile raises if it cannot compile; errors of the compiled code itself are others."""
+    """What torch.compile raises if it cannot compile, or keep what it has; errors of the code itself are others."""
     from torch._dynamo import exc
 
-    return exc.TorchDynamoException, exc.FailOnRecompileLimitHit
+    return exc.TorchDynamoException, exc.FailOnRecompileLimitHit, OSError
 
 
 def _one_line(error: Exception) -> str:

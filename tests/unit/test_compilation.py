@@ -260,6 +260,16 @@ def test_a_failure_in_the_backward_pass_is_one_warning():
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected, strict=True))
 
 
+def test_without_a_folder_for_compiled_code_nothing_is_compiled(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ELUCID_CACHE", str(tmp_path / "file"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    denoiser, said = made(TINY), []
+    with denoiser.compiled(said.append):
+        evaluated(denoiser)
+    assert len(said) == 1 and f"{tmp_path / 'file' / 'inductor'}: Not a directory" in said[0]
+
+
 def test_settings_of_torch_are_restored(monkeypatch, tmp_path):
     """Compiled code is kept in the cache, in a folder that nobody else can write to, and so are headers."""
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
