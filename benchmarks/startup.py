@@ -22,7 +22,10 @@ from elucid.dnnlib import cli
 STEPS = 3
 NETWORKS = {
     "demo": (
-        {"name": "ddpmpp", "model_channels": 24, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]},
+        {
+            **{"name": "ddpmpp", "model_channels": 24, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0},
+            **{"attn_resolutions": [8]},
+        },
         (16, 1, 32),
     ),
     "ddpmpp": ({"name": "ddpmpp"}, (32, 3, 4)),
