@@ -151,3 +151,21 @@ def test_channels_last_and_fused_norms_train_the_same(pictures):
     changed = weights_after(other, 2)
     plain.load_state_dict(start)
     assert torch.allclose(weights_after(plain, 2), changed, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loop_compiles_if_asked(pictures, monkeypatch):
+    """Sampling in between, and the steps after it, add no graph; the weights are those without."""
+    run, graphs = run_of(pictures, **{"loop.compile": True}), []
+    backend = {"backend": lambda module, inputs: graphs.append(module) or module.forward, "fullgraph": True}
+    compiled = run.denoiser.compiled
+    monkeypatch.setattr(run.denoiser, "compiled", lambda warn: compiled(warn, **backend))
+    torch._dynamo.reset()
+    with working_as_asked(run):
+        train_step(run, run.objective)
+        count = len(graphs)
+        with torch.no_grad():
+            next(iter(run.ema.averages.values()))(torch.ones(3, 3, 16, 16), 1.0, {"labels": torch.zeros(3, 2)})
+    assert count > 3
+    weights = weights_after(run, 1)
+    assert len(graphs) == count
+    assert torch.equal(weights, weights_after(run_of(pictures), 2))
