@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from elucid.training.networks import triton_group_norm as kernels
+from elucid.training.networks.kernels import triton_group_norm as kernels
 
 ARCHITECTURES = {"sm_80": 80, "sm_90a": 90, "sm_100a": 100}
 TYPES = {"bf16": "*bf16", "fp16": "*fp16", "fp32": "*fp32"}

@@ -23,7 +23,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
-from elucid.training.networks.fused_norm import fuse_norms
+from elucid.training.networks.kernels.fused_norm import fuse_norms
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from elucid.training.config.build import make_network
-from elucid.training.networks import fused_norm
+from elucid.training.networks.kernels import fused_norm
 from elucid.training.types import NetSpec
 
 KINDS = ("plain", "added", "modulated")

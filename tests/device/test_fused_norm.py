@@ -9,8 +9,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from elucid.training.networks import fused_norm
 from elucid.training.networks.attention import forward_derivatives
+from elucid.training.networks.kernels import fused_norm
 from elucid.training.networks.layers import GroupNorm
 from tests import scripts
 

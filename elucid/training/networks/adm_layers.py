@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.attention import attention, forward_derivatives_active
-from elucid.training.networks.fused_norm import norm_silu
+from elucid.training.networks.kernels.fused_norm import norm_silu
 from elucid.training.networks.layers import (
     Conv2d,
     GroupNorm,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
-from elucid.training.networks.fused_norm import norm_silu
+from elucid.training.networks.kernels.fused_norm import norm_silu
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""

@@ -55,7 +55,7 @@ class FusedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, added, weight, bias, scale, shift, groups, eps):
-        from elucid.training.networks import triton_group_norm as kernels
+        from elucid.training.networks.kernels import triton_group_norm as kernels
 
         x = _dense(x)
         batch, channels = x.shape[:2]
@@ -80,7 +80,7 @@ class FusedNorm(torch.autograd.Function):
             wanted = [one for one, needed in zip(given, ctx.needs_input_grad, strict=False) if needed]
             found = iter(torch.autograd.grad(by_torch(*given, ctx.groups, ctx.eps), wanted, dy, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:6]), None, None
-        from elucid.training.networks import triton_group_norm as kernels
+        from elucid.training.networks.kernels import triton_group_norm as kernels
 
         batch, channels = x.shape[:2]
         dx, positions = torch.empty_like(x), x.shape[2] * x.shape[3]

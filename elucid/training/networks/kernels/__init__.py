@@ -1,0 +1,1 @@
+"""Fused kernels, and what is computed instead where they cannot run."""
