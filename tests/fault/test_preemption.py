@@ -173,6 +173,13 @@ def test_a_run_that_diverges_again_ends_and_names_step_and_layer(train, tmp_path
     assert states(tmp_path / "runs")[-1] == "training-state-000000.016.pt"
 
 
+def wait_until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
 def test_a_full_disk_keeps_the_last_good_state(train, tmp_path):
     """On a disk of three megabytes, which is filled while training."""
     disk = tmp_path / "disk"
@@ -183,6 +190,7 @@ def test_a_full_disk_keeps_the_last_good_state(train, tmp_path):
     class Fills(Hook):
         def on_tick(self, run, values):
             if run.tick == 2:
+                wait_until((disk / "training-state-000000.004.pt").exists)  # it is written in the background
                 (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 4096))
             if run.tick == 5:
                 (disk / "filler").unlink()
