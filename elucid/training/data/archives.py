@@ -15,6 +15,7 @@ from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.regular import read_regular, regular_files
 from elucid.dnnlib.reading.zips import zip_members
 from elucid.dnnlib.remote.hub import hub_data, is_hub
+from elucid.training.data.pictures import is_picture
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
 
@@ -52,12 +53,17 @@ class FileSet(ABC):
 def open_files(path: str | os.PathLike) -> FileSet:
     """Open a folder, a zip, or a folder inside a zip (`images.zip/train`). Raises UserError.
 
-    Data sets on a hub, `hf://user/name`, are downloaded.
+    Data sets on a hub, `hf://user/name`, are downloaded. A folder without pictures may hold parquet files.
     """
+    from elucid.training.data.parquet import parquet_files  # which derives from what this module defines
+
     path = hub_data(str(path)) if is_hub(path) else Path(path)
     try:
         if path.is_dir():
-            return FolderFiles(path)
+            files = FolderFiles(path)
+            return files if any(map(is_picture, files.names)) else parquet_files(path, files.names) or files
+        if path.suffix == ".parquet" and path.is_file():
+            return parquet_files(path, [path.name], path.parent)
         for archive in (path, *path.parents):
             if archive.is_file():
                 return ZipFiles(archive, path.relative_to(archive).as_posix().strip("."))
