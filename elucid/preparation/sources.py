@@ -162,6 +162,7 @@ def open_source(source: str) -> Source:
     if archive.is_file() and archive.suffix.lower() not in (".zip", ".parquet"):
         raise UserError(
             f"{source} is not a known source; give a folder, a .zip, .parquet, a *_lmdb folder, "
-            f"cifar-10-python.tar.gz, cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, or builtin:digits"
+            f"cifar-10-python.tar.gz, cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, "
+            f"or builtin:digits"
         )
     return FileSource(open_files(path))
