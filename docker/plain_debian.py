@@ -2,9 +2,10 @@
 
     python docker/plain_debian.py /tmp/debian [--bind=/opt/wheels] [--suite=bookworm]      # as root, with debootstrap
 
-The base image is replaced by Debian with Python and pip; ARG and FROM are shown only. Each RUN is a shell in a chroot, with the
-environment and the user that the file has set by then, and COPY takes what git knows. Then, as the image's user: the demo's
-data set, a short training, samples; as another user: the note about the cache. `--bind` mounts folders that pip needs.
+The base image is replaced by Debian with Python and pip; ARG and FROM are shown only. Each RUN is a shell in a chroot,
+with the environment and the user that the file has set by then, and COPY takes what git knows. Then, as the image's
+user: the demo's data set, a short training, samples; as another user: the note about the cache. `--bind` mounts folders
+that pip needs.
 """
 
 import argparse
@@ -38,8 +39,8 @@ class Machine:
         if not (folder / "usr/bin/pip3").exists():
             options = ["--variant=minbase", f"--include={PACKAGES}"]
             subprocess.run(["debootstrap", *options, suite, folder], check=True, stdout=subprocess.DEVNULL)
-        shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
-        shutil.copy("/etc/ssl/certs/ca-certificates.crt", folder / "etc/ssl/certs/ca-certificates.crt")
+        for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
+            shutil.copy(Path("/") / name, folder / name)
         for source in [Path("/proc"), Path("/dev"), *binds]:
             target = folder / source.relative_to("/")
             target.mkdir(parents=True, exist_ok=True)
