@@ -47,6 +47,9 @@ class Machine:
             subprocess.run(["mount", "--bind", source, target], check=True)
             self.mounted.append(target)
 
+        forget = "userdel elucid; groupdel elucid; rm -rf /cache /data /opt/elucid"  # of an earlier call
+        subprocess.run(["chroot", folder, "sh", "-c", forget], capture_output=True)
+
     def close(self) -> None:
         for target in reversed(self.mounted):
             subprocess.run(["umount", target], check=True)
