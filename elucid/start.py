@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from elucid.dnnlib import launcher as launcher  # notes the parent while it lives
+
 SPINS = "3000"
 """How many times an OpenMP thread polls for the others before it sleeps (see docs/performance.md for timings).
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError, clean_lines
 from elucid.torch_utils.torchrun.meeting import meet
 
+STORE_SECONDS = 30.0
+"""How long to try to reach torchrun, which is there before its processes; torch itself would try for an hour."""
+
 
 def choose_device(name: str | None = None) -> torch.device:
     """Return the named device, or else CUDA if available, or the CPU; for CUDA, the GPU of the local rank."""
@@ -43,8 +46,13 @@ def init(device: torch.device) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"timeout": timedelta(minutes=60)}
     global _session
-    store = agent_store(seconds=60) if restarts_allowed() else None
-    if store is not None:
+    store = agent_store(seconds=STORE_SECONDS)
+    if store is None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"torchrun cannot be reached at {where}: it has ended, or the network is closed; start it again"
+        )
+    if store is not None and restarts_allowed():
         _session = meet(store, rank(), world_size())
         options |= {"store": dist.PrefixStore(_session, store), "rank": rank(), "world_size": world_size()}
     dist.init_process_group(backend, **options)
