@@ -43,7 +43,7 @@ def test_so_many_batches_are_loaded_ahead(depth, first, steady):
     source = Source()
     ahead = Ahead(source, depth, CPU)
     take(ahead, 0)
-    assert [place for place, _ in source.wait_for(1 + len(first))[1:]] == first, "one, until the forecast was right once"
+    assert [place for place, _ in source.wait_for(1 + len(first))[1:]] == first, "one, until a forecast was right"
     take(ahead, 4)
     if depth > 2:
         take(ahead, 8)

@@ -43,12 +43,11 @@ def _fill(images: Tensor, read: Callable[[np.ndarray], np.ndarray], at_a_time: i
     count = len(images)
     shape = (min(at_a_time, count), *images.shape[1:])
     buffer = torch.empty(shape, dtype=images.dtype, pin_memory=images.is_cuda)
-    quiet = distributed.local_rank() != 0
-    with progress_bar(total=count, desc=f"copying images to {images.device}", delay=2, leave=False, disable=quiet) as bar:
+    shown = {"desc": f"copying images to {images.device}", "disable": distributed.local_rank() != 0}
+    with progress_bar(total=count, delay=2, leave=False, **shown) as bar:
         for start in range(0, count, at_a_time):
             indices = np.arange(start, min(start + at_a_time, count))
             part = buffer[: len(indices)]
             part.copy_(torch.from_numpy(read(indices)))
             images[start : start + len(part)].copy_(part)  # waits, so that the buffer can be filled again
             bar.update(len(part))
-

@@ -11,7 +11,7 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 
 LARGE = 1 << 20
-"""Number of items above which new runs use the order that needs no memory. Smaller ones keep that of earlier versions."""
+"""Number of items above which new runs use the order that needs no memory; smaller ones keep that of version 0.1."""
 
 ROUNDS = 6
 """Of the Feistel network; four make it hard to tell from a random permutation (Luby and Rackoff 1988)."""
