@@ -15,7 +15,6 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError, clean_lines
 from elucid.torch_utils.torchrun.meeting import meet
 
-
 TIMEOUT = timedelta(minutes=60)
 """Time after which a process that waits for the others in a collective gives up; `wait_for_all` never does."""
 

@@ -72,7 +72,7 @@ class BatchStream:
         return self._ahead.waited
 
     def _all_images(self, gpu_share: float) -> Tensor | None:
-        """Return all images on the device; None on the CPU, which has the cache, and if there is no room, with a note."""
+        """Return all images on the device; None on the CPU, which has the cache, or with a note if there is no room."""
         if self.device.type == "cpu" and self._array is not None:
             return None
         images, reason = on_device(len(self.dataset), self._read, self.device, gpu_share)
