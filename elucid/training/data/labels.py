@@ -26,9 +26,10 @@ class Labels:
     dim: int = 0
 
     def __post_init__(self):
-        if not self.dim:
-            counted = len(self.class_names) if self.class_names else int(self.values.max(initial=-1)) + 1
-            self.dim = counted if self.are_classes else self.values.shape[1]
+        if not self.dim and self.are_classes:
+            self.dim = len(self.class_names) if self.class_names else int(self.values.max(initial=-1)) + 1
+        elif not self.dim:
+            self.dim = self.values.shape[1]
 
     @property
     def are_classes(self) -> bool:

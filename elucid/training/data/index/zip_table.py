@@ -58,8 +58,8 @@ def _directory(handle: int) -> tuple[int, int, int, int]:
     end = start + at
     if at + 22 + comment != len(tail) or disk or disk2 or here != count:
         raise Unusual
-    if count == 0xFFFF or length == _FULL or place == _FULL:
-        mark, disk, where, disks = _PLACE64.unpack(_exactly(handle, end - 20, 20))
+    mark, disk, where, disks = _PLACE64.unpack(_exactly(handle, end - 20, 20))
+    if mark == b"PK\6\7" or count == 0xFFFF or length == _FULL or place == _FULL:
         if mark != b"PK\6\7" or disk or disks > 1:
             raise Unusual
         mark, rest, _, _, disk, disk2, here, count, length, place = _END64.unpack(_exactly(handle, where, 56))
