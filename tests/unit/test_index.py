@@ -209,6 +209,14 @@ def test_a_changed_folder_is_listed_again(tmp_path, monkeypatch, large, change):
     assert seen(path) == after
 
 
+def test_labels_that_are_written_over_are_noticed(tmp_path, large):
+    path = pack(tmp_path / "set", FILES, labels=CLASSES)
+    before = seen(path)["labels"]
+    time.sleep(0.02)
+    pack(path, {}, labels=[[name, 1 - label] for name, label in CLASSES])
+    assert seen(path)["labels"] == [1 - label for label in before]
+
+
 def test_a_changed_zip_has_another_index(tmp_path, large, cache):
     path = pack(tmp_path / "set.zip", FILES)
     before = seen(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from elucid.training.data.loading import ahead as loading
 from elucid.training.data.loading import on_device as resident
 from elucid.training.data.loading.ahead import Ahead
 from elucid.training.data.stream import BatchStream
@@ -163,3 +164,61 @@ def test_what_was_loaded_in_another_order_is_forgotten():
     changed.use_order("feistel")
     expected = numbers(BatchStream(Numbers(100, (1, 1, 1)), [], CPU, seed=2, order="feistel"), 10)
     assert sorted(expected) == list(range(100)) and numbers(changed, 8) == expected[20:]
+
+
+class OnHost:
+    """A tensor that notes what CUDA would be asked to do with it."""
+
+    def __init__(self, log, name="host"):
+        self.log, self.name = log, name
+
+    def to(self, device, non_blocking):
+        self.log.append(("copied", device.type, non_blocking, Streams.current))
+        return OnHost(self.log, "device")
+
+    def record_stream(self, stream):
+        self.log.append(("kept for", self.name, stream))
+
+
+class Streams:
+    """Stands in for CUDA's streams: which one is the current one, and what waits for what."""
+
+    current = "main"
+
+    def __init__(self, log):
+        self.log = log
+
+    def record_event(self):
+        self.log.append(("recorded", Streams.current))
+        return "event"
+
+    def wait_event(self, event):
+        self.log.append(("waits for", event, Streams.current))
+
+    def __enter__(self):
+        Streams.current = "side"
+
+    def __exit__(self, *_):
+        Streams.current = "main"
+
+
+def test_on_cuda_the_copy_runs_in_a_stream_of_its_own(monkeypatch):
+    """From pinned memory; the main stream waits for it, and the memory is kept until what it has queued is done."""
+    log: list = []
+    main = Streams(log)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Streams(log))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(loading, "pinned", lambda part, device: [log.append(("pinned", Streams.current)), part][1])
+    ahead = Ahead(lambda position, count: (OnHost(log),), 0, torch.device("cuda"))
+    for position in (0, 4):
+        (part,) = ahead.get(position, 4, 4)
+        assert part.name == "device"
+    ahead.close()
+    copied = [("pinned", "side"), ("copied", "cuda", True, "side"), ("recorded", "side")]
+    assert log == [*copied, ("waits for", "event", "main"), ("kept for", "device", main)] * 2
+
+
+def test_room_on_cuda_is_looked_up(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 << 20, 80 << 30))
+    assert resident.free_memory(torch.device("cuda", 3)) == 3 << 20 and resident.free_memory(META) is None

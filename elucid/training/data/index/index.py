@@ -113,13 +113,13 @@ class IndexedFolder(FolderFiles):
         self.names = self.index.names
 
 
-def columns_of(files: FileSet) -> dict[str, np.ndarray]:
-    """Return the arrays of a zip or folder besides the names."""
+def columns_of(files: FileSet, description: int | None) -> dict[str, np.ndarray]:
+    """Return the arrays of a zip or folder besides the names; `description` is the position of its `dataset.json`."""
     if isinstance(files, ZipFiles):
         return {name: getattr(files.columns, name) for name in _COLUMNS}
     folders = sorted(files.folders)
     block = Names.of(folders)
-    samples = sample(len(files))
+    samples = np.union1d(sample(len(files)), [] if description is None else [description]).astype(np.int64)
     sizes, times = stats_of(files.path, (files.names[index] for index in samples.tolist()))
     return {
         "folders": block.block,

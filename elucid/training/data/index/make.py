@@ -29,9 +29,9 @@ def make_index(files: FileSet) -> Index:
     chosen: Callable[[str], bool] = is_picture if encoder is None else is_latent
     bar = progress_bar(names, desc=f"making the index of {files.name}", unit="file", delay=2, leave=False)
     where = np.fromiter(compress(range(len(names)), map(chosen, bar)), np.int64)
-    labels = _labels(files, Items(names, where)) if len(where) else None
+    labels, description = _labels(files, Items(names, where)) if len(where) else (None, None)
     packed = names.packed()
-    arrays = {"names": packed.block, "starts": packed.starts, "where": where, **columns_of(files)}
+    arrays = {"names": packed.block, "starts": packed.starts, "where": where, **columns_of(files, description)}
     facts = {
         "version": VERSION,
         "fingerprint": files.fingerprint(),
@@ -78,11 +78,12 @@ def _encoder(files: FileSet) -> dict | None:
     return encoder_of(large_description(text, where, len(files)), where) if b'"encoder"' in text else None
 
 
-def _labels(files: FileSet, items: Items) -> Labels | None:
+def _labels(files: FileSet, items: Items) -> tuple[Labels | None, int | None]:
+    """Return the labels, and the position of the `dataset.json` if there is one."""
     root = root_folder(items, files)
     items = Items(items.names, items.where, root)
     place = files.find(f"{root}dataset.json")
     if place is None:
-        return labels_from_folders(items)
+        return labels_from_folders(items), None
     text = files.read(place, allowed=largest(len(files)))
-    return large_labels(text, items, f"{files.path}/{root}dataset.json", len(files))
+    return large_labels(text, items, f"{files.path}/{root}dataset.json", len(files)), place
