@@ -125,7 +125,8 @@ def wait_for_all(what: str) -> None:
 
     Raises RuntimeError, like a collective, once a process has ended (`lost_peer`).
     """
-    if not dist.is_initialized():
+    if _patient is None:  # one process, or a group that others have made
+        barrier()
         return
     work = dist.all_reduce(torch.zeros(1), group=_patient, async_op=True)
     began, said = time.monotonic(), rank() > 1  # the first two say it, as one of them may be the one that works

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from elucid.dnnlib.errors import UserError
+from elucid.training.config.settings import DataOptions
 from elucid.training.data.loading import ahead as loading
 from elucid.training.data.loading import on_device as resident
 from elucid.training.data.loading.ahead import Ahead
 from elucid.training.data.stream import BatchStream
+from elucid.training.loggers.console import Console
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -222,3 +225,17 @@ def test_on_cuda_the_copy_runs_in_a_stream_of_its_own(monkeypatch):
 def test_room_on_cuda_is_looked_up(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 << 20, 80 << 30))
     assert resident.free_memory(torch.device("cuda", 3)) == 3 << 20 and resident.free_memory(META) is None
+
+
+@pytest.mark.parametrize("wrong", [{"gpu_share": 2}, {"gpu_share": -0.1}, {"prefetch": -1}, {"cache": "tape"}])
+def test_wrong_options_are_named(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"dataset.{name}="):
+        DataOptions("set.zip", **wrong)
+
+
+@pytest.mark.parametrize("waited, shown", [(0.0, None), (0.09, None), (1.2, "data wait 12%")])
+def test_the_status_line_shows_a_wait_of_one_percent_and_more(waited, shown):
+    mean = {"Resources/peak_gpu_mem_gb": 0, "Timing/sec_per_tick": 10.0, "Timing/data_wait_sec": waited}
+    columns = [one for one in Console.further(mean) if one.startswith("data")]
+    assert columns == ([shown] if shown else [])
