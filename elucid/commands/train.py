@@ -52,8 +52,9 @@ DATA = section(
     click.option(
         "--cache",
         type=click.Choice(["0", "1", "gpu"]),
-        help="Cache decoded images: 0 no, 1 on disk, gpu on the device.  [default: 1]",
+        help="Cache decoded images: 0 no, 1 on disk, gpu on the device, if it has room.  [default: 1]",
     ),
+    click.option("--prefetch", type=cli.Count(min=0), help="Batches loaded ahead.  [default: 2]"),
     click.option("--workers", type=_positive, help="Decoding threads if there is no cache.  [default: 1]"),
     click.option(
         "--transform",

@@ -19,6 +19,7 @@ from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
+from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
@@ -85,6 +86,8 @@ class Run:
             xflip=data.xflip,
             workers=data.workers,
             keep_on_device=data.cache == "gpu",
+            gpu_share=data.gpu_share,
+            prefetch=data.prefetch,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
@@ -162,6 +165,7 @@ class Run:
             "index": self.index,
             "nimg": self.nimg,
             "position": self.stream.position,
+            "order": self.stream.order,
             "tick": self.tick,
             "tick_start_nimg": self.tick_start_nimg,
             "elapsed": self.elapsed,
@@ -217,6 +221,7 @@ class Run:
         self.nimg, self.tick, self.tick_start_nimg = state["nimg"], state["tick"], state["tick_start_nimg"]
         self.index = state.get("index", self.nimg // self.loop.batch_size)
         self.stream.position, self.elapsed = state["position"], state["elapsed"]
+        self.stream.use_order(state.get("order", Shuffled.name))  # older states name none
         self.divergence.load_state_dict(state.get("divergence", {}))
         processes = state["processes"]
         if len(processes) == distributed.world_size():

@@ -48,6 +48,13 @@ def test_a_steady_step_waits_for_nothing(counts, case):
     assert seen["to_device"] <= 3 * passes * seen["steps"] and seen["to_host"] == seen["steps"]
 
 
+def test_images_on_the_device_are_chosen_there(counts):
+    """Their positions are copied, perhaps those of two batches ahead as well, with labels and augmentation."""
+    seen = counts["images on the device"]
+    assert seen["waits"] == {} and seen["difference"] < 2e-5
+    assert seen["to_device"] <= 3 * (seen["steps"] + 2) and seen["to_host"] == seen["steps"]
+
+
 @pytest.mark.parametrize("case", STEPS)
 def test_training_on_the_device_is_that_on_the_cpu(counts, case):
     """Up to rounding, as the fused optimizer rounds otherwise."""

@@ -17,6 +17,7 @@ FLAGS = {
     "cond": "dataset.use_labels",
     "xflip": "dataset.xflip",
     "cache": "dataset.cache",
+    "prefetch": "dataset.prefetch",
     "workers": "dataset.workers",
     "label_dropout": "dataset.label_dropout",
     "train_on_latents": "encoder.name",

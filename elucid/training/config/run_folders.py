@@ -17,6 +17,8 @@ from elucid.training.config.upgrade import upgraded
 RESUMABLE = {
     "dataset.path",
     "dataset.cache",
+    "dataset.gpu_share",
+    "dataset.prefetch",
     "dataset.workers",
     "encoder.model",  # the path may change; the hash of the weights, stored in the state, may not
     "encoder.batch_size",

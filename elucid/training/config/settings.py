@@ -24,6 +24,8 @@ class DataOptions:
     xflip: bool = False
     label_dropout: float = 0.0
     cache: str = "disk"
+    gpu_share: float = 0.5
+    prefetch: int = 2
     workers: int = 1
     max_size: int | None = None
     subset_seed: int = 0
@@ -31,6 +33,8 @@ class DataOptions:
     def __post_init__(self):
         require("dataset.cache", self.cache, CACHES)
         require("dataset.label_dropout", self.label_dropout, (0, 1))
+        require("dataset.gpu_share", self.gpu_share, (0, 1))
+        require("dataset.prefetch", self.prefetch, (0, 1000))
         require("dataset.workers", self.workers, (1, math.inf))
         require("dataset.subset_seed", self.subset_seed, (0, LARGEST_SEED))
 

@@ -70,6 +70,7 @@ class TrainOptions:
     xflip: bool | None = None
     label_dropout: float | None = None
     cache: str | None = None
+    prefetch: int | None = None
     workers: int | None = None
     transforms: Sequence[str | type] | None = None
     augment: float | None = None

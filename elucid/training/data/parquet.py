@@ -14,7 +14,8 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.reading import limits
-from elucid.training.data.archives import FileSet
+from elucid.training.data.archives import FileSet, FolderFiles
+from elucid.training.data.pictures import is_picture
 
 SUFFIX = ".parquet"
 LABELS = ("label", "labels", "fine_label", "class")
@@ -126,20 +127,19 @@ class ParquetFiles(FileSet):
 _SIZES = ("uncompressed", "compressed")
 
 
-def parquet_files(path: Path, names: Sequence[str], folder: Path | None = None) -> ParquetFiles | None:
-    """Open the parquet files among the `names` of a folder, only those for training if they say so; None without any.
+def tables_in(files: FolderFiles) -> FileSet:
+    """Return the parquet files of a folder that has no pictures, only those for training if they say so; else `files`.
 
-    `path` is what the user named, by default the folder. A note tells how many files are left out.
+    A note tells how many are left out.
     """
-    folder = folder or path
-    tables = [name for name in names if name.endswith(SUFFIX)]
-    training = [name for name in tables if re.search(r"(?:^|[/_-])train", name)]
-    chosen = training or tables
-    if not chosen:
-        return None
+    tables = [name for name in files.names if name.endswith(SUFFIX)]
+    if not tables or any(map(is_picture, files.names)):
+        return files
+    chosen = [name for name in tables if re.search(r"(?:^|[/_-])train", name)] or tables
     if len(chosen) < len(tables):
-        note(f"{path}: read {len(chosen)} parquet files for training, of {len(tables)}; to read another, name it")
-    return ParquetFiles([folder / name for name in chosen], path)
+        note(f"{files.path}: read {len(chosen)} parquet files for training, of {len(tables)}; to read another, name it")
+    folder = Path(files.path)
+    return ParquetFiles([folder / name for name in chosen], folder)
 
 
 def _picture_column(schema, where: str) -> tuple[str, str]:
