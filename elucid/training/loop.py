@@ -8,7 +8,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision
-from elucid.torch_utils.working_weights import working_weights
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook

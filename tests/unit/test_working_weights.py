@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elucid.torch_utils.working_weights import working_weights
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
 from elucid.training.networks.attention import forward_derivatives, jvp
 from elucid.training.networks.layers import Conv2d

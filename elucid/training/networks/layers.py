@@ -1,8 +1,8 @@
 """Layers shared by the U-Nets. Weights are float32 and are cast to the dtype of the input in `forward`.
 
 `casts_weights` says of a class that it reads its weights in no other way, so that a cast may be made once for many
-passes; `constant_buffers`, that training does not change its buffers. Both hold for the class that has them, and not for
-those derived from it.
+passes; `constant_buffers`, that training does not change its buffers. Both hold for the class that has them, and not
+for those derived from it.
 """
 
 import math

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.transfer import moved
-from elucid.torch_utils.working_weights import WorkingWeights
+from elucid.torch_utils.weights.working import WorkingWeights
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Cond, NetSpec, Prediction, Step

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import PerSeedRandom
-from elucid.torch_utils.working_weights import working_weights
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.encoders.base import Encoder
 from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.wrapper import BoundDenoiser

@@ -18,6 +18,9 @@ GROUP_BYTES = 25 * 2**20
 """Gradients are converted in groups of about this size, a bucket of DistributedDataParallel, so that a bucket is
 reduced while the backward pass computes the next."""
 
+LOCK = threading.RLock()
+"""Held while weights are looked for and cast, as threads may share a network."""
+
 
 class WorkingWeights:
     """Lets a network read copies of its weights in the type that it computes in, inside `working_weights`.
@@ -30,7 +33,7 @@ class WorkingWeights:
     """
 
     def __init__(self):
-        self.users, self.lock = 0, threading.RLock()
+        self.users = 0
         self.copies: dict[torch.dtype, Copies] = {}
 
     def __reduce__(self):
@@ -42,22 +45,19 @@ class WorkingWeights:
         elsewhere = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
         if not self.users or dtype is torch.float32 or elsewhere:
             return model(*inputs)
-        with self.lock:
+        with LOCK:
             copies = self.copies.get(dtype)
-            if copies is not None and not copies.refresh():
-                copies = None
-        if copies is None:
-            with observed(model) as seen:
-                out = model(*inputs)
-            with self.lock:
+            if copies is None or not copies.refresh():
+                with observed(model) as seen:
+                    out = model(*inputs)
                 self.copies[dtype] = Copies([one for one, types in seen.items() if types == {dtype}], dtype)
-            return out
+                return out
         with copies.in_place():
             return model(*inputs)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        with self.lock:
+        with LOCK:
             if not self.users:
                 for one in self.copies.values():
                     one.stale = True
@@ -65,13 +65,13 @@ class WorkingWeights:
         try:
             yield
         finally:
-            with self.lock:
+            with LOCK:
                 self.users -= 1
 
 
 @contextmanager
 def working_weights(module: nn.Module) -> Iterator[None]:
-    """Inside this context all networks in `module` use working weights, cast once, and again if weights change in it."""
+    """Let all networks in `module` read working weights, cast once in this context, and again if weights change in it."""
     with ExitStack() as stack:
         for one in module.modules():
             own = getattr(one, "working", None)
