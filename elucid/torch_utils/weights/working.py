@@ -71,7 +71,7 @@ class WorkingWeights:
 
 @contextmanager
 def working_weights(module: nn.Module) -> Iterator[None]:
-    """Let all networks in `module` read working weights, cast once in this context, and again if weights change in it."""
+    """Let all networks in `module` read working weights, which are cast once in this context, unless weights change."""
     with ExitStack() as stack:
         for one in module.modules():
             own = getattr(one, "working", None)
