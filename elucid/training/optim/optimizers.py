@@ -23,7 +23,8 @@ Named = Iterable[tuple[str, torch.nn.Parameter]]
 def make_optimizer(component: dict, named_parameters: Named, fused: bool = False) -> torch.optim.Optimizer:
     """Create the optimizer described by {"name": ..., option: value}; its `config` has all defaults filled in.
 
-    `fused` asks for the fused kernel, if there is one and no kernel is chosen, on a CPU as well. Raises UserError for an unknown name or option, and for values that the optimizer rejects.
+    `fused` asks for the fused kernel, if there is one and no kernel is chosen, on a CPU as well. Raises UserError for
+    an unknown name or option, and for values that the optimizer rejects.
     """
     name, options = split(component, "optimizer")
     betas = options.get("betas")
@@ -45,7 +46,11 @@ def fuses(name: str, options: dict, groups: list[dict], on_cpu: bool) -> bool:
     """Return whether to choose the fused kernel, on the CPU only `on_cpu`, as its rounding is another there."""
     chosen = {*KERNELS, "differentiable"} & options.keys()
     devices = {one.device.type for group in groups for one in group["params"]}
-    return not chosen and find("optimizer", name) in FUSED and not devices & ({"mps", "meta"} if on_cpu else {"cpu", "mps", "meta"})
+    return (
+        not chosen
+        and find("optimizer", name) in FUSED
+        and not devices & ({"mps", "meta"} if on_cpu else {"cpu", "mps", "meta"})
+    )
 
 
 def leaves_out_steps(optimizer: torch.optim.Optimizer) -> bool:
