@@ -11,10 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
+from elucid.training.loop import train_step
 from elucid.training.networks.attention import forward_derivatives, jvp
 from elucid.training.networks.layers import Conv2d
 from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.saving import on_host
 from elucid.training.types import NetSpec
+from tests.device.workers import CIFAR, new_run, pictures
 
 SPEC = NetSpec((8, 8), 3, vector={"labels": 4})
 SMALL = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
@@ -208,3 +211,25 @@ def test_compiled_networks_read_them():
     assert types and set(types) == {torch.bfloat16}
     assert all(torch.equal(one, other) for one, other in zip(outs, expected, strict=True))
     assert all(torch.equal(found[name], one) for name, one in gradients.items())
+
+
+def test_a_resumed_run_goes_on_bit_by_bit(tmp_path):
+    """Also of a loss that runs without gradient; the copies are made anew after a resume."""
+    pictures(tmp_path)
+    parts = {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
+    runs = [new_run(tmp_path, torch.device("cpu"), parts, precision="bf16", batch_gpu=4) for _ in range(2)]
+    for _ in range(2):
+        train_step(runs[0], runs[0].objective)
+    state = on_host(runs[0].state_dict())
+    train_step(runs[0], runs[0].objective)
+    for run in runs[1:]:
+        run.resume(state)
+        train_step(run, run.objective)
+    ends = []
+    for run in runs:
+        run.stream.close()
+        assert all(group["fused"] for group in run.optimizers["main"].optimizer.param_groups)
+        averages = [one for average in run.ema.averages.values() for one in average.parameters()]
+        ends.append([*run.denoiser.parameters(), *averages])
+        assert {one.dtype for one in run.denoiser.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
