@@ -19,7 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
+from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.registry.components import make
 from elucid.training.types import Batch, NetSpec, Step
 
@@ -82,12 +84,15 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     flops = counter.get_total_flops()
     if compiled:
         denoiser.model.compile()
-    loss, optimizer = make("edm", "loss"), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
+    loss = make("edm", "loss")
+    fused = denoiser.compute_dtype != torch.float32
+    optimizer = make_optimizer({"name": "adam", "lr": 1e-4}, denoiser.named_parameters(), fused)
     reset_peak_memory(device)
 
     def train():
         optimizer.zero_grad(set_to_none=True)
-        (loss(denoiser, Batch(images, cond), Step(0, 0, 1, 0, batch)).loss.sum() / batch).backward()
+        with working_weights(denoiser, keep=True):
+            (loss(denoiser, Batch(images, cond), Step(0, 0, 1, 0, batch)).loss.sum() / batch).backward()
         optimizer.step()
 
     def sample():
@@ -96,7 +101,8 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
 
     train_seconds = seconds(train, device, repeats)
     denoiser.eval()
-    sample_seconds = seconds(sample, device, repeats)
+    with working_weights(denoiser):  # as for all steps of a batch
+        sample_seconds = seconds(sample, device, repeats)
     peak = peak_memory(device)
     ceiling = ceilings(device, denoiser.compute_dtype, batch)
     return {

@@ -97,7 +97,7 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
     optimizer = run.optimizers[step.phase]
     optimizer.set_lr(step)
     optimizer.zero_grad()
-    with optimizer.only_trainable(run.objective), working_weights(run.objective):
+    with optimizer.only_trainable(run.objective), working_weights(run.objective, keep=True):
         for index in range(run.grad_accum_steps):
             batch = run.stream.next(micro_batch_size)
             run.divergence.last = batch, step

@@ -2,7 +2,8 @@
 
 Arguments: file to write, and numbers of accumulated passes, one gradient for each. The file also has the gradients of
 the second of two steps with a static graph ("static"), without a search for unused parameters ("all used"), and in bf16
-with working weights ("bf16"). With two processes "buffers" has those of each after a pass, by case.
+with working weights ("bf16"). With two processes "buffers" has those of each after a pass, by case, and "unused" the
+gradients of each where not all steps use a layer.
 """
 
 import sys
@@ -16,8 +17,10 @@ from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
 from elucid.training.losses.dsm import DSM
+from elucid.training.networks.layers import Conv2d
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
+from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 
@@ -36,6 +39,7 @@ def main(path: str, accumulations: list[int]) -> None:
     gradients["all used"] = gradient(2, lambda one: wrap(one, device, find_unused=False))
     gradients["bf16"] = gradient(2, lambda one: wrap(one, device, find_unused=False), precision="bf16")
     if distributed.world_size() > 1:
+        gradients["unused"] = unused(device)
         gradients["buffers"] = {case: buffers(case, device) for case in ("constant", "changing")}
         gradients["static"] = gradient(1, lambda one: DistributedDataParallel(one, static_graph=True), steps=2)
     if distributed.is_main():
@@ -76,6 +80,34 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return LossOutput((x.mean(dim=(2, 3)) * self.weight * self.scale).sum(dim=1))
+
+
+class Either(nn.Module):
+    """A network whose second layer may be left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.both = Conv2d(3, 3, 3), Conv2d(3, 3, 3), True
+
+    def forward(self, x, c_noise, cond):
+        x = self.first(x)
+        return self.second(x) if self.both else x
+
+
+def unused(device: torch.device) -> list[list[dict[str, torch.Tensor]]]:
+    """Gradients of each process in steps that use the second layer on both, on one and on none, in bf16."""
+    torch.manual_seed(0)
+    objective = Objective(EDMPrecond(Either(), NetSpec((8, 8), 3), "bf16"), FixedDraws(LogNormal()))
+    wrapped, images, history = wrap(objective, device), torch.randn(4, 3, 8, 8) + distributed.rank(), []
+    batch = Batch(images, {"sigma": torch.ones(4, 1, 1, 1), "noise": torch.ones(4, 3, 8, 8)})
+    for users in (2, 2, 1, 0):
+        objective.zero_grad(set_to_none=True)
+        objective.denoiser.model.both = distributed.rank() < users
+        with working_weights(objective, keep=True):
+            wrapped(batch, Step(0, 0, 1, 0, 4)).loss.sum().backward()
+        history.append({name: one.grad.clone() for name, one in objective.named_parameters() if one.grad is not None})
+    assert any(one.views for one in objective.denoiser.working.copies.values())
+    return distributed.gather_objects(history)
 
 
 def buffers(case: str, device: torch.device) -> list[dict[str, torch.Tensor]]:

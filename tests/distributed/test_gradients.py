@@ -38,6 +38,14 @@ def test_gradient_in_bf16_is_that_of_one_process(gradients):
     assert (first - second).norm() / total.norm() < 0.02
 
 
+def test_layers_in_bf16_that_a_step_does_not_use(gradients):
+    """Nothing hangs, both processes have the same, and what none uses has no gradient."""
+    first, second = gradients[2, "unused"]
+    for step, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert one.keys() == other.keys() and len(one) == (4 if step < 3 else 2)
+        assert all(torch.equal(one[name], other[name]) and one[name].any() for name in one)
+
+
 def test_buffers_are_sent_only_if_they_change(gradients):
     """All processes have those of the first."""
     for case, sent in (("constant", False), ("changing", True)):

@@ -181,6 +181,26 @@ def test_networks_of_users_keep_their_weights():
         assert [id(one) for one in copies.masters] == [id(one) for one in own]
 
 
+def test_other_tensors_in_the_place_of_weights_are_used():
+    """Those of torch.func.functional_call for a pass, and new parameters from the next context on."""
+    denoiser = denoiser_of()
+    others = {name: (one * 1.1).detach().requires_grad_() for name, one in denoiser.named_parameters()}
+    expected = torch.func.functional_call(denoiser, others, batch()).x0
+    with working_weights(denoiser, keep=True):
+        before = [denoiser(*batch()).x0 for _ in range(2)]
+        out = torch.func.functional_call(denoiser, others, batch()).x0
+        assert torch.equal(out, expected) and torch.equal(denoiser(*batch()).x0, before[1])
+        out.sum().backward()
+        assert any(one.grad is not None for one in others.values())
+    denoiser.load_state_dict(
+        {name: nn.Parameter(one.detach()) for name, one in others.items()}, strict=False, assign=True
+    )
+    with working_weights(denoiser):
+        assert all(torch.equal(denoiser(*batch()).x0, expected) for _ in range(2))
+        assert any(one.views for one in denoiser.working.copies.values())
+    assert not any(one.views for one in denoiser.working.copies.values())
+
+
 def test_threads_may_share_a_network():
     denoiser = denoiser_of().eval()
     with torch.no_grad():

@@ -47,18 +47,22 @@ class WorkingWeights:
             return model(*inputs)
         with LOCK:
             copies = self.copies.get(dtype)
-            if copies is None or not copies.refresh():
+            if copies is None:
                 with observed(model) as seen:
                     out = model(*inputs)
                 self.copies[dtype] = Copies([one for one, types in seen.items() if types == {dtype}], dtype)
                 return out
-        with copies.in_place():
+            if not copies.replaced():
+                copies.refresh()
+        # Others in their place, as torch.func.functional_call puts them there, are the ones that are meant.
+        with nullcontext() if copies.replaced() else copies.in_place():
             return model(*inputs)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self, keep: bool) -> Iterator[None]:
         with LOCK:
             if not self.users:
+                self.copies = {dtype: one for dtype, one in self.copies.items() if not one.replaced()}
                 for one in self.copies.values():
                     one.stale = True
             self.users += 1
@@ -67,16 +71,22 @@ class WorkingWeights:
         finally:
             with LOCK:
                 self.users -= 1
+                if not self.users and not keep:
+                    for one in self.copies.values():
+                        one.free()
 
 
 @contextmanager
-def working_weights(module: nn.Module) -> Iterator[None]:
-    """Let all networks in `module` read working weights, which are cast once in this context, unless weights change."""
+def working_weights(module: nn.Module, keep: bool = False) -> Iterator[None]:
+    """Let all networks in `module` read working weights, which are cast once in this context, unless weights change.
+
+    `keep` leaves their memory to the next context.
+    """
     with ExitStack() as stack:
         for one in module.modules():
             own = getattr(one, "working", None)
             if isinstance(own, WorkingWeights):
-                stack.enter_context(own.in_use())
+                stack.enter_context(own.in_use(keep))
         yield
 
 
@@ -115,35 +125,36 @@ class Copies:
                 self.places.append((place, name))
                 self.masters.append(master)
         self.groups = grouped(self.masters)
-        self.flat, self.views = self._allocated()
+        self.views: list[Tensor] = []
+
+    def replaced(self) -> bool:
+        """Return whether other tensors are in the place of the weights, or the weights on another device."""
+        if self.views and self.views[0].device != self.masters[0].device:
+            return True
+        own = zip(self.places, self.masters, self.views or self.masters, strict=True)
+        return any(place.get(name) is not one and place.get(name) is not copy for (place, name), one, copy in own)
+
+    def free(self) -> None:
+        self.views = []
 
     @torch.inference_mode(False)
-    def _allocated(self) -> tuple[Tensor | None, list[Tensor]]:
-        if not self.masters:
-            return None, []
+    def _allocated(self) -> list[Tensor]:
         starts, end = [], 0
         for master in self.masters:
             starts.append(end)
             end += -(-master.numel() // ALIGNMENT) * ALIGNMENT
         flat = torch.empty(end, dtype=self.dtype, device=self.masters[0].device)
         pairs = zip(self.masters, starts, strict=True)
-        return flat, [flat.as_strided(master.shape, master.stride(), start) for master, start in pairs]
+        return [flat.as_strided(master.shape, master.stride(), start) for master, start in pairs]
 
     @torch.no_grad()
-    def refresh(self) -> bool:
-        """Cast the weights again if they have changed; returns False if they are other tensors now."""
+    def refresh(self) -> None:
+        """Cast the weights if they may have changed."""
         version = sum(master._version for master in self.masters)
-        if not self.stale and version == self.version:
-            return True
-        if self.stale:
-            pairs = zip(self.places, self.masters, strict=True)
-            same = all(place.get(name) is master for (place, name), master in pairs)
-            if not same or any(master.device != self.flat.device for master in self.masters):
-                return False
-        if self.masters:
+        if self.masters and (self.stale or version != self.version):
+            self.views = self.views or self._allocated()
             torch._foreach_copy_(self.views, self.masters)
-        self.stale, self.version = False, version
-        return True
+            self.stale, self.version = False, version
 
     def tensors(self) -> list[Tensor]:
         """Return the copies, through which a gradient reaches the weights that require one."""
