@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elucid.torch_utils import distributed
+from elucid.torch_utils.weights.buffers import changing_buffers
 
 
 def wrap(objective: nn.Module, device: torch.device, find_unused: bool = True) -> nn.Module:
@@ -16,13 +17,19 @@ def wrap(objective: nn.Module, device: torch.device, find_unused: bool = True) -
 
     A parameter unused in a step contributes a zero gradient on processes that do not use it, and gets no gradient if
     no process uses it; without `find_unused` there must be none. The objective returns an object whose `loss` is the
-    only part that is differentiated.
+    only part that is differentiated. Buffers are those of the first process, in each pass if training may change any.
     """
     if distributed.world_size() == 1:
         return objective
     # On CPUs, gradients of 1x1 convolutions have another, equivalent stride order; copying them is cheap.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=find_unused)
+    changing = bool(changing_buffers(objective))
+    if not changing:  # DistributedDataParallel leaves them alone then, from the first step on
+        for buffer in objective.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    parallel = DistributedDataParallel(
+        objective, gradient_as_bucket_view=True, find_unused_parameters=find_unused, broadcast_buffers=changing
+    )
     if find_unused:
         objective.register_forward_hook(lambda module, args, out: _with_accumulated(parallel, module, out))
     return parallel

@@ -8,6 +8,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
@@ -96,7 +97,7 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
     optimizer = run.optimizers[step.phase]
     optimizer.set_lr(step)
     optimizer.zero_grad()
-    with optimizer.only_trainable(run.objective):
+    with optimizer.only_trainable(run.objective), working_weights(run.objective, keep=True):
         for index in range(run.grad_accum_steps):
             batch = run.stream.next(micro_batch_size)
             run.divergence.last = batch, step

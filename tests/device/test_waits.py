@@ -71,6 +71,12 @@ def test_launches_do_not_grow(counts):
     assert counts["edm"]["launches"] <= 760 * counts["edm"]["steps"]
 
 
+def test_weights_are_cast_together(counts):
+    """A bf16 step has hardly more launches than a float32 one: not two more for each weight, there and back."""
+    bf16, steps, weights = (counts["bf16"][name] for name in ("launches", "steps", "weights"))
+    assert (bf16 - counts["edm"]["launches"]) / steps < 0.5 * weights
+
+
 def test_a_bad_step_is_left_out_on_the_device(counts):
     """Nothing changes, the host does not wait, and counts it a step later."""
     seen = counts["bad step"]

@@ -71,7 +71,8 @@ def trained(folder: Path, parts: dict, **loop) -> dict:
         weights.append(torch.cat([one.detach().to("cpu").flatten() for one in average.parameters()]))
         losses.append(run.stats.collect()["Loss/loss"]["mean"])
     difference = float((weights[0] - weights[1]).abs().max())
-    return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses}
+    weights = len(list(run.denoiser.parameters()))
+    return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses, "weights": weights}
 
 
 def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0), **how) -> dict:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import PerSeedRandom
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.encoders.base import Encoder
 from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.wrapper import BoundDenoiser
@@ -135,6 +136,7 @@ def _sample(
         cond[condition.NAME] = condition.enlarge(seen, spec.resolution)
         labels = small.labels if labels is None else labels
     x = latents.to(state_dtype(device)) * sigmas[0].item()
-    x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
+    with working_weights(denoiser):
+        x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
     images = encoder.decode(x)
     return Samples(list(seeds), images[:, :1] if spec.image_channels == 1 and not spec.latent else images, labels)
