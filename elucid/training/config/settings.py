@@ -46,6 +46,8 @@ class LoopOptions:
     precision: str = "fp32"
     loss_scale: float = 1.0
     compile: bool = False
+    shard: bool = False
+    recompute: bool = False
     bench: bool = True
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
@@ -71,6 +73,11 @@ class LoopOptions:
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
         for name in ("snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))
+
+        if self.shard and self.precision == "fp16":
+            raise UserError("`shard` and `precision`=fp16 exclude each other; use bf16, which needs no loss scale")
+        if self.shard and self.compile:
+            raise UserError("`shard` and `compile` exclude each other; leave one out")
 
     @property
     def total_nimg(self) -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.sharding.parts import parts
 from elucid.training.ema.base import EMA
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Step
@@ -38,10 +39,10 @@ class HalflifeEMA(EMA):
 
     @torch.no_grad()
     def update(self, denoiser: Preconditioned, step: Step) -> None:
-        """Update all averages; buffers are copied."""
-        parameters = [parameter.detach() for parameter in denoiser.parameters()]
+        """Update all averages, or the parts of this process; buffers are copied."""
+        parameters = parts(parameter.detach() for parameter in denoiser.parameters())
         for name, average in self.averages.items():
-            torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.beta(name, step))
+            torch._foreach_lerp_(parts(average.parameters()), parameters, 1 - self.beta(name, step))
             for old, new in zip(average.buffers(), denoiser.buffers(), strict=True):
                 old.copy_(new)
 
@@ -51,9 +52,9 @@ class HalflifeEMA(EMA):
         if not isinstance(stepped, Tensor):
             super().update_if(stepped, denoiser, step)
             return
-        parameters = [parameter.detach() for parameter in denoiser.parameters()]
+        parameters = parts(parameter.detach() for parameter in denoiser.parameters())
         for name, average in self.averages.items():
-            old = list(average.parameters())
+            old = parts(average.parameters())
             towards = torch._foreach_sub(parameters, old)
             torch._foreach_mul_(towards, torch.where(stepped, 1 - self.beta(name, step), 0.0))
             torch._foreach_add_(old, towards)
