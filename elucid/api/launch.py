@@ -11,6 +11,7 @@ from elucid.api.estimate import estimate
 from elucid.api.evaluations.scoring.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.checkpoint import states_in
 from elucid.torch_utils.signals import StopRequest, stop_signals
 from elucid.training.config.options import describe, explicit, options_from
 from elucid.training.config.run_folders import (
@@ -125,7 +126,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
     nested = options_from(flags) if flags["data"] else None
     earlier = folder_before_restart()
     if earlier is not None and writes:
-        if not any(earlier.glob("training-state-*.pt")):
+        if not states_in(earlier):
             return nested or options_from(flags), earlier, None
         flags = {**flags, "resume": str(earlier), "transfer": None}
     elif started_again_without_memory() and nested is not None and not flags["transfer"]:

@@ -13,6 +13,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import full_state
+from elucid.torch_utils.sharding.states import fitted
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
@@ -225,6 +226,7 @@ class Run:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`. With a different number of processes, only the noise drawn from here on differs."""
+        state = fitted(state, {} if self.sharded is None else self.sharded.placed(self.optimizers))
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         # Format 1 had a single optimizer and did not count steps.

@@ -13,6 +13,7 @@ from elucid.torch_utils.sharding.parts import set_tensors, whole
 from elucid.training.ema.base import EMA
 from elucid.training.networks.regions import regions
 from elucid.training.objective import Objective
+from elucid.training.optim.phase import PhaseOptimizer
 from elucid.training.preconds.base import Preconditioned
 
 
@@ -32,8 +33,18 @@ class ShardedRun:
         units = [region for model in models for region in regions(model)]
         bf16 = denoiser.compute_dtype == torch.bfloat16
         shard(objective, weights, units, device, torch.bfloat16 if bf16 else None)
-        self.denoiser = denoiser
+        self.objective, self.denoiser = objective, denoiser
         self.averages: dict[str, Preconditioned] = {}
+
+    def placed(self, optimizers: dict[str, PhaseOptimizer]) -> dict[str, Tensor]:
+        """Return tensors that are sharded as those of a state are to be, by the names of `states.fitted`."""
+        found = {f"objective.{name}": one for name, one in self.objective.state_dict().items()}
+        for average, denoiser in self.ema.averages.items():
+            found |= {f"ema.{average}.{name}": one for name, one in denoiser.state_dict().items()}
+        for phase, one in optimizers.items():
+            parameters = [parameter for group in one.optimizer.param_groups for parameter in group["params"]]
+            found |= {f"optimizers.{phase}.state.{index}": one for index, one in enumerate(parameters)}
+        return found
 
     def stand_in(self) -> Preconditioned:
         """Return a copy of the denoiser with the parts of this process, which unlike it can be copied, for an EMA."""
