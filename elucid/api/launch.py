@@ -24,12 +24,14 @@ from elucid.training.config.run_folders import (
     remove_leftovers,
     started_again_without_memory,
 )
+from elucid.training.config.settings import AUTO
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers, require_package
 from elucid.training.loop import train as train_loop
+from elucid.training.memory import fit_batch
 from elucid.training.registry.components import find, make, split
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
@@ -185,6 +187,8 @@ def start(run: Run, folder: Path, state: dict | None) -> None:
         run.log(f"warning: {folder} contains an earlier run; its files are kept or overwritten")
     if run.transferred is not None:
         run.log(run.transferred)
+    if run.loop.batch_gpu == AUTO:
+        fit_batch(run)
     if distributed.is_main():
         write_options(folder, run.options)
     describe_run(run, folder)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
@@ -11,6 +9,7 @@ from elucid.torch_utils.precision import set_precision
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
+from elucid.training.memory import memory_explained
 from elucid.training.optim.phase import Stepped
 from elucid.training.report import TickTimer, suffix
 from elucid.training.run import Run
@@ -34,20 +33,19 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
     with Saver(folder, run.loop, run.log, run.stop, run.shards) as saver:
         saver.expect(run)
         try:
-            run.stop.training = True
-            hooks.on_start(run, folder)
-            while run.nimg < run.loop.total_nimg and not run.stop.agreed():
-                hooks.on_step(run, train_step(run, objective))
-                saver.check()
-                due = run.nimg >= min(run.tick_start_nimg + run.loop.tick_kimg * 1000, run.loop.total_nimg)
-                if due:
-                    run.divergence.settle()
-                if run.divergence.too_many:
-                    go_back(run, folder, hooks, saver)
-                elif due:
-                    end_tick(run, hooks, timer, saver)
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; use a smaller `batch_gpu`") from error
+            with memory_explained(run):
+                run.stop.training = True
+                hooks.on_start(run, folder)
+                while run.nimg < run.loop.total_nimg and not run.stop.agreed():
+                    hooks.on_step(run, train_step(run, objective))
+                    saver.check()
+                    due = run.nimg >= min(run.tick_start_nimg + run.loop.tick_kimg * 1000, run.loop.total_nimg)
+                    if due:
+                        run.divergence.settle()
+                    if run.divergence.too_many:
+                        go_back(run, folder, hooks, saver)
+                    elif due:
+                        end_tick(run, hooks, timer, saver)
         finally:
             hooks.close()
             run.stream.close()

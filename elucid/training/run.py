@@ -13,8 +13,8 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import full_state
-from elucid.torch_utils.sharding.states import fitted
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
+from elucid.torch_utils.sharding.states import fitted
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Components, build
@@ -24,8 +24,8 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
+from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.objective import Objective
-from elucid.training.networks.recomputation import recompute
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
 from elucid.training.preconds.base import Preconditioned
@@ -115,8 +115,8 @@ class Run:
         self.transferred = transfer(source, self.denoiser) if source is not None else None
         self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
         self.objective = Objective(self.denoiser, self.loss)
-        if self.loop.recompute and not recompute(self.denoiser.model):
-            raise UserError("`recompute`: this network has no repeated blocks to recompute; leave it out")
+        if self.loop.checkpointing:
+            checkpoint_regions(self.denoiser.model)
         self.sharded = ShardedRun(self.objective, device) if self.shards else None
         if self.sharded is None:
             self.loss.to(device)  # what the setup has made

@@ -32,9 +32,9 @@ def shard(
 ) -> None:
     """Shard a module in place onto `device`: each of its `regions` by itself, the rest together.
 
-    The module has no weights (meta); the main process has them in `weights`, on the host, which are used up. A parameter
-    is sent whole and each process cuts out its part, so that a device holds its parts and one whole parameter. Regions are gathered, and so
-    compute, in `dtype`; gradients are summed in float32. Raises UserError if `hidden_tensors` have no numbers.
+    The module has no weights (meta); the main process has them in `weights`, on the host, which are used up. Each is
+    sent whole and every process cuts out its part, so that a device holds its parts and one whole parameter. Regions
+    are gathered, and so compute, in `dtype`; gradients are summed in float32. Raises UserError for `hidden_tensors`.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

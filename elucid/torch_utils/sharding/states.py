@@ -1,4 +1,4 @@
-"""Training states that all processes write together: a folder `training-state-NNNNNN.parts`, read by any number of them.
+"""Training states that all processes write together, a folder `training-state-NNNNNN.parts`, and any number reads.
 
 It holds `state.pt`, a state whose large tensors are only named, and these in files of `storage`. Nothing in them is
 executed when they are read.
@@ -32,7 +32,8 @@ def save_parts(path: Path, state: dict, save: Callable[[Path, dict], None], grou
     All processes must call it together; `group` is what they exchange words over, another than training's in a thread.
     What goes wrong on one raises UserError on all, as do values that are not finite, of which nothing is written.
     """
-    from torch.distributed.checkpoint import CheckpointException, save as save_distributed
+    from torch.distributed.checkpoint import CheckpointException
+    from torch.distributed.checkpoint import save as save_distributed
 
     from elucid.torch_utils.sharding.storage import PartsWriter
 

@@ -117,9 +117,7 @@ class PartsReader(StorageReader):
     def read_metadata(self, *args, **kwargs) -> Metadata:
         tensors, places = {}, {}
         for name, one in self.index.items():
-            chunks = [
-                ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in one["chunks"]
-            ]
+            chunks = [ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"])) for c in one["chunks"]]
             properties = TensorProperties(DTYPES[one["dtype"]])
             tensors[name] = TensorStorageMetadata(properties, torch.Size(one["shape"]), chunks)
             places |= {MetadataIndex(name, c["offsets"]): (one["dtype"], c) for c in one["chunks"]}
@@ -183,7 +181,7 @@ def read_index(folder: Path) -> dict:
 
 
 def verify_parts(folder: Path, index: dict, share: int = 0, of: int = 1) -> None:
-    """Check the checksums of a share of the files: those numbered `share`, `share + of`, ... UserError if one is off."""
+    """Check the checksums of a share of the files, one in `of`. Raises UserError if one does not fit."""
     files = sorted({chunk["file"] for one in index.values() for chunk in one["chunks"]})[share::of]
     for name in files:
         chunks = [(c, DTYPES[one["dtype"]]) for one in index.values() for c in one["chunks"] if c["file"] == name]

@@ -10,8 +10,8 @@ from pathlib import Path
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.json_text import parse_json
 from elucid.torch_utils.checkpoint import load_state, newest_state, states_in
-from elucid.torch_utils.sharding.states import remove_folder
 from elucid.torch_utils.distributed import agent_store, print0
+from elucid.torch_utils.sharding.states import remove_folder
 from elucid.torch_utils.torchrun.errors import remember
 from elucid.training.config.upgrade import upgraded
 
@@ -25,7 +25,7 @@ RESUMABLE = {
     "loop.duration_mimg",
     "loop.compile",
     "loop.shard",
-    "loop.recompute",
+    "loop.checkpointing",
     "loop.bench",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
