@@ -154,7 +154,12 @@ SPEED = section(
     ),
     click.option("--compile", type=bool, help=f"Compile the network (torch.compile).  [default: {int(LOOP.compile)}]"),
     click.option(
-        "--shard", type=bool, help="Share out weights, moments and averages over the processes.  [default: 0]"
+        "--shard",
+        type=cli.Count(min=0),
+        is_flag=False,
+        flag_value=1,
+        metavar="[N]",
+        help="Share out weights, moments and averages over all processes, or over groups of N.  [default: 0]",
     ),
     click.option("--checkpointing", type=bool, help="Compute blocks again in the backward pass.  [default: 0]"),
     click.option("--bench", type=bool, help=f"Enable cuDNN benchmarking.  [default: {int(LOOP.bench)}]"),

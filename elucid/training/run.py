@@ -80,7 +80,7 @@ class Run:
         self.log: Callable[[str], None] = distributed.print0
         seed_everything(self.loop.seed)  # same initial weights on all processes
         self.dataset = open_training_data(data)
-        self.shards = self.loop.shard and distributed.world_size() > 1
+        self.shard_group = self.loop.shard_group(distributed.world_size())
         skeleton = self.shards and not distributed.is_main()  # the main process sends the weights
         parts = build_for(options, self.dataset, self.loop.precision, skeleton=skeleton)
         self._place_model(parts, source)
@@ -117,7 +117,7 @@ class Run:
         self.objective = Objective(self.denoiser, self.loss)
         if self.loop.checkpointing:
             checkpoint_regions(self.denoiser.model)
-        self.sharded = ShardedRun(self.objective, device) if self.shards else None
+        self.sharded = ShardedRun(self.objective, device, self.shard_group) if self.shards else None
         if self.sharded is None:
             self.loss.to(device)  # what the setup has made
 
@@ -159,6 +159,11 @@ class Run:
             "hooks": options.get("hooks", []),
             "loggers": options.get("loggers", []),
         }
+
+    @property
+    def shards(self) -> bool:
+        """Whether processes share out the model, and each has a part of it."""
+        return self.shard_group > 1
 
     @property
     def step(self) -> Step:

@@ -21,18 +21,18 @@ class ShardedRun:
     """Shards an objective in place, and gathers averages for those who need them whole: hooks and snapshots.
 
     Each region of a network is a unit of FSDP2, which is gathered when it computes and given back; what is left, such
-    as the embedding and the loss's own parameters, is one more. Regions are gathered in bf16 if the network computes in
-    it, so a layer in one casts its weights to the type of its input, as all of this project's do.
+    as the embedding and the loss's own parameters, is one more. Each `group` of processes has all parts. Regions are
+    gathered in bf16 if the network computes in it: a layer in one casts its weights to the type of its input.
     """
 
-    def __init__(self, objective: Objective, device: torch.device):
+    def __init__(self, objective: Objective, device: torch.device, group: int):
         denoiser = objective.denoiser
         weights = take_weights(objective)
         self.blank = copy.deepcopy(denoiser)
         models = [one.model for one in objective.modules() if isinstance(one, Preconditioned)]
         units = [region for model in models for region in regions(model)]
         bf16 = denoiser.compute_dtype == torch.bfloat16
-        shard(objective, weights, units, device, torch.bfloat16 if bf16 else None)
+        shard(objective, weights, units, device, group, torch.bfloat16 if bf16 else None)
         self.objective, self.denoiser = objective, denoiser
         self.averages: dict[str, Preconditioned] = {}
 

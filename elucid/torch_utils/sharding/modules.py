@@ -28,11 +28,12 @@ def shard(
     weights: dict[str, Tensor],
     regions: Iterable[nn.Module],
     device: torch.device,
+    group: int,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Shard a module in place onto `device`: each of its `regions` by itself, the rest together.
+    """Shard a module in place onto `device`, each of its `regions` by itself and the rest together, in groups.
 
-    The module has no weights (meta); the main process has them in `weights`, on the host, which are used up. Each is
+    Each `group` of processes has all parts. The module has no weights (meta); the main process has them in `weights`, on the host, which are used up. Each is
     sent whole and every process cuts out its part, so that a device holds its parts and one whole parameter. Regions
     are gathered, and so compute, in `dtype`; gradients are summed in float32. Raises UserError for `hidden_tensors`.
     """
@@ -43,7 +44,9 @@ def shard(
     if any(hidden):
         names = ", ".join(sorted(set().union(*hidden)))
         raise UserError(f"`shard`: {names} must be registered as buffers, so that each process gets their numbers")
-    mesh = init_device_mesh(device.type, (distributed.world_size(),))
+    groups = distributed.world_size() // group
+    sizes = {"copies": groups, "parts": group} if groups > 1 else {"parts": group}
+    mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
     for region in regions:
         fully_shard(region, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

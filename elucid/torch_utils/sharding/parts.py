@@ -44,9 +44,11 @@ def total_norm(norms: Tensor, of: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     All processes must call it together if the tensors `of` which they are parts are sharded.
     """
     norm = torch.linalg.vector_norm(norms)
-    if not any(is_sharded(one) for one in of):
+    sharded = next((one for one in of if is_sharded(one)), None)
+    if sharded is None:
         return norm, norms.isfinite().all()
-    norm = distributed.all_reduce_sum(norm.to(torch.float64).square()).sqrt().to(norm.dtype)
+    copies = distributed.world_size() // sharded.device_mesh.size(-1)  # groups of processes that have the same parts
+    norm = (distributed.all_reduce_sum(norm.to(torch.float64).square()) / copies).sqrt().to(norm.dtype)
     return norm, norm.isfinite()
 
 

@@ -6,7 +6,7 @@ executed when they are read.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +97,17 @@ def fitted(state: dict, like: dict[str, Tensor]) -> dict:
         index = read_index(Path(folder))
     found = {name: _fitted(state[name], name, like, index, missing) for name in LARGE if name in state}
     if missing:
-        _read(Path(folder), missing)
+        _read(Path(folder), index, missing)
     return {name: value for name, value in (state | found).items() if name != FOLDER}
 
 
-def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
+def _read(folder: Path, index: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint import CheckpointException, load
 
     from elucid.torch_utils.sharding.storage import PartsReader
 
     try:
-        load(tensors, storage_reader=PartsReader(folder), no_dist=True)
+        load(tensors, storage_reader=PartsReader(folder, index), no_dist=True)
     except CheckpointException as error:
         raise first_cause(error, f"{folder} cannot be read") from first_os_error(error)
 
@@ -130,16 +130,12 @@ def _fitted(value: Any, name: str, like: dict[str, Tensor], index: dict, missing
         name = value[NAMED]
         if name not in index:
             raise UserError(f"the state lacks the tensor {name}; resume from an older one")
-        model = _model(name, index[name]["shape"], like)
-        if model is None:
-            from elucid.torch_utils.sharding.storage import DTYPES
-
-            missing[name] = torch.empty(index[name]["shape"], dtype=DTYPES[index[name]["dtype"]])
-        else:
-            missing[name] = torch.empty_like(model.detach())
+        model = _model(name, index[name].shape, like)
+        empty = torch.empty(index[name].shape, dtype=index[name].dtype) if model is None else torch.empty_like(model)
+        missing[name] = empty.detach()
         return missing[name]
     if isinstance(value, Tensor):
-        model = _model(name, list(value.shape), like)
+        model = _model(name, value.shape, like)
         return value if model is None else placed_like(value, model)
     if isinstance(value, dict):
         return {key: _fitted(one, f"{name}.{key}", like, index, missing) for key, one in value.items()}
@@ -148,10 +144,10 @@ def _fitted(value: Any, name: str, like: dict[str, Tensor], index: dict, missing
     return value
 
 
-def _model(name: str, shape: list[int], like: dict[str, Tensor]) -> Tensor | None:
+def _model(name: str, shape: Sequence[int], like: dict[str, Tensor]) -> Tensor | None:
     """Return the sharded tensor that this one is to be sharded as, if any."""
     model = like.get(name, like.get(name.rpartition(".")[0]))
-    return model if model is not None and is_sharded(model) and list(model.shape) == list(shape) else None
+    return model if model is not None and is_sharded(model) and tuple(model.shape) == tuple(shape) else None
 
 
 def _causes(error: Any) -> Iterator[BaseException]:

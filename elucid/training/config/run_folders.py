@@ -88,7 +88,7 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
         print0(f"note: --resume=auto found no state of a run {description} in {outdir}{there}; starting a new run")
         return None
     path = Path(resume)
-    if path.is_dir():
+    if path.is_dir() and path not in states_in(path.parent):
         found = newest_state(path)
         if found is None:
             raise UserError(f"`resume`={resume}: no intact training-state-* in the folder; give the folder of a run")

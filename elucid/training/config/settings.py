@@ -48,7 +48,7 @@ class LoopOptions:
     precision: str = "fp32"
     loss_scale: float = 1.0
     compile: bool = False
-    shard: bool = False
+    shard: int | bool = 0
     checkpointing: bool = False
     bench: bool = True
     tick_kimg: float = 50
@@ -76,7 +76,8 @@ class LoopOptions:
             require(f"loop.{name}", getattr(self, name), (1, math.inf))
         for name in ("tick_kimg", "loss_scale", "max_grad_norm", "milestone_kimg"):
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
-        for name in ("snapshot_ticks", "state_ticks", "grid_images"):
+        self.shard = int(self.shard)
+        for name in ("shard", "snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))
 
         if self.shard and self.precision == "fp16":
@@ -87,6 +88,16 @@ class LoopOptions:
     @property
     def total_nimg(self) -> int:
         return round(self.duration_mimg * 1e6)
+
+    def shard_group(self, world_size: int) -> int:
+        """Return how many processes share out the model: 1 if each has it whole.
+
+        `shard` is 0 for none, 1 for all processes, or a number of them. Raises UserError if that does not divide all.
+        """
+        size = world_size if self.shard == 1 else self.shard or 1
+        if world_size % size and world_size > 1:
+            raise UserError(f"`shard`={size}: the {world_size} processes cannot be divided into groups of {size}")
+        return min(size, world_size)
 
     def micro_batch(self, world_size: int) -> tuple[int, int]:
         """Return the micro-batch size and the number of gradient accumulation steps per process.

@@ -106,7 +106,7 @@ class TrainOptions:
     fp16: bool | None = None
     ls: float | None = None
     compile: bool | None = None
-    shard: bool | None = None
+    shard: int | bool | None = None
     checkpointing: bool | None = None
     bench: bool | None = None
     device: str | None = None
