@@ -213,6 +213,10 @@ def describe_run(run: Run, folder: Path) -> None:
     processes = distributed.world_size()
     passes = f"{run.grad_accum_steps} passes x {run.micro_batch_size} images"
     log(f"batch     {loop.batch_size} = {processes} processes x {passes}")
+    if run.shards:
+        log(f"shards    weights, gradients, moments and averages in {run.shard_group} parts, one for each process")
+    elif loop.shard:
+        log("note: there is one process, which has nothing to share out; --shard is for several, under torchrun")
     threads = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
     log(f"device    {run.device}{threads}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
     for line in describe_saving(run):

@@ -1,5 +1,7 @@
 """Two processes that share out a model train it as one process does that has it whole."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +59,16 @@ def test_shared_out_or_whole_on_each(case, of_two):
 
 def test_a_state_goes_on_to_the_bit(of_two):
     assert_close(of_two["resumed"]["sharded"], of_two["plain"]["sharded"], loss=0, weights=0)
+
+
+def test_what_a_process_of_many_holds(data):
+    """8, 64 and 512 processes: of everything that training keeps, a process has its share of the whole model."""
+    roles = ["8:0:1", "64:0:1", "512:0:64", "512:0:1"]
+    done = scripts.run("tests/distributed/fake_group.py", data, *roles)
+    found = json.loads(done.stdout.splitlines()[-1])
+    for role, held in found.items():
+        world, _, group = map(int, role.split(":"))
+        assert held["gradients"] == held["weights"] and held["moments"] == held["averages"] == 2 * held["weights"], role
+        # FSDP2 cuts along the first dimension: there are no more parts than that has rows.
+        parts = min(world if group == 1 else group, 64)
+        assert held["weights"] == pytest.approx(held["whole"] / parts, rel=0.1), role

@@ -33,9 +33,10 @@ def shard(
 ) -> None:
     """Shard a module in place onto `device`, each of its `regions` by itself and the rest together, in groups.
 
-    Each `group` of processes has all parts. The module has no weights (meta); the main process has them in `weights`, on the host, which are used up. Each is
-    sent whole and every process cuts out its part, so that a device holds its parts and one whole parameter. Regions
-    are gathered, and so compute, in `dtype`; gradients are summed in float32. Raises UserError for `hidden_tensors`.
+    Each `group` of processes has all parts. The module has no weights (meta); the main process has them in `weights`,
+    on the host, which are used up. Each is sent whole and every process cuts out its part, so that a device holds its
+    parts and one whole parameter. Regions are gathered, and so compute, in `dtype`; gradients are summed in float32.
+    Raises UserError for `hidden_tensors`.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

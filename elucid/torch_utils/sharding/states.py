@@ -6,6 +6,7 @@ executed when they are read.
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def save_parts(path: Path, state: dict, save: Callable[[Path, dict], None], grou
         os.rename(temporary, path)
 
     try:
-        save_distributed(tensors, storage_writer=PartsWriter(temporary, begin, end), process_group=group)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is one process only
+            save_distributed(tensors, storage_writer=PartsWriter(temporary, begin, end), process_group=group)
     except CheckpointException as error:
         if distributed.is_main():
             remove_folder(temporary)
@@ -107,7 +110,9 @@ def _read(folder: Path, index: dict[str, Any], tensors: dict[str, Tensor]) -> No
     from elucid.torch_utils.sharding.storage import PartsReader
 
     try:
-        load(tensors, storage_reader=PartsReader(folder, index), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is one process only
+            load(tensors, storage_reader=PartsReader(folder, index), no_dist=True)
     except CheckpointException as error:
         raise first_cause(error, f"{folder} cannot be read") from first_os_error(error)
 
