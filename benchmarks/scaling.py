@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from elucid.dnnlib import cli
 from elucid.training.config.build import make_denoiser
 from elucid.training.networks.regions import regions
-from elucid.training.registry.adm_options import network_options
+from elucid.training.registry.adm_options import OTHERS, RENAMED, network_options
 from elucid.training.registry.adm_presets import PRESETS
 from elucid.training.types import NetSpec
 
@@ -33,12 +33,20 @@ MASTER = 4
 
 @dataclass(frozen=True)
 class Network:
-    """Parameters, those of the largest region, number of regions, and FLOP of a training step per image."""
+    """Rows and numbers of each parameter, numbers of the largest region, number of regions, FLOP per image and step."""
 
-    parameters: int
+    shapes: tuple[tuple[int, int], ...]
     largest: int
     regions: int
     flop: float
+
+    @property
+    def parameters(self) -> int:
+        return sum(numbers for _, numbers in self.shapes)
+
+    def part(self, count: int) -> int:
+        """Numbers on the fullest of `count` processes: FSDP2 gives whole rows."""
+        return sum(math.ceil(rows / count) * numbers // rows for rows, numbers in self.shapes)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def network(name: str) -> Network:
     """Build a network without memory, and count."""
     component, side, classes, _, further = NETWORKS[name]
     if isinstance(component, str):
-        options = network_options(PRESETS[component])
+        options = network_options({key: one for key, one in PRESETS[component].items() if key in {*RENAMED, *OTHERS}})
         component = {"name": "adm_unet", **{key: one for key, one in options.items() if key != "img_resolution"}}
     spec = NetSpec((side, side), 3, vector={"labels": classes, **further})
     denoiser = make_denoiser(component, {"name": "edm"}, spec, weights=False)
@@ -85,36 +93,39 @@ def network(name: str) -> Network:
     denoiser.model.to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser.model(torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta"), empty)
-    weights = sum(one.numel() for one in denoiser.parameters())
-    return Network(weights, max(blocks), len(blocks), 3 * counter.get_total_flops())
+    shapes = tuple((len(one), one.numel()) for one in denoiser.parameters())
+    return Network(shapes, max(blocks), len(blocks), 3 * counter.get_total_flops())
 
 
 def step_seconds(net: Network, machine: Machine, images: int, count: int, bits: int, group: int) -> float:
     """Seconds of a step on `images` per GPU: passes, and what of the exchange they do not hide.
 
     `group` 1 is DistributedDataParallel, which sums gradients (float32) during the backward pass. With more, FSDP2
-    gathers the weights of a group twice, in `bits`, scatters the sums of gradients, and sums these over the groups.
+    gathers weights in a group, in `bits`, for the forward pass and again for the backward pass, in which it scatters
+    the sums of gradients, and sums these over the groups. The first and the last message are not hidden.
     """
     busy = max(images * net.flop / (machine.peak * machine.share), machine.pass_seconds)
     gradients, groups = MASTER * net.parameters, count // group
     if group == 1:
         buckets = math.ceil(gradients / machine.bucket)
-        talk = 2 * sum(machine.exchange(gradients / buckets, count) for _ in range(buckets))
-        hidden = busy * 2 / 3
+        bare = 2 * machine.exchange(gradients / buckets, count)
+        forward, backward = 0.0, (buckets - 1) * bare
     else:
         units = net.regions + 1
         gather = machine.exchange(net.parameters * bits / 8 / units, group)
         scatter = machine.exchange(gradients / units, group)
         between = 2 * machine.between(gradients / units / group, groups)
-        talk, hidden = units * (2 * gather + scatter + between), busy
-    return busy + max(talk - machine.overlap * hidden, 0.0)
+        bare = 2 * gather + scatter + between
+        forward, backward = (units - 1) * gather, (units - 1) * (gather + scatter + between)
+    hidden = machine.overlap * busy / 3
+    return busy + bare + max(forward - hidden, 0.0) + max(backward - 2 * hidden, 0.0)
 
 
 def held_bytes(net: Network, count: int, group: int, bits: int, averages: int = 1) -> float:
     """Bytes on a GPU of weights, gradients, Adam's moments and averages, without activations."""
-    everything = MASTER * net.parameters * (4 + averages)
+    everything = MASTER * net.part(group) * (4 + averages)
     gathered = 2 * net.largest * bits / 8 + net.largest * MASTER  # one region computes, the next is on its way
-    return everything / group + (gathered if group > 1 else 0)
+    return everything + (gathered if group > 1 else 0)
 
 
 def rows(name: str, machine: Machine, bits: int, strong: bool) -> list[dict]:
@@ -170,7 +181,9 @@ def table(name: str, precision: str, found: list[dict]) -> str:
 @click.option("--inside", type=float, default=360, show_default=True, help="GB/s of a GPU to others in its node.")
 @click.option("--outside", type=float, default=40, show_default=True, help="GB/s of a GPU to other nodes.")
 @click.option("--latency-us", type=float, default=10, show_default=True, help="Of a message; times log2 of the GPUs.")
-@click.option("--overlap", type=float, default=0.9, show_default=True, help="Part of the passes that exchanges hide in.")
+@click.option(
+    "--overlap", type=float, default=0.9, show_default=True, help="Part of the passes that exchanges hide in."
+)
 @click.option("--weak", is_flag=True, help="As many images per GPU as with 8, instead of per step.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, writable=True), help="Write the rows here, too.")
 def main(names, precisions, peak, share, pass_ms, node, inside, outside, latency_us, overlap, weak, json_path):
