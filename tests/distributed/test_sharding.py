@@ -7,6 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.checkpoint import states_in
+from elucid.training.config.settings import LoopOptions
+from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 from tests.distributed import shard_worker as worker
 
@@ -72,3 +76,45 @@ def test_what_a_process_of_many_holds(data):
         # FSDP2 cuts along the first dimension: there are no more parts than that has rows.
         parts = min(world if group == 1 else group, 64)
         assert held["weights"] == pytest.approx(held["whole"] / parts, rel=0.1), role
+
+
+def test_the_command_and_another_number_of_processes(data, tmp_path, monkeypatch, capsys):
+    """States of two processes go on in one, and snapshots are those of any run."""
+    common = [
+        *scripts.TINY,
+        f"--data={data}",
+        "--nosubdir",
+        "--batch=16",
+        "--tick=0.064",
+        "--cache=0",
+        "--keep-states=1",
+    ]
+    flags = ["--shard", "--checkpointing=1", "--batch-gpu=auto", "--duration=0.000064"]
+    done = scripts.run("train.py", *common, *flags, f"--outdir={tmp_path}/run", processes=2, folder=tmp_path)
+    assert "in 2 parts, one for each process" in done.stdout and "1 passes x 8 images" in done.stdout
+    state = tmp_path / "run/training-state-000000.064.parts"
+    assert len(list(state.glob("part-*.bin"))) == 2 and (tmp_path / "run/samples-000000.064.png").exists()
+    two = load_snapshot(scripts.newest(tmp_path / "run"))
+    code, out, err = scripts.call(
+        monkeypatch, capsys, "train.py", f"--resume={state}", "--device=cpu", "--duration=0.000128"
+    )
+    assert code == 0 and "at 0.1 kimg" in out and "has nothing to share out" in out, err
+    assert [path.name for path in states_in(tmp_path / "run")] == ["training-state-000000.128.pt"]
+    one = load_snapshot(scripts.newest(tmp_path / "run"))
+    assert list(one.ema.state_dict()) == list(two.ema.state_dict()) and two.ema.config == one.ema.config
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shard": 3}, "`shard`=3: the 2 processes cannot be divided into groups of 3"),
+        ({"shard": 1, "precision": "fp16"}, "`shard` and `precision`=fp16 exclude each other"),
+        ({"shard": 1, "compile": True}, "`shard` and `compile` exclude each other"),
+        ({"shard": -1}, "loop.shard=-1 must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_shared_out(options, words):
+    with pytest.raises(UserError, match=words):
+        LoopOptions(**options).shard_group(2)
+    assert [LoopOptions(shard=one).shard_group(8) for one in (0, 1, 2, 8)] == [1, 8, 2, 8]
+    assert LoopOptions(shard=8).shard_group(1) == 1
