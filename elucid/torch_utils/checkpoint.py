@@ -11,7 +11,7 @@ from elucid.dnnlib.reading import checksums
 from elucid.torch_utils.distributed import print0
 from elucid.torch_utils.guards.finite import require_finite
 from elucid.torch_utils.guards.torch_files import load_torch
-from elucid.torch_utils.sharding.states import load_parts
+from elucid.torch_utils.sharding.states import FOLDER, load_parts
 
 STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.(?:pt|parts)")
 """States are files, or folders of parts that several processes have written together (`--shard`)."""
@@ -72,6 +72,7 @@ def load_state(path: Path) -> dict:
         raise UserError(f"{path} is damaged: its elapsed or processes are missing; resume from an older one")
     if not checked:
         checksums.note_missing(path)
+    state.pop(FOLDER, None)  # only `load_parts` says so
     return state
 
 

@@ -35,7 +35,7 @@ def test_exchanges_cost_and_parts_save(group):
     alone = scaling.step_seconds(net, MACHINE, 64, 1, 32, 1)
     seconds = [scaling.step_seconds(net, MACHINE, 64, count, 32, group) for count in (64, 512)]
     assert alone < seconds[0] < seconds[1]
-    slow = scaling.Machine(989e12, 0.4, 0.025, 8, 360e9, 4e9, 1e-5, 0.9)
+    slow = scaling.Machine(989e12, 0.4, 0.025, 8, 360e9, 1e9, 1e-5, 0.9)
     assert scaling.step_seconds(net, slow, 64, 512, 32, group) > 1.2 * alone
     held = scaling.held_bytes(net, 64, group, 32)
     assert 20 * net.parameters / group <= held < 20 * net.parameters * (1 / group + 0.05)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
-from elucid.torch_utils.guards.finite import non_finite
+from elucid.torch_utils.guards.finite import non_finite, require_finite
 from elucid.torch_utils.sharding.parts import is_sharded, part, placed_like
 
 STATE = "state.pt"
@@ -113,6 +113,7 @@ def _read(folder: Path, index: dict[str, Any], tensors: dict[str, Tensor]) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process only
             load(tensors, storage_reader=PartsReader(folder, index), no_dist=True)
+        require_finite({name: part(one) for name, one in tensors.items()}, str(folder))
     except CheckpointException as error:
         raise first_cause(error, f"{folder} cannot be read") from first_os_error(error)
 
