@@ -1,15 +1,18 @@
 """One process of the test of sharded runs: trains a few steps, and writes what it finds.
 
 Arguments: data set, and folder to write `CASE.pt` to on the main process: by way of training ("sharded", "whole") the
-losses and gradient norms of each step, and the averages as a snapshot has them. Of the case "resumed" the second half
-of the steps is done by another run, from the state of the first.
+hash of a first snapshot, losses and gradient norms of each step, and the averages as a snapshot has them. Of the case
+"resumed" the second half of the steps is done by another run, from the state of the first.
 """
 
+import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
+from elucid.dnnlib.files import sha256
 from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import wrap
 from elucid.torch_utils.sharding.parts import is_sharded
@@ -19,6 +22,7 @@ from elucid.training.loop import train_step
 from elucid.training.losses.dsm import DSM
 from elucid.training.run import Run
 from elucid.training.saving import StateFiles
+from elucid.training.snapshots.snapshot import save_snapshot
 
 SMALL = {"network.num_blocks": 1, "network.attn_resolutions": [8], "optimizer.lr_rampup_kimg": 0.001}
 BASE = {"cbase": 16, "cres": [1], "batch": 8, "cond": True, "augment": 0, "dropout": 0, "ema": [1e-4, 1e-3], "lr": 1e-3}
@@ -50,6 +54,7 @@ def trained(case: str, data: str, sharded: bool, folder: Path | None = None) -> 
     """Train as the case says; with a `folder`, save there halfway and go on with another run."""
     run, found = make_run(case, data, sharded), {"loss": [], "norm": []}
     assert any(map(is_sharded, run.objective.parameters())) == (sharded and distributed.world_size() > 1)
+    found["first"] = snapshot_bytes(run)
     objective = wrap(run.objective, run.device, find_unused=not run.objective.uses_all_parameters)
     for step in range(STEPS):
         if folder is not None and step == STEPS // 2:
@@ -65,6 +70,17 @@ def trained(case: str, data: str, sharded: bool, folder: Path | None = None) -> 
     if snapshot is not None:
         found["averages"] = {name: dict(one.state_dict()) for name, one in snapshot.emas.items()}
     return found
+
+
+def snapshot_bytes(run: Run) -> str:
+    """The hash of a snapshot without the options of the run, on the main process."""
+    snapshot = run.snapshot()
+    if snapshot is None:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network-snapshot-000000.pkl")
+        save_snapshot(path, dataclasses.replace(snapshot, options={}))
+        return sha256(path)
 
 
 def draws_of_their_images(evaluate):

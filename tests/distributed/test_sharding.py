@@ -55,6 +55,13 @@ def test_two_processes_train_as_one(case, of_one, of_two):
     assert_close(of_two[case]["sharded"], of_one[case], loss=1e-5, weights=2e-4)
 
 
+def test_the_first_weights_of_a_seed_and_their_snapshot_are_the_same(of_one, of_two):
+    """To the byte."""
+    for case, found in of_one.items():
+        assert len(found["first"]) == 64 and of_two[case]["sharded"]["first"] == found["first"]
+    assert of_one["plain"]["first"] != of_one["passes"]["first"]
+
+
 @pytest.mark.parametrize("case", ["bf16", "cdm", "phases"])
 def test_shared_out_or_whole_on_each(case, of_two):
     """Dropout, several evaluations in a step, paths without gradient, parameters of the loss and phases."""
