@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elucid.torch_utils import distributed
+from elucid.torch_utils.sharding.parts import is_sharded
 from elucid.torch_utils.weights.buffers import changing_buffers
 
 
@@ -19,6 +20,10 @@ def wrap(objective: nn.Module, device: torch.device, find_unused: bool = True) -
     no process uses it; without `find_unused` there must be none. The objective returns an object whose `loss` is the
     only part that is differentiated. Buffers are those of the first process, in each pass if training may change any.
     """
+    if any(map(is_sharded, objective.parameters())):  # FSDP2 exchanges what it has gathered
+        if find_unused and hasattr(objective, "set_reduce_scatter_unused_params"):  # torch 2.13
+            objective.set_reduce_scatter_unused_params(True)
+        return objective
     if distributed.world_size() == 1:
         return objective
     # On CPUs, gradients of 1x1 convolutions have another, equivalent stride order; copying them is cheap.
@@ -55,7 +60,7 @@ def sync_gradients(module: nn.Module, last: bool) -> AbstractContextManager:
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return all weights and buffers by name. Sharded modules would be gathered here."""
+    """Return all weights and buffers by name, of a sharded module the parts of this process."""
     return module.state_dict()
 
 

@@ -44,6 +44,8 @@ FLAGS = {
     "ls": "loop.loss_scale",
     "bench": "loop.bench",
     "compile": "loop.compile",
+    "shard": "loop.shard",
+    "checkpointing": "loop.checkpointing",
     "tick": "loop.tick_kimg",
     "snap": "loop.snapshot_ticks",
     "dump": "loop.state_ticks",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.sharding.parts import parts
 from elucid.torch_utils.weights.buffers import changing_buffers
 from elucid.training.ema.base import EMA
 from elucid.training.preconds.base import Preconditioned
@@ -40,7 +41,7 @@ class HalflifeEMA(EMA):
 
     @torch.no_grad()
     def update(self, denoiser: Preconditioned, step: Step) -> None:
-        """Update all averages in one pass; buffers that training may change are copied."""
+        """Update all averages, or the parts of this process, in one pass; buffers that may change are copied."""
         new, old = self._parameters(denoiser)
         weights = [1 - self.beta(name, step) for name in old for _ in new]
         torch._foreach_lerp_([one for average in old.values() for one in average], new * len(old), weights)
@@ -64,8 +65,8 @@ class HalflifeEMA(EMA):
     def _parameters(self, denoiser: Preconditioned) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
         """Return the weights, and those of each average by its name; going through all modules would take longer."""
         if self._known is None or self._known[0] is not denoiser:
-            old = {name: list(average.parameters()) for name, average in self.averages.items()}
-            self._known = denoiser, list(denoiser.parameters()), old, changing_buffers(denoiser)
+            old = {name: parts(average.parameters()) for name, average in self.averages.items()}
+            self._known = denoiser, parts(denoiser.parameters()), old, changing_buffers(denoiser)
         _, parameters, old, _ = self._known
         return [parameter.detach() for parameter in parameters], old
 
