@@ -1,46 +1,64 @@
-"""Images/s of training and sampling per architecture and precision, as a share of the measured ceiling.
+"""One row of `benchmarks/bench.py`: training and sampling of one network in one precision, in a process of its own.
 
-The ceiling is what this machine reaches here and now on a plain 3x3 convolution of 256 channels at 32x32, and on a
-plain matrix product; shares are therefore ratios within one run. `python -m benchmarks.throughput --help`.
+    python -m benchmarks.throughput --arch=ddpmpp --precision=bf16 [--compile=1] [--batch=4]
+
+A training step is the loop's own: data, augmentation, loss, optimizer, averages. The ceiling is what this machine
+reaches here and now on a plain 3x3 convolution of 256 channels at 32x32, and on a plain matrix product; shares are
+therefore ratios within one run. The last line is the row as JSON.
 """
 
-import gc
 import json
-import platform
 import re
 import sys
+import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
-from elucid.training.config.build import make_denoiser
-from elucid.training.registry.components import make
-from elucid.training.types import Batch, NetSpec, Step
+from elucid.training.loop import train_step
+from elucid.training.noise.schedules import Karras
+from elucid.training.run import Run
+from elucid.training.sampling.generate import generate
 
-ARCHITECTURES = {"ddpmpp": 4, "ncsnpp": 4, "adm": 2}
-"""Architectures at CIFAR-10 size, with the batch size used on a CPU."""
+SAMPLING_STEPS = 18
+NETWORKS = {
+    "demo": {"name": "ddpmpp", "model_channels": 24, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]},
+    "ddpmpp": {"name": "ddpmpp"},
+    "ncsnpp": {"name": "ncsnpp"},
+    "adm": {"name": "adm"},
+}
+SIDES = {"demo": 16}
+"""Sides of the images in pixels, where they are not 32."""
+BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4}
+"""Images per step on a CPU; on a GPU 128."""
 
 
-def seconds(work, device: torch.device, repeats: int) -> float:
-    """Shortest of `repeats` timed calls, after two that warm up."""
+def synchronised(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work, device: torch.device, repeats: int, warm: int = 2) -> float:
+    """Shortest of `repeats` timed calls, after some that warm up."""
 
     def timed() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronised(device)
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronised(device)
         return time.perf_counter() - start
 
-    timed(), timed()
+    for _ in range(warm):
+        timed()
     return min(timed() for _ in range(repeats))
 
 
@@ -69,52 +87,103 @@ def ceilings(device: torch.device, dtype: torch.dtype, batch: int) -> dict[str, 
     return best
 
 
-def measure(arch: str, precision: str, device: torch.device, batch: int, compiled: bool, repeats: int) -> dict:
-    """One row of the table."""
-    gc.collect()  # the row before, so that its memory is not counted
-    set_precision(precision)
-    spec = NetSpec(resolution=(32, 32), image_channels=3, vector={"labels": 10, "augment": 9})
-    denoiser = make_denoiser({"name": arch}, {"name": "edm"}, spec, precision).to(device).train()
-    images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
-    cond = {"labels": torch.eye(10, device=device)[torch.arange(batch) % 10]}
-    cond["augment"] = torch.zeros(batch, 9, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        denoiser(images, torch.ones(batch, device=device), cond)
-    flops = counter.get_total_flops()
-    context = ExitStack()
-    if compiled:
-        context.enter_context(denoiser.compiled(click.echo))
-    loss, optimizer = make("edm", "loss"), torch.optim.Adam(denoiser.parameters(), lr=1e-4)
-    reset_peak_memory(device)
+def pictures(folder: Path, side: int, channels: int, count: int = 160) -> Path:
+    """Pictures of noise in ten folders, one for each class."""
+    generator = np.random.default_rng(0)
+    shape = (count, side, side, 3)[: 4 if channels == 3 else 3]
+    for index, pixels in enumerate(generator.integers(0, 256, shape, dtype=np.uint8)):
+        path = folder / "pictures" / f"class{index % 10}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder / "pictures"
 
-    def train():
-        optimizer.zero_grad(set_to_none=True)
-        (loss(denoiser, Batch(images, cond), Step(0, 0, 1, 0, batch)).loss.sum() / batch).backward()
-        optimizer.step()
+
+def new_run(arch: str, precision: str, device: torch.device, batch: int, folder: Path, dropout=None, **loop) -> Run:
+    """The recipe of CIFAR-10, or of the demo, with this network."""
+    demo = arch == "demo"
+    dropout = 0.0 if demo else dropout
+    options = {
+        "network": NETWORKS[arch] if dropout is None else {**NETWORKS[arch], "dropout": dropout},
+        "encoder": {"name": "rgb"},
+        "precond": {"name": "edm"},
+        "loss": {"name": "edm"},
+        "augment": None if demo else {"name": "edm", "p": 0.12},
+        "optimizer": {"name": "adam", "lr": 1e-3},
+        "lr_schedule": {"name": "constant", "warmup_kimg": 0.01},
+        "ema": {"name": "halflife", "halflife_mimg": [0.5]},
+        "sampler": "edm",
+        "schedule": "karras",
+        "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "none", "xflip": not demo},
+        "loop": {"batch_size": batch, "duration_mimg": 1, "seed": 1, "precision": precision, **loop},
+    }
+    pictures(folder, SIDES.get(arch, 32), 1 if demo else 3)
+    return Run(options, device)
+
+
+def measure(arch: str, precision: str, device: torch.device, batch: int, compiled: bool, repeats: int, **loop) -> dict:
+    """One row of the table."""
+    set_precision(precision)
+    with tempfile.TemporaryDirectory() as folder:
+        run = new_run(arch, precision, device, batch, Path(folder), **loop)
+        try:
+            return {"arch": arch, "precision": precision, "compile": compiled, "batch": batch} | row(
+                run, compiled, repeats
+            )
+        finally:
+            run.stream.close()
+
+
+def row(run: Run, compiled: bool, repeats: int) -> dict:
+    device, batch = run.device, run.loop.batch_size
+    reset_peak_memory(device)
+    with run.denoiser.compiled(click.echo) if compiled else nullcontext():
+        first = seconds(lambda: train_step(run, run.objective), device, 1, warm=0)
+        steps, waited = 2 + repeats, run.stream.waited
+        began = time.perf_counter()
+        step_seconds = seconds(lambda: train_step(run, run.objective), device, repeats)
+        waits = (run.stream.waited - waited) / steps
+        took = (time.perf_counter() - began) / steps
+    peak, graphs = peak_memory(device), graphs_made()
+    denoiser = next(iter(run.ema.averages.values()))
+    images = torch.zeros(batch, run.dataset.channels, *run.dataset.resolution, device=device)
+    if images.shape[1] == 1 and run.denoiser.spec.image_channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        denoiser(images[:1], 1.0)
+    flop = counter.get_total_flops()
+    how = {"device": device, "batch_size": batch, "schedule": Karras(SAMPLING_STEPS)}
+    count = max(batch, 2 * torch.get_num_threads() * 4 if device.type == "cpu" else batch)
 
     def sample():
-        with torch.no_grad():
-            denoiser(images, 1.0, cond)
+        for _ in generate(denoiser, run.encoder, range(count), **how):
+            pass
 
-    train_seconds = seconds(train, device, repeats)
-    denoiser.eval()
-    sample_seconds = seconds(sample, device, repeats)
-    context.close()
-    peak = peak_memory(device)
-    ceiling = ceilings(device, denoiser.compute_dtype, batch)
+    sample_seconds = seconds(sample, device, 1, warm=0 if flop > 1e9 and device.type == "cpu" else 1)
+    ceiling = ceilings(device, run.denoiser.compute_dtype, min(batch, 128))
+    evaluations = 2 * SAMPLING_STEPS - 1
     return {
-        "arch": arch,
-        "precision": precision,
-        "compile": compiled,
-        "batch": batch,
-        "train_img_s": batch / train_seconds,
-        "train_share": 3 * flops / train_seconds / ceiling["training"],
-        "sample_img_s_18_steps": batch / sample_seconds / 35,
-        "forward_share": flops / sample_seconds / ceiling["forward"],
-        "conv_ceiling_gflops": ceiling["training"] / 1e9,
-        "matmul_ceiling_gflops": ceiling["matmul"] / 1e9,
+        "parameters": sum(one.numel() for one in run.denoiser.parameters()),
+        "side": run.dataset.resolution[0],
+        "train_img_s": batch / step_seconds,
+        "sample_img_s": count / sample_seconds,
+        "gflop_per_image": {"training": 3 * flop / 1e9, "sampling": evaluations * flop / 1e9},
+        "train_share": 3 * flop * batch / step_seconds / ceiling["training"],
+        "sample_share": evaluations * flop * count / sample_seconds / ceiling["forward"],
+        "conv_gflops": {"training": ceiling["training"] / 1e9, "forward": ceiling["forward"] / 1e9},
+        "matmul_gflops": ceiling["matmul"] / 1e9,
         "peak_gib": peak / 2**30,
+        "first_step_s": first,
+        "compile_s": max(first - step_seconds, 0.0) if compiled else 0.0,
+        "graphs": graphs,
+        "data_wait_share": waits / took,
     }
+
+
+def graphs_made() -> int:
+    """Graphs that torch.compile has made in this process."""
+    if "torch._dynamo.utils" not in sys.modules:
+        return 0
+    return sys.modules["torch._dynamo.utils"].counters["stats"]["unique_graphs"]
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -135,49 +204,18 @@ def peak_memory(device: torch.device) -> float:
     return 1024.0 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 rather than emulating it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = file.read()
-    except OSError:
-        return platform.machine() == "arm64"
-    return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
-
-
 @click.command()
-@click.option("--arch", multiple=True, type=click.Choice(sorted(ARCHITECTURES)), help="All, if not given.")
-@click.option("--precision", multiple=True, type=click.Choice(["fp32", "tf32", "fp16", "bf16"]))
-@click.option("--batch", type=int, help="Images per step.  [default: 4 or 2 on a CPU, 128 on a GPU]")
-@click.option("--compile", "compiled", multiple=True, type=bool, default=[False], help="May be given twice: 0 and 1.")
+@click.option("--arch", type=click.Choice(sorted(NETWORKS)), default="ddpmpp", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), default="fp32", show_default=True)
+@click.option("--batch", type=int, help="Images per step.  [default: 4, 32 for the demo, 128 on a GPU]")
+@click.option("--compile", "compiled", type=bool, default=False)
 @click.option("--repeats", type=int, default=3, show_default=True)
 @click.option("--device", "device_name")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, writable=True), help="Write the rows here too.")
-def main(arch, precision, batch, compiled, repeats, device_name, json_path):
-    """Print one row per architecture and precision."""
+def main(arch, precision, batch, compiled, repeats, device_name):
+    """Print one row as JSON."""
     device = choose_device(device_name)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    click.echo(
-        f"{name}; torch {torch.__version__}; Python {platform.python_version()}; {torch.get_num_threads()} threads"
-    )
-    if not precision:
-        precision = ["fp32", "tf32", "fp16", "bf16"] if device.type == "cuda" else ["fp32"] + ["bf16"] * cpu_has_bf16()
-        if "bf16" not in precision:
-            click.echo(
-                "this CPU has no bf16 instructions: bf16 not measured (--precision=bf16 measures it all the same)"
-            )
-    rows = []
-    for one in arch or ARCHITECTURES:
-        for number in precision:
-            for flag in compiled:
-                size = batch or (128 if device.type == "cuda" else ARCHITECTURES[one])
-                row = measure(one, number, device, size, flag, repeats)
-                rows.append(row)
-                values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-                click.echo("  ".join(values))
-    if json_path:
-        with open(json_path, "w", encoding="utf-8") as file:
-            json.dump({"device": name, "torch": torch.__version__, "rows": rows}, file, indent=1)
+    size = batch or (128 if device.type == "cuda" else BATCHES[arch])
+    click.echo(json.dumps(measure(arch, precision, device, size, compiled, repeats)))
 
 
 if __name__ == "__main__":

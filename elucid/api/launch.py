@@ -11,6 +11,7 @@ from elucid.api.estimate import estimate
 from elucid.api.evaluations.scoring.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
 from elucid.torch_utils import distributed
+from elucid.torch_utils.checkpoint import states_in
 from elucid.torch_utils.signals import StopRequest, stop_signals
 from elucid.training.config.options import describe, explicit, options_from
 from elucid.training.config.run_folders import (
@@ -23,12 +24,14 @@ from elucid.training.config.run_folders import (
     remove_leftovers,
     started_again_without_memory,
 )
+from elucid.training.config.settings import AUTO
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.hooks.base import Hook, Hooks
 from elucid.training.hooks.grid import SampleGrid
 from elucid.training.hooks.provenance import Provenance
 from elucid.training.loggers.base import Loggers, require_package
 from elucid.training.loop import train as train_loop
+from elucid.training.memory import fit_batch
 from elucid.training.registry.components import find, make, split
 from elucid.training.report import LoggingHook
 from elucid.training.run import Run, check, write_options
@@ -125,7 +128,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
     nested = options_from(flags) if flags["data"] else None
     earlier = folder_before_restart()
     if earlier is not None and writes:
-        if not any(earlier.glob("training-state-*.pt")):
+        if not states_in(earlier):
             return nested or options_from(flags), earlier, None
         flags = {**flags, "resume": str(earlier), "transfer": None}
     elif started_again_without_memory() and nested is not None and not flags["transfer"]:
@@ -184,6 +187,8 @@ def start(run: Run, folder: Path, state: dict | None) -> None:
         run.log(f"warning: {folder} contains an earlier run; its files are kept or overwritten")
     if run.transferred is not None:
         run.log(run.transferred)
+    if run.loop.batch_gpu == AUTO:
+        fit_batch(run)
     if distributed.is_main():
         write_options(folder, run.options)
     describe_run(run, folder)
@@ -208,6 +213,10 @@ def describe_run(run: Run, folder: Path) -> None:
     processes = distributed.world_size()
     passes = f"{run.grad_accum_steps} passes x {run.micro_batch_size} images"
     log(f"batch     {loop.batch_size} = {processes} processes x {passes}")
+    if run.shards:
+        log(f"shards    weights, gradients, moments and averages in {run.shard_group} parts, one for each process")
+    elif loop.shard:
+        log("note: there is one process, which has nothing to share out; --shard is for several, under torchrun")
     threads = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
     log(f"device    {run.device}{threads}, {loop.precision}; seed {loop.seed}; {loop.duration_mimg * 1000:g} kimg")
     for line in describe_saving(run):

@@ -122,7 +122,7 @@ def encode_command(source: str, dest: str, **options) -> None:
 @main.command("cache")
 @click.option("--clear", is_flag=True, help="Remove all that are not in use.")
 def cache_command(clear: bool) -> None:
-    """List the datasets in train.py's cache of decoded images: name, size, last use.
+    """List the datasets in train.py's cache: name, size, last use. NAME.index is the index of a large dataset.
 
     The cache is in ELUCID_CACHE (~/.cache/elucid) and takes at most ELUCID_CACHE_GB (50); the least recently used
     datasets are removed first.

@@ -52,8 +52,9 @@ DATA = section(
     click.option(
         "--cache",
         type=click.Choice(["0", "1", "gpu"]),
-        help="Cache decoded images: 0 no, 1 on disk, gpu on the device.  [default: 1]",
+        help="Cache decoded images: 0 no, 1 on disk, gpu on the device, if it has room.  [default: 1]",
     ),
+    click.option("--prefetch", type=cli.Count(min=0), help="Batches loaded ahead.  [default: 2]"),
     click.option("--workers", type=_positive, help="Decoding threads if there is no cache.  [default: 1]"),
     click.option(
         "--transform",
@@ -107,7 +108,11 @@ TRAINING = section(
         help=f"Training length, millions of images.  [default: {LOOP.duration_mimg}]",
     ),
     click.option("--batch", type=_positive, help=f"Images per step, all processes.  [default: {LOOP.batch_size}]"),
-    click.option("--batch-gpu", type=_positive, help="Micro-batch per process; a smaller one accumulates gradients."),
+    click.option(
+        "--batch-gpu",
+        type=cli.CountOr("auto"),
+        help="Micro-batch per process; a smaller one accumulates gradients. auto: the largest that fits into memory.",
+    ),
     click.option(
         "--optimizer",
         type=Name("optimizer"),
@@ -149,6 +154,15 @@ SPEED = section(
         "--ls", type=_above_zero, help=f"Initial loss scale with fp16, then adaptive.  [default: {LOOP.loss_scale:g}]"
     ),
     click.option("--compile", type=bool, help=f"Compile the network (torch.compile).  [default: {int(LOOP.compile)}]"),
+    click.option(
+        "--shard",
+        type=cli.Count(min=0),
+        is_flag=False,
+        flag_value=1,
+        metavar="[N]",
+        help="Share out weights, moments and averages over all processes, or over groups of N.  [default: 0]",
+    ),
+    click.option("--checkpointing", type=bool, help="Compute blocks again in the backward pass.  [default: 0]"),
     click.option("--bench", type=bool, help=f"Enable cuDNN benchmarking.  [default: {int(LOOP.bench)}]"),
     click.option(
         "--deterministic",

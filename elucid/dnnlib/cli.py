@@ -1,6 +1,5 @@
 """Shared by all commands: exit codes, one-line errors, and the parameter types of EDM's command lines."""
 
-import errno
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import click
 
-from elucid.dnnlib.errors import UserError, clean
+from elucid.dnnlib.errors import UserError, clean, ran_out_of_memory
 
 _MOST_NUMBERS = 100_000_000  # longer lists are probably a mistake, and would fill the memory
 
@@ -72,14 +71,6 @@ def fail(message: str, peers: SingleProcess) -> None:
         start = "" if peers.is_main else "\n"  # after the main process's progress bar
         click.echo(f"{start}error: {message}", err=True)
     sys.exit(2)
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception of Python, the system or torch means that memory ran out."""
-    texts = r"not enough memory|can't allocate memory|out of memory|cannot allocate memory"
-    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    torch = isinstance(error, RuntimeError) and re.search(texts, str(error), re.IGNORECASE) is not None
-    return isinstance(error, MemoryError) or system or torch
 
 
 def with_flags(message: str, command: click.Command) -> str:
@@ -160,6 +151,21 @@ class Count(click.IntRange):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             raise _with_range(error, super()._describe_range()) from error
+
+
+class CountOr(Count):
+    """An integer of at least 1, or a word."""
+
+    def __init__(self, word: str):
+        super().__init__()
+        self.word, self.name = word, f"int|{word}"
+
+    def convert(self, value, param, ctx):
+        if value == self.word:
+            return value
+        if not re.fullmatch(r"-?\d+", str(value)):
+            self.fail(f"{value!r} is not a whole number of at least 1, nor {self.word}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class FloatRange(click.FloatRange):

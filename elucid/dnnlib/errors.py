@@ -1,6 +1,7 @@
 """Exceptions: errors that the user can fix, and a training that was stopped. Notes, and the cleaning of all texts."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -74,6 +75,14 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, folder: Path, nimg: int, by_itself: bool = False):
         super().__init__(f"stopped at {nimg / 1000:.1f} kimg; continue with TrainOptions(resume={str(folder)!r})")
         self.folder, self.nimg, self.by_itself = folder, nimg, by_itself
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of Python, the system or torch means that memory ran out."""
+    texts = r"not enough memory|can't allocate memory|out of memory|cannot allocate memory"
+    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    torch = isinstance(error, RuntimeError) and re.search(texts, str(error), re.IGNORECASE) is not None
+    return isinstance(error, MemoryError) or system or torch
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

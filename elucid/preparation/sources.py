@@ -159,9 +159,10 @@ def open_source(source: str) -> Source:
         return ArraySource(arrays.idx(path))
     if path.is_dir() and (files := arrays.idx_files(path)):
         return ArraySource(arrays.idx_training_part(path, files))
-    if archive.is_file() and archive.suffix.lower() != ".zip":
+    if archive.is_file() and archive.suffix.lower() not in (".zip", ".parquet"):
         raise UserError(
-            f"{source} is not a known source; give a folder, a .zip, a *_lmdb folder, cifar-10-python.tar.gz, "
-            f"cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, or builtin:digits"
+            f"{source} is not a known source; give a folder, a .zip, .parquet, a *_lmdb folder, "
+            f"cifar-10-python.tar.gz, cifar-100-python.tar.gz, an idx file such as train-images-idx3-ubyte.gz, "
+            f"or builtin:digits"
         )
     return FileSource(open_files(path))

@@ -13,7 +13,8 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
-from elucid.training.data.dataset import ImageDataset, encoder_line, open_dataset
+from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.data.latents import encoder_line
 from elucid.training.data.pictures import DECODE_ERRORS, opened, require_size
 from elucid.training.data.statistics import channel_sums, from_sums
 

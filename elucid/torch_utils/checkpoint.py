@@ -11,8 +11,10 @@ from elucid.dnnlib.reading import checksums
 from elucid.torch_utils.distributed import print0
 from elucid.torch_utils.guards.finite import require_finite
 from elucid.torch_utils.guards.torch_files import load_torch
+from elucid.torch_utils.sharding.states import FOLDER, load_parts
 
-STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.pt")
+STATE_NAME = re.compile(r"training-state-(\d+(?:\.\d+)?)\.(?:pt|parts)")
+"""States are files, or folders of parts that several processes have written together (`--shard`)."""
 FINITE = ("objective", "ema", "optimizers", "optimizer", "nimg", "position", "elapsed")
 """Parts of a state that must be finite. Others, such as statistics of a step that overflowed, may not be."""
 COUNTS = {"nimg", "index", "position", "tick", "tick_start_nimg"}
@@ -36,11 +38,13 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def load_state(path: Path) -> dict:
-    """Load a state onto the CPU.
+    """Load a state onto the CPU; from a folder of parts, which all processes must read together, without its tensors.
 
-    Raises UserError if the file is damaged, contains anything but data, or has values that are not finite.
+    Raises UserError if a file is damaged, contains anything but data, or has values that are not finite.
     """
     path = Path(path)
+    if path.is_dir() and STATE_NAME.fullmatch(path.name):
+        return load_parts(path, load_state)
     if not path.is_file():
         raise UserError(f"state not found: {path}; check `resume`")
     if path.suffix == ".pkl":
@@ -68,13 +72,19 @@ def load_state(path: Path) -> dict:
         raise UserError(f"{path} is damaged: its elapsed or processes are missing; resume from an older one")
     if not checked:
         checksums.note_missing(path)
+    state.pop(FOLDER, None)  # only `load_parts` says so
     return state
+
+
+def states_in(folder: Path) -> list[Path]:
+    """Return the states of a run folder, files and folders of parts, the newest last."""
+    named = [(STATE_NAME.fullmatch(path.name), path) for path in Path(folder).glob("training-state-*")]
+    return [path for _, path in sorted((float(match[1]), path) for match, path in named if match)]
 
 
 def newest_state(folder: Path) -> tuple[Path, dict] | None:
     """Load the newest intact state of a run folder; returns its path and content, or None."""
-    paths = [path for path in Path(folder).glob("training-state-*.pt") if STATE_NAME.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda path: float(STATE_NAME.fullmatch(path.name)[1]), reverse=True):
+    for path in reversed(states_in(folder)):
         try:
             return path, load_state(path)
         except UserError as error:

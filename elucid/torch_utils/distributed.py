@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,15 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError, clean_lines
 from elucid.torch_utils.torchrun.meeting import meet
+
+STORE_SECONDS = 30.0
+"""How long to try to reach torchrun, which is there before its processes; torch itself would try for an hour."""
+
+TIMEOUT = timedelta(minutes=60)
+"""Time after which a process that waits for the others in a collective gives up; `wait_for_all` never does."""
+
+POLL, SAY_AFTER = 0.05, 5.0
+"""Seconds between two looks at whether the others are there, and after which a line says what is waited for."""
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -41,17 +51,24 @@ def init(device: torch.device) -> None:
         return
     # CPU tensors use gloo even with CUDA, so that control messages need no device synchronisation.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    options: dict[str, Any] = {"timeout": timedelta(minutes=60)}
-    global _session
-    store = agent_store(seconds=60) if restarts_allowed() else None
-    if store is not None:
+    options: dict[str, Any] = {"timeout": TIMEOUT}
+    global _session, _patient
+    store = agent_store(seconds=STORE_SECONDS)
+    if store is None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"torchrun cannot be reached at {where}: it has ended, or the network is closed; start it again"
+        )
+    if store is not None and restarts_allowed():
         _session = meet(store, rank(), world_size())
         options |= {"store": dist.PrefixStore(_session, store), "rank": rank(), "world_size": world_size()}
     dist.init_process_group(backend, **options)
+    _patient = dist.new_group(backend="gloo", timeout=timedelta(days=365))  # made here, as all must make it together
     _session = _session or broadcast_object(secrets.token_hex(8))
 
 
 _session = ""
+_patient: dist.ProcessGroup | None = None
 
 
 def session() -> str:
@@ -83,7 +100,9 @@ def lost_peer(error: RuntimeError) -> bool:
 def shutdown() -> None:
     """Leave the process group, if any. Do not call it after an error, when other processes may never get here."""
     if dist.is_initialized() and sys.exc_info()[0] is None:
+        global _patient
         dist.destroy_process_group()
+        _patient = None
 
 
 def rank() -> int:
@@ -107,6 +126,24 @@ def barrier() -> None:
     """Wait for all processes."""
     if dist.is_initialized():
         any_rank(False)
+
+
+def wait_for_all(what: str) -> None:
+    """Wait for all processes for as long as they live, e.g. for one that decodes a dataset; `what` says it in a line.
+
+    Raises RuntimeError, like a collective, once a process has ended (`lost_peer`).
+    """
+    if _patient is None:  # one process, or a group that others have made
+        barrier()
+        return
+    work = dist.all_reduce(torch.zeros(1), group=_patient, async_op=True)
+    began, said = time.monotonic(), rank() > 1  # the first two say it, as one of them may be the one that works
+    while not work.is_completed():  # not `wait`, in which a signal would not be noticed
+        if not said and time.monotonic() - began > SAY_AFTER:
+            said = True
+            print(f"process {rank()} waits until {what}", file=sys.stderr, flush=True)
+        time.sleep(POLL)
+    work.wait()
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from elucid.dnnlib.errors import EXIT_STOPPED
+from elucid.dnnlib.launcher import launcher_is_gone
 from elucid.torch_utils import distributed
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
@@ -125,7 +126,7 @@ class _Watcher(threading.Thread):
     def __init__(self, stop: StopRequest):
         super().__init__(daemon=True)
         self.stop, self.done = stop, threading.Event()
-        self.launcher = os.getppid() if os.environ.get("TORCHELASTIC_RUN_ID") else None
+        self.launched = bool(os.environ.get("TORCHELASTIC_RUN_ID"))
         self.read, self.write = os.pipe()
         os.set_blocking(self.write, False)
         self.earlier = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
@@ -137,7 +138,7 @@ class _Watcher(threading.Thread):
             ready, _, _ = select.select([self.read], [], [], POLL)
             if ready and set(os.read(self.read, 512)) & set(STOPPING) and self.arrived is None:
                 self.arrived = time.monotonic()
-            if self.launcher is not None and os.getppid() != self.launcher:
+            if self.launched and launcher_is_gone():
                 self._interrupt("torchrun is gone")
             if not self.stop.training:
                 if self.arrived is not None and time.monotonic() - self.arrived > GRACE and not self.done.is_set():
@@ -161,7 +162,7 @@ class _Watcher(threading.Thread):
         return False
 
     def _interrupt(self, reason: str) -> None:
-        self.launcher = None
+        self.launched = False
         if self.stop.training:
             self.stop.request(reason)
         else:

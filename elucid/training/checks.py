@@ -3,9 +3,12 @@
 from numbers import Integral
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.sharding.parts import part
 from elucid.training.losses.base import Loss
 from elucid.training.objective import Objective
 from elucid.training.types import Step
+
+FINITE = "all parameters and gradients are finite"
 
 
 def images_wanted(loss: Loss, step: Step) -> int:
@@ -28,11 +31,11 @@ def phases_wanted(loss: Loss, step: Step) -> tuple[str, ...]:
 
 
 def first_bad_parameter(objective: Objective) -> str:
-    """Describe the first non-finite parameter, or else the first parameter with a non-finite gradient."""
+    """Describe the first parameter that is not finite, or else the first whose gradient is not, on this process."""
     for name, parameter in objective.named_parameters():
-        if not parameter.isfinite().all():
+        if not part(parameter).isfinite().all():
             return f"the first non-finite parameter is {name}"
     for name, parameter in objective.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
+        if parameter.grad is not None and not part(parameter.grad).isfinite().all():
             return f"all parameters are finite, the first non-finite gradient is that of {name}"
-    return "all parameters and gradients are finite"
+    return FINITE

@@ -11,7 +11,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.compilation import uncompiled
 from elucid.torch_utils.transfer import Later
-from elucid.training.checks import first_bad_parameter
+from elucid.training.checks import FINITE, first_bad_parameter
 from elucid.training.objective import Objective
 from elucid.training.types import Batch, LossOutput, Step
 
@@ -97,8 +97,9 @@ class Divergence:
         """Say where it comes from: step, module, parameter. All processes must call it together."""
         batch, step = self.bad
         found = [one for one in distributed.gather_objects(first_bad_module(objective, batch, step)) if one]
-        where = found[0] if found else first_bad_parameter(objective)
-        return f"step {step.index}, at {step.nimg / 1000:.1f} kimg: {where}"
+        if not found:  # of the parts of a sharded model, only one process may see it
+            found = sorted(distributed.gather_objects(first_bad_parameter(objective)), key=lambda one: one == FINITE)
+        return f"step {step.index}, at {step.nimg / 1000:.1f} kimg: {found[0]}"
 
     def state_dict(self) -> dict:
         self.settle()

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import deterministic
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision, what_is_lacking
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.checks import images_wanted, phases_wanted
 from elucid.training.divergence import summed
 from elucid.training.hooks.base import Hook
+from elucid.training.memory import memory_explained
 from elucid.training.optim.phase import Stepped
 from elucid.training.report import TickTimer, suffix
 from elucid.training.run import Run
@@ -32,23 +32,22 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
         run.log(f"warning: {lacking}")
     objective = wrap(run.objective, run.device, find_unused=not run.objective.uses_all_parameters)
     timer = TickTimer(run)
-    with working_as_asked(run), Saver(folder, run.loop, run.log, run.stop) as saver:
+    with working_as_asked(run), Saver(folder, run.loop, run.log, run.stop, run.shards) as saver:
         saver.expect(run)
         try:
-            run.stop.training = True
-            hooks.on_start(run, folder)
-            while run.nimg < run.loop.total_nimg and not run.stop.agreed():
-                hooks.on_step(run, train_step(run, objective))
-                saver.check()
-                due = run.nimg >= min(run.tick_start_nimg + run.loop.tick_kimg * 1000, run.loop.total_nimg)
-                if due:
-                    run.divergence.settle()
-                if run.divergence.too_many:
-                    go_back(run, folder, hooks, saver)
-                elif due:
-                    end_tick(run, hooks, timer, saver)
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"out of memory: {str(error).partition('. ')[0]}; use a smaller `batch_gpu`") from error
+            with memory_explained(run):
+                run.stop.training = True
+                hooks.on_start(run, folder)
+                while run.nimg < run.loop.total_nimg and not run.stop.agreed():
+                    hooks.on_step(run, train_step(run, objective))
+                    saver.check()
+                    due = run.nimg >= min(run.tick_start_nimg + run.loop.tick_kimg * 1000, run.loop.total_nimg)
+                    if due:
+                        run.divergence.settle()
+                    if run.divergence.too_many:
+                        go_back(run, folder, hooks, saver)
+                    elif due:
+                        end_tick(run, hooks, timer, saver)
         finally:
             hooks.close()
             run.stream.close()
@@ -107,7 +106,7 @@ def accumulate_gradients(run: Run, objective, step: Step) -> Step:
     optimizer = run.optimizers[step.phase]
     optimizer.set_lr(step)
     optimizer.zero_grad()
-    with optimizer.only_trainable(run.objective):
+    with optimizer.only_trainable(run.objective), working_weights(run.objective, keep=True):
         for index in range(run.grad_accum_steps):
             batch = run.stream.next(micro_batch_size)
             run.divergence.last = batch, step
@@ -145,17 +144,17 @@ def end_tick(run: Run, hooks: Hook, timer: TickTimer, saver: Saver) -> None:
 
 def go_back(run: Run, folder: Path, hooks: Hook, saver: Saver) -> None:
     """Return to the last good state, once, with other data to come. Raises UserError, naming step and layer, if not."""
-    position, state, what = run.stream.position, None, run.divergence.describe(run.objective)
+    position, found, what = run.stream.position, None, run.divergence.describe(run.objective)
     if not run.divergence.returned:
         saver.wait()
-        path = distributed.broadcast_object(saver.files.newest() if distributed.is_main() else None)
-        state = None if path is None else saver.files.read(path)
-    if state is None:
+        found = saver.files.newest()
+    if found is None:
         again = "after a return to its last good state" if run.divergence.returned else "and has no state to return to"
         raise UserError(
             f"training has diverged {again}: {run.divergence.in_a_row} steps in a row are not finite, the last is "
             f"{what}; lower `lr`, use `precision`=bf16 or fp32, or check the loss"
         )
+    path, state = found
     run.load_state_dict(state)
     run.stream.position, run.divergence.returned, run.divergence.in_a_row = position, True, 0
     run.log(f"warning: training has diverged in {what}; going back to {path} once, with other data to come")

@@ -48,7 +48,7 @@ class TickTimer:
     def __init__(self, run):
         self.tick_started = time.monotonic()  # a clock that is set while training changes no duration
         self.first_nimg = run.nimg  # a run resumed within a tick counts only its own images
-        self.maintenance = 0.0
+        self.maintenance, self.waited = 0.0, run.stream.waited
 
     def end_tick(self, run) -> Values:
         """Return the statistics of the tick over all processes.
@@ -77,6 +77,8 @@ class TickTimer:
             values["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(run.device) / 2**30
             values["Resources/peak_gpu_mem_reserved_gb"] = torch.cuda.max_memory_reserved(run.device) / 2**30
             torch.cuda.reset_peak_memory_stats(run.device)
+        waited, self.waited = run.stream.waited - self.waited, run.stream.waited
+        run.stats.report("Timing/data_wait_sec", torch.tensor(waited))  # the mean over processes
         statistics = run.stats.collect()
         self.maintenance = 0.0
         self.tick_started = now

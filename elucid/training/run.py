@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,21 +15,26 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import prepare_cublas
 from elucid.torch_utils.parallel import full_state
 from elucid.torch_utils.rng import random_state, seed_everything, set_random_state
+from elucid.torch_utils.sharding.states import fitted
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
+from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
+from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.fused_norm import fuse_norms
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.components import make, resolved
 from elucid.training.registry.names import TABLES
+from elucid.training.sharded import ShardedRun
 from elucid.training.snapshots.snapshot import Snapshot
 from elucid.training.snapshots.transfer import load_teacher, transfer
 from elucid.training.types import Step
@@ -36,12 +42,14 @@ from elucid.training.types import Step
 STATE_VERSION = 2
 
 
-def build_for(options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True) -> Components:
+def build_for(
+    options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True, skeleton: bool = False
+) -> Components:
     """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
-    return build(options, dataset_spec(dataset), precision, weights)
+    return build(options, dataset_spec(dataset), precision, weights, skeleton)
 
 
 def check(options: dict) -> tuple[Dataset, Components]:
@@ -77,7 +85,9 @@ class Run:
         self.log: Callable[[str], None] = distributed.print0
         seed_everything(self.loop.seed)  # same initial weights on all processes
         self.dataset = open_training_data(data)
-        parts = build_for(options, self.dataset, self.loop.precision)
+        self.shard_group = self.loop.shard_group(distributed.world_size())
+        skeleton = self.shards and not distributed.is_main()  # the main process sends the weights
+        parts = build_for(options, self.dataset, self.loop.precision, skeleton=skeleton)
         self._place_model(parts, source)
         self._make_optimizers(options)
         self.sampler, self.schedule = make(options["sampler"], "sampler"), make(options["schedule"], "schedule")
@@ -89,6 +99,8 @@ class Run:
             xflip=data.xflip,
             workers=data.workers,
             keep_on_device=data.cache == "gpu",
+            gpu_share=data.gpu_share,
+            prefetch=data.prefetch,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
@@ -103,19 +115,29 @@ class Run:
     def _place_model(self, parts: Components, source: Snapshot | None) -> None:
         """Move the model and its loss to the device, take weights from `source`, and let the loss set itself up."""
         device = self.device
-        self.encoder, self.loss = parts.encoder.to(device), parts.loss.to(device)
-        self.denoiser = parts.denoiser.to(device).train()
+        self.encoder = parts.encoder.to(device)
+        self.denoiser, self.loss = parts.denoiser.train(), parts.loss
+        if not self.shards:
+            self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
         if self.loop.channels_last:
             self.denoiser.model.to(memory_format=torch.channels_last)
         if self.loop.fused_norm:
             fuse_norms(self.denoiser.model)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
         self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
-        self.objective = Objective(self.denoiser, self.loss.to(device))
+        self.objective = Objective(self.denoiser, self.loss)
+        if self.loop.checkpointing:
+            checkpoint_regions(self.denoiser.model)
+        self.sharded = ShardedRun(self.objective, device, self.shard_group) if self.shards else None
+        if self.sharded is None:
+            self.loss.to(device)  # what the setup has made
 
     def _make_optimizers(self, options: dict) -> None:
         """Create what changes the weights: EMA, learning-rate schedule, loss scaler, an optimizer for each phase."""
-        self.ema = make(options["ema"], "ema", "ema", denoiser=self.denoiser)
+        denoiser = self.sharded.stand_in() if self.sharded else self.denoiser
+        self.ema = make(options["ema"], "ema", "ema", denoiser=denoiser)
+        if self.sharded is not None:
+            self.sharded.adopt(self.ema)
         self.lr_schedule = make(options["lr_schedule"], "lr_schedule")
         scaled = self.loop.precision == "fp16" and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(
@@ -127,7 +149,9 @@ class Run:
         named = list(self.loss.parameters_of(self.denoiser, phase))
         if not named:
             raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
-        optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named)
+        # In float32 on a CPU the numbers stay those of earlier versions.
+        fused = self.denoiser.compute_dtype != torch.float32
+        optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named, fused)
         loss = type(self.loss).__name__
         return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
 
@@ -150,6 +174,11 @@ class Run:
         }
 
     @property
+    def shards(self) -> bool:
+        """Whether processes share out the model, and each has a part of it."""
+        return self.shard_group > 1
+
+    @property
     def step(self) -> Step:
         """Training progress before the next step."""
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)
@@ -170,6 +199,7 @@ class Run:
             "index": self.index,
             "nimg": self.nimg,
             "position": self.stream.position,
+            "order": self.stream.order,
             "tick": self.tick,
             "tick_start_nimg": self.tick_start_nimg,
             "elapsed": self.elapsed,
@@ -215,6 +245,7 @@ class Run:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a `state_dict`. With a different number of processes, only the noise drawn from here on differs."""
+        state = fitted(state, {} if self.sharded is None else self.sharded.placed(self.optimizers))
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         # Format 1 had a single optimizer and did not count steps.
@@ -225,6 +256,7 @@ class Run:
         self.nimg, self.tick, self.tick_start_nimg = state["nimg"], state["tick"], state["tick_start_nimg"]
         self.index = state.get("index", self.nimg // self.loop.batch_size)
         self.stream.position, self.elapsed = state["position"], state["elapsed"]
+        self.stream.use_order(state.get("order", Shuffled.name))  # older states name none
         self.divergence.load_state_dict(state.get("divergence", {}))
         processes = state["processes"]
         if len(processes) == distributed.world_size():
@@ -241,12 +273,27 @@ class Run:
             for own in processes if distributed.is_main() else ():
                 self.stats.add({name: value.to(self.device) for name, value in own["stats"].items()})
 
-    def snapshot(self) -> Snapshot:
-        """Return the EMA denoisers and everything needed to sample from them."""
+    @property
+    def averages(self) -> dict[str, Preconditioned]:
+        """The averages by name, to sample from; those of a sharded run have weights within `gathered` only."""
+        return self.ema.averages if self.sharded is None else self.sharded.averages
+
+    def gathered(self, name: str, on_main: bool = False) -> AbstractContextManager[None]:
+        """Context in which `averages[name]` has its weights, perhaps `on_main` only. All must enter it together."""
+        return nullcontext() if self.sharded is None else self.sharded.gathered(name, on_main)
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the EMA denoisers and everything needed to sample from them, on the main process.
+
+        All processes must call it together. The denoisers of a sharded run are copies on the host.
+        """
+        emas = dict(self.ema.averages) if self.sharded is None else self.sharded.on_host()
+        if not distributed.is_main():
+            return None
         data = self.dataset
         parts = {"encoder": self.encoder, "sampler": self.sampler, "schedule": self.schedule}
         return Snapshot(
-            emas=dict(self.ema.averages),
+            emas=emas,
             # External components by their class: a plugin's path or short name may differ on another machine.
             **{kind: {**self.options[kind], "name": stored_name(kind, made)} for kind, made in parts.items()},
             dataset={

@@ -3,6 +3,7 @@
 import copy
 import errno
 import math
+import os
 import re
 import shutil
 import time
@@ -10,14 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
-from elucid.torch_utils.checkpoint import load_state, newest_state, save_state
+from elucid.torch_utils.checkpoint import load_state, newest_state, save_state, states_in
+from elucid.torch_utils.sharding.states import remove_folder, save_parts
 from elucid.training.snapshots.snapshot import Snapshot, save_snapshot
 
-STATE, SNAPSHOT = "training-state-{}.pt", "network-snapshot-{}.pkl"
+STATE, PARTS, SNAPSHOT = "training-state-{}.pt", "training-state-{}.parts", "network-snapshot-{}.pkl"
 
 MILESTONES = "milestones.txt"
 """File of a run folder that names files, one a line, which are never removed; hooks and users may add to it."""
@@ -29,25 +32,28 @@ FIRST_GUESS = 100e6
 
 
 class StateFiles:
-    """Where states go: `write` and `newest` of whole states on the main process, `read` on all.
+    """Where states go: `write` of whole states on the main process, `newest` and `read` on all together.
 
-    States of sharded models would be a folder that all processes write (torch.distributed.checkpoint); this is all that
-    the rest of the program knows of it.
+    A sharded run writes its states on all processes together, into a folder each (torch.distributed.checkpoint).
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, shards: bool = False):
+        self.folder, self.shards = folder, shards
+        # The words of a state that is written in the background must not meet those of training.
+        self.group = dist.new_group(backend="gloo") if shards else None
 
     def path(self, label: str) -> Path:
-        return self.folder / STATE.format(label)
+        return self.folder / (PARTS if self.shards else STATE).format(label)
 
     def write(self, path: Path, state: dict) -> None:
-        save_state(path, state)
+        if self.shards:
+            save_parts(path, state, save_state, self.group)
+        else:
+            save_state(path, state)
 
-    def newest(self) -> Path | None:
-        """Return the newest state that is whole."""
-        found = newest_state(self.folder)
-        return None if found is None else found[0]
+    def newest(self) -> tuple[Path, dict] | None:
+        """Return path and content of the newest state that is whole."""
+        return newest_state(self.folder)
 
     def read(self, path: Path) -> dict:
         return load_state(path)
@@ -62,9 +68,9 @@ class Saver:
     end for what is being written, but not after a second signal.
     """
 
-    def __init__(self, folder: Path, options, log: Callable[[str], None], stop):
+    def __init__(self, folder: Path, options, log: Callable[[str], None], stop, shards: bool = False):
         self.folder, self.options, self.log, self.stop = folder, options, log, stop
-        self.files = StateFiles(folder)
+        self.files = StateFiles(folder, shards)
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self.pending: dict[str, tuple[Path, Future]] = {}
         self.seconds = {"state": 0.0, "snapshot": 0.0}
@@ -77,17 +83,11 @@ class Saver:
 
     def expect(self, run) -> None:
         """Look for room for a first state and snapshot before training, taking the optimizers for Adam."""
-        if not distributed.is_main():
-            return
         weights, averages = size_of(run.objective.state_dict()), size_of(run.ema.state_dict())
-        path = self.files.path(run.kimg_label)
-        try:
-            require_room(path, 3 * weights + 2 * averages)
-        except UserError as error:
-            self._failed(path, error)
+        self._has_room("state", self.files.path(run.kimg_label), 3 * weights + 2 * averages)
 
     def state(self, run) -> Path:
-        """Save `training-state-NNNNNN.pt` (NNNNNN = kimg). All processes must call it together."""
+        """Save `training-state-NNNNNN.pt` or `.parts` (NNNNNN = kimg). All processes must call it together."""
         path, began = self.files.path(run.kimg_label), time.monotonic()
         state = run.state_dict()
         self._save("state", path, began, state, on_host, self.files.write)
@@ -96,17 +96,14 @@ class Saver:
     def snapshot(self, run) -> Path:
         """Save `network-snapshot-NNNNNN.pkl`. All processes must call it together."""
         path, began = self.folder / SNAPSHOT.format(run.kimg_label), time.monotonic()
-        self._save("snapshot", path, began, run.snapshot() if distributed.is_main() else None, frozen, save_snapshot)
+        self._save("snapshot", path, began, run.snapshot(), nothing if self.files.shards else frozen, save_snapshot)
         return path
 
     def _save(self, kind: str, path: Path, began: float, content, copied: Callable, write: Callable) -> None:
-        if not distributed.is_main():
+        if not self._takes_part(kind):
             return
         self._finish(kind)
-        try:
-            require_room(path, size_of(content))
-        except UserError as error:
-            self._failed(path, error)
+        if not self._has_room(kind, path, size_of(content)):
             return
         host = copied(content)
         self._reserve(kind, time.monotonic() - began + size_of(content) / FIRST_GUESS)
@@ -114,9 +111,28 @@ class Saver:
         def work() -> None:
             write(path, host)
             self._reserve(kind, time.monotonic() - began)
-            self._remove_old(path, getattr(self.options, f"keep_{kind}s"))
+            if distributed.is_main():
+                self._remove_old(path, getattr(self.options, f"keep_{kind}s"))
 
         self.pending[kind] = path, self.pool.submit(work)
+
+    def _takes_part(self, kind: str) -> bool:
+        return distributed.is_main() or (kind == "state" and self.files.shards)
+
+    def _has_room(self, kind: str, path: Path, size: int) -> bool:
+        """Return whether a file of this size fits, on all processes that take part."""
+        error = None
+        if distributed.is_main():
+            try:
+                require_room(path, size)
+            except UserError as found:
+                error = found
+        if kind == "state" and self.files.shards:
+            error = distributed.broadcast_object(error and (str(error), error.__cause__.errno))
+            error = error and _again(*error)
+        if error is not None:
+            self._failed(path, error)
+        return error is None
 
     def _reserve(self, kind: str, seconds: float) -> None:
         """Note how long a save takes, for which a time limit leaves room."""
@@ -147,7 +163,7 @@ class Saver:
         """Go on without the file, or end the run. Raises UserError."""
         if not disk_is_full(error):
             raise error
-        last = max(self.folder.glob(STATE.format("*")), key=label_of, default=None)
+        last = next(reversed(states_in(self.folder)), None)
         good = f"the last good state is {last}" if last else "there is no earlier state"
         if self.options.on_full_disk != "continue":
             raise UserError(f"{error}; {good}; free some room and go on with `resume`={self.folder}") from error
@@ -156,7 +172,10 @@ class Saver:
     def _remove_old(self, path: Path, keep: int | None) -> None:
         if keep:
             for old in superseded(path, keep, self.options.milestone_kimg):
-                old.unlink(missing_ok=True)
+                if old.is_dir():
+                    remove_folder(old)
+                else:
+                    old.unlink(missing_ok=True)
 
 
 def superseded(path: Path, keep: int, milestone_kimg: float | None) -> list[Path]:
@@ -164,7 +183,8 @@ def superseded(path: Path, keep: int, milestone_kimg: float | None) -> list[Path
 
     Files with a higher number, of a run that was resumed from an older state, are left alone.
     """
-    files = sorted(path.parent.glob(re.sub(r"\d[\d.]*(?=\.\w+$)", "*", path.name)), key=label_of)
+    kind = path.name.partition("-")[0]
+    files = states_in(path.parent) if kind == "training" else sorted(path.parent.glob(f"{kind}-*.pkl"), key=label_of)
     files = [one for one in files if 0 <= label_of(one) <= label_of(path)]
     try:
         named = set((path.parent / MILESTONES).read_text(encoding="utf-8").split())
@@ -194,6 +214,13 @@ def require_room(path: Path, size: int) -> None:
         ) from cause
 
 
+def _again(message: str, code: int) -> UserError:
+    """Return an error of the disk that another process has found."""
+    error = UserError(message)
+    error.__cause__ = OSError(code, os.strerror(code))
+    return error
+
+
 def disk_is_full(error: BaseException) -> bool:
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in FULL
@@ -211,6 +238,11 @@ def on_host(value, copies: dict[int, Tensor] | None = None):
     if isinstance(value, (list, tuple)):
         return type(value)(on_host(one, copies) for one in value)
     return value
+
+
+def nothing(content):
+    """Copy nothing, for what is a copy."""
+    return content
 
 
 def frozen(snapshot: Snapshot) -> Snapshot:

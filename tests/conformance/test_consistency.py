@@ -40,5 +40,5 @@ def test_consistency(path):
             partial(denoiser, cond=doubled), repeat_batch(start.x), levels, lambda x, z=draws: next(z), first
         )
         assert vectors.relative_error(ends, arrays["path"][-1]) < 1e-4
-    term = ConsistencyLoss.consistency(denoiser, ends, repeat_batch(end), start.prediction.x0, cond)
+    term = ConsistencyLoss.consistency(denoiser, ends, repeat_batch(end), start.prediction.x0, doubled)
     assert vectors.relative_error(term, arrays["consistency"]) < 1e-4

@@ -26,6 +26,9 @@ VIEWS = {
     *("view", "_unsafe_view", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice", "select"),
     *("split", "split_with_sizes", "unbind", "detach", "alias", "as_strided", "diagonal", "_reshape_alias", "unfold"),
     "lift_fresh",
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
 }
 """Operations that compute nothing."""
 

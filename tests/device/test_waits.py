@@ -48,6 +48,13 @@ def test_a_steady_step_waits_for_nothing(counts, case):
     assert seen["to_device"] <= 3 * passes * seen["steps"] and seen["to_host"] == seen["steps"]
 
 
+def test_images_on_the_device_are_chosen_there(counts):
+    """Their positions are copied, perhaps those of two batches ahead as well, with labels and augmentation."""
+    seen = counts["images on the device"]
+    assert seen["waits"] == {} and seen["difference"] < 2e-5
+    assert seen["to_device"] <= 3 * (seen["steps"] + 2) and seen["to_host"] == seen["steps"]
+
+
 @pytest.mark.parametrize("case", STEPS)
 def test_training_on_the_device_is_that_on_the_cpu(counts, case):
     """Up to rounding, as the fused optimizer rounds otherwise."""
@@ -62,6 +69,12 @@ def test_bf16_trains_as_on_the_cpu(counts):
 def test_launches_do_not_grow(counts):
     """Kernel launches of a step; the network and its gradient have most. A loop over weights would add hundreds."""
     assert counts["edm"]["launches"] <= 760 * counts["edm"]["steps"]
+
+
+def test_weights_are_cast_together(counts):
+    """A bf16 step has hardly more launches than a float32 one: not two more for each weight, there and back."""
+    bf16, steps, weights = (counts["bf16"][name] for name in ("launches", "steps", "weights"))
+    assert (bf16 - counts["edm"]["launches"]) / steps < 0.5 * weights
 
 
 def test_a_bad_step_is_left_out_on_the_device(counts):

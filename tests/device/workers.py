@@ -4,6 +4,7 @@ Arguments: folder to work in, file to write, names of cases.
 """
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,8 @@ def trained(folder: Path, parts: dict, **loop) -> dict:
         weights.append(torch.cat([one.detach().to("cpu").flatten() for one in average.parameters()]))
         losses.append(run.stats.collect()["Loss/loss"]["mean"])
     difference = float((weights[0] - weights[1]).abs().max())
-    return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses}
+    weights = len(list(run.denoiser.parameters()))
+    return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses, "weights": weights}
 
 
 def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0), **how) -> dict:
@@ -202,6 +204,9 @@ CASES = {
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
+    "images on the device": lambda folder: trained(
+        folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}
+    ),
     "sampling, noise of the host": lambda folder: sampled(folder, SAMPLERS["churn"], noise="cpu"),
     **{f"sampling, {name}": partial(sampled, sampler=one) for name, one in SAMPLERS.items()},
 }
@@ -209,6 +214,7 @@ CASES = {
 
 def main(folder: Path, output: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
+    os.environ["ELUCID_CACHE"] = str(folder / "cache")
     pictures(folder)
     output.write_text(json.dumps({name: CASES[name](folder) for name in names}, indent=1))
 

@@ -28,6 +28,33 @@ def test_gradient_is_that_of_one_process(gradients, processes, passes):
     assert difference.norm() / total.norm() < 1e-5
 
 
+def test_gradient_in_bf16_is_that_of_one_process(gradients):
+    """Up to bf16's rounding; the gradients themselves are float32."""
+    whole, one, both = gradients[1, 1], gradients[1, "bf16"], gradients[2, "bf16"]
+    assert whole.keys() == one.keys() == both.keys()
+    total, first, second = (torch.cat([tree[name].flatten() for name in whole]) for tree in (whole, one, both))
+    assert first.dtype == second.dtype == torch.float32
+    assert 1e-4 < (first - total).norm() / total.norm() < 0.03
+    assert (first - second).norm() / total.norm() < 0.02
+
+
+def test_layers_in_bf16_that_a_step_does_not_use(gradients):
+    """Nothing hangs, both processes have the same, and what none uses has no gradient."""
+    first, second = gradients[2, "unused"]
+    for step, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert one.keys() == other.keys() and len(one) == (4 if step < 3 else 2)
+        assert all(torch.equal(one[name], other[name]) and one[name].any() for name in one)
+
+
+def test_buffers_are_sent_only_if_they_change(gradients):
+    """All processes have those of the first."""
+    for case, sent in (("constant", False), ("changing", True)):
+        first, second = gradients[2, "buffers"][case]
+        assert bool(first.pop("sent")) == bool(second.pop("sent")) == sent
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_parameters_that_a_step_does_not_use(tmp_path):
     """Neither hangs nor ends the run in its second step; none counts as zero, and both processes have the same."""
     for processes in (1, 2):

@@ -154,6 +154,58 @@ def test_data(hub, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_parquet_files(hub, tmp_path):
+    pytest.importorskip("pyarrow")
+    hub.repositories["datasets/user/table"] = {
+        "data/train-00000-of-00001.parquet": table(range(6), [0, 1, 0, 1, 2, 0]),
+        "data/test-00000-of-00001.parquet": table(range(9, 11), [0, 1]),
+    }
+    source = tmp_path / "table.zip"
+    done = run(hub, tmp_path, "dataset_tool.py", "--source=hf://user/table", f"--dest={source}")
+    assert done.returncode == 0, done.stderr
+    data = elucid.datasets.open(source)
+    assert data.class_names == ["red", "green", "blue"] and data.raw_labels.tolist() == [0, 1, 0, 1, 2, 0]
+    assert [data.image(index)[0, 0, 0] for index in range(6)] == list(range(6))
+    flags = ["--preset=demo", "--cond=1", f"--outdir={tmp_path / 'run'}", "--dry-run"]
+    done = run(hub, tmp_path, "train.py", "--data=hf://user/table", *flags)
+    assert done.returncode == 0 and "6 images" in done.stdout and "test-00000" not in done.stdout, done.stderr
+
+
+def table(values, labels) -> bytes:
+    """A parquet file as the hub's library writes it: pictures as structs, and names of classes in its schema."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pictures = [{"bytes": picture(value), "path": None} for value in values]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    features = {"label": {"names": ["red", "green", "blue"], "_type": "ClassLabel"}, "img": {"_type": "Image"}}
+    columns = {"img": pyarrow.array(pictures, kind), "label": pyarrow.array(labels, pyarrow.int64())}
+    found = pyarrow.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(found, file, row_group_size=4)
+    return file.getvalue()
+
+
+def test_damaged_parquet_files(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    whole = table(range(6), [0, 1, 0, 1, -1, 0])
+    path.write_bytes(whole)
+    data = elucid.datasets.open(path)
+    assert len(data) == 6 and data.raw_labels.tolist() == [0, 1, 0, 1, -1, 0]
+    for damaged in (b"", b"PAR1", whole[:-20], whole[:50] + bytes(200) + whole[250:], b"\0" * 1000):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="a.parquet"):
+            opened = elucid.datasets.open(path)
+            [opened.image(index) for index in range(len(opened))]
+    path.write_bytes(whole)
+    monkeypatch.setenv("ELUCID_MAX_ARRAY_BYTES", "100")
+    with pytest.raises(UserError, match="ELUCID_MAX_ARRAY_BYTES"):
+        elucid.datasets.open(path)
+
+
 def picture(index):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (index, 0, 0)).save(file, "PNG")

@@ -49,7 +49,11 @@ def main() -> int:
                     table[processes, what, "kills"] += 1
                 elif launchers[0].wait(600):
                     raise RuntimeError(trial.log.read_text(errors="replace")[-3000:])
-                slowest = max(slowest, trials.wait_for(launchers, members, BOUND))
+                try:
+                    slowest = max(slowest, trials.wait_for(launchers, members, BOUND))
+                except TimeoutError as error:
+                    wrong.append(f"run {runs} ({processes} processes, {what}): {error}")
+                    print(wrong[-1], trial.log.read_text(errors="replace")[-2000:], flush=True)
                 for one in launchers:
                     one.wait(BOUND)
                 wrong += [f"run {runs}: {one}" for one in trial.unreadable()]

@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import elucid
+from elucid.torch_utils.checkpoint import load_state
 from elucid.training.hooks import grid
 from elucid.training.hooks.base import Hook
 from elucid.training.losses.dsm import DSM
 from tests import scripts
+from tests.fault.trials import differences
 
 STOPPED = 75
 OPTIONS = {
@@ -173,6 +176,13 @@ def test_a_run_that_diverges_again_ends_and_names_step_and_layer(train, tmp_path
     assert states(tmp_path / "runs")[-1] == "training-state-000000.016.pt"
 
 
+def wait_until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
 def test_a_full_disk_keeps_the_last_good_state(train, tmp_path):
     """On a disk of three megabytes, which is filled while training."""
     disk = tmp_path / "disk"
@@ -183,6 +193,7 @@ def test_a_full_disk_keeps_the_last_good_state(train, tmp_path):
     class Fills(Hook):
         def on_tick(self, run, values):
             if run.tick == 2:
+                wait_until((disk / "training-state-000000.004.pt").exists)  # it is written in the background
                 (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 4096))
             if run.tick == 5:
                 (disk / "filler").unlink()
@@ -208,6 +219,38 @@ def test_a_clock_that_is_set_changes_nothing(train, monkeypatch):
             monkeypatch.setattr(time, "time", lambda: real() + (-1) ** run.tick * 1e6)
 
     train(hooks=[Sets()], steps=4)
+
+
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
+def test_a_clock_of_the_system_that_jumps_changes_nothing(data, tmp_path):
+    """A whole program under libfaketime, whose clock is set by days while it trains, with a time limit of an hour."""
+    clock = tmp_path / "clock"
+    clock.write_text("+0d")
+    jumps = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(clock)}
+    jumps |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    few = [f"--data={data}", "--cbase=8", "--cres=1", "--batch=4", "--seed=1", "--device=cpu", "--duration=0.0004"]
+    few += ["--set=network.num_blocks=1", "--set=network.attn_resolutions=[]", "--tick=0.1", "--dump=4", "--nosubdir"]
+    few += ["--set=loop.grid_images=0", "--time-limit=1h"]
+    scripts.run("train.py", *few, f"--outdir={tmp_path / 'straight'}", folder=tmp_path)
+    command = scripts.command("train.py", *few, f"--outdir={tmp_path / 'jumping'}")
+    with subprocess.Popen(command, env={**scripts.environment(tmp_path), **jumps}, stdout=subprocess.PIPE) as job:
+        days = 0
+        while job.poll() is None:
+            days = 30 - days
+            clock.write_text(f"{30 - 2 * days:+d}d")
+            time.sleep(0.1)
+    assert job.returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "jumping" / "stats.jsonl").read_text().splitlines()]
+    stamps = [line["timestamp"] for line in lines]
+    assert max(stamps) - min(stamps) > 86400, "the clock has jumped"
+    assert all(0 < line["Timing/total_sec"]["mean"] < 600 for line in lines)
+    straight, jumping = (
+        load_state(tmp_path / name / "training-state-000000.400.pt") for name in ("straight", "jumping")
+    )
+    assert not differences({**straight, "elapsed": 0}, {**jumping, "elapsed": 0})
 
 
 @pytest.mark.parametrize("cache", ["0", "1"])

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,13 +90,24 @@ def wait_for(launchers: list[subprocess.Popen], members: list[psutil.Process], s
     own = {one.pid for one in launchers if one.poll() is not None}
     others = [one for one in members if one.pid not in own]
     _, left = psutil.wait_procs(others, timeout=max(seconds - (time.monotonic() - began), 0.1))
-    for one in left:
-        one.kill()
     if left:
-        raise TimeoutError(
-            f"{len(left)} processes after {seconds:g} s: {[' '.join(one.cmdline()[:4]) for one in left]}"
-        )
+        found = "\n".join(map(description, left))
+        for one in left:
+            one.kill()
+        raise TimeoutError(f"{len(left)} processes after {seconds:g} s:\n{found}")
     return time.monotonic() - began
+
+
+def description(process: psutil.Process) -> str:
+    """What a process is, and where it stands if py-spy is installed."""
+    try:
+        text = f"{process.pid}, parent {process.ppid()}, {process.status()}: {' '.join(process.cmdline()[:4])}"
+    except psutil.Error as error:
+        return str(error)
+    spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if spy:
+        text += "\n" + subprocess.run([spy, "dump", "--pid", str(process.pid)], capture_output=True, text=True).stdout
+    return text
 
 
 def differences(one, other, place: str = "") -> list[str]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from elucid.training.data.stream import BatchStream, Order
+from elucid.training.data.loading.order import Shuffled
+from elucid.training.data.stream import BatchStream
 from elucid.training.encoders.rgb import RGB
 from elucid.training.transforms.coordinates import Coordinates
 from elucid.training.transforms.encode import Encode
@@ -46,12 +47,12 @@ def numbers(batch) -> list[int]:
 
 
 def test_every_epoch_is_another_permutation():
-    order = Order(100, seed=3)
+    order = Shuffled(100, seed=3)
     first, second = order(np.arange(100)), order(np.arange(100, 200))
     assert sorted(first) == sorted(second) == list(range(100))
     assert list(first) != list(second)
-    assert list(Order(100, seed=3)(np.arange(50, 150))) == [*first[50:], *second[:50]]
-    assert list(Order(100, seed=4)(np.arange(100))) != list(first)
+    assert list(Shuffled(100, seed=3)(np.arange(50, 150))) == [*first[50:], *second[:50]]
+    assert list(Shuffled(100, seed=4)(np.arange(100))) != list(first)
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 3}, {"dataset": Numbers(cached=True)}, {"keep_on_device": True}])

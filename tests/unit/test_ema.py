@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from elucid.torch_utils.weights.buffers import changing_buffers
 from elucid.training.ema.halflife import HalflifeEMA
+from elucid.training.networks.layers import Conv2d, FourierEmbedding
 from tests.oracles import step_at
 
 
@@ -31,6 +33,55 @@ def test_ramp_up_follows_the_weights_at_the_start():
     assert ema.beta("0.5", step_at(0, 1, batch_size=64)) == 0.0
     assert ema.beta("0.5", step_at(10000, 1, batch_size=500)) == pytest.approx(0.5)
     assert ema.beta("0.5", step_at(10**9, 1, batch_size=500000)) == pytest.approx(0.5)
+
+
+class Normed(nn.Sequential):
+    """A network with weights in several shapes, a running mean, and buffers that are constant."""
+
+    def __init__(self):
+        super().__init__(Conv2d(3, 4, 3), nn.BatchNorm2d(4), FourierEmbedding(4))
+
+
+def test_update_is_that_of_each_weight_alone():
+    """Bit by bit, for all averages; what only the device knows has no other effect on a CPU than its rounding."""
+    torch.manual_seed(0)
+    module = Normed()
+    ema, late = (HalflifeEMA(module, [0.0001, 0.0005], rampup_ratio=None) for _ in range(2))
+    expected = {name: [one.clone() for one in average.parameters()] for name, average in ema.averages.items()}
+    for index in range(3):
+        for parameter in module.parameters():
+            parameter.data += torch.randn_like(parameter)
+        step = step_at(100 * index, 10000, batch_size=100)
+        ema.update(module, step)
+        late.update_if(torch.tensor(True), module, step)
+        late.update_if(torch.tensor(False), module, step.replace(batch_size=10**6))
+        for name, average in ema.averages.items():
+            for old, new in zip(expected[name], module.parameters(), strict=True):
+                old.lerp_(new.detach(), 1 - ema.beta(name, step))
+            assert all(torch.equal(*pair) for pair in zip(average.parameters(), expected[name], strict=True))
+            others = late.averages[name].parameters()
+            assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(others, expected[name], strict=True))
+
+
+def test_buffers_that_change_are_copied():
+    """Batch normalisation changes its buffers without a trace in their versions; a network may replace its own."""
+    module = Normed()
+    assert changing_buffers(module) == ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    ema = HalflifeEMA(module, [0.5])
+    for _ in range(2):
+        module[1](torch.randn(8, 4, 2, 2))
+        module[1].num_batches_tracked = module[1].num_batches_tracked + 1
+        ema.update(module, step_at(0, 1, batch_size=1))
+        own, copied = module[1], ema.averages["0.5"][1]
+        assert all(torch.equal(*pair) for pair in zip(own.buffers(), copied.buffers(), strict=True))
+
+
+class Learned(FourierEmbedding):
+    """A class of a user, whose buffers may change."""
+
+
+def test_constant_buffers_hold_for_the_class_that_says_so():
+    assert changing_buffers(FourierEmbedding(4)) == [] and changing_buffers(Learned(4)) == ["freqs"]
 
 
 def test_buffers_and_state():

@@ -1,6 +1,7 @@
 """The picture beside a snapshot: never more than its share of the time, and gone at once when the run is to stop."""
 
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,8 @@ def run():
     denoiser.stop = stop
     said = []
     return SimpleNamespace(
-        ema=SimpleNamespace(averages={"ema": denoiser}),
+        averages={"ema": denoiser},
+        gathered=lambda name, on_main: nullcontext(),
         loop=SimpleNamespace(grid_images=16),
         device=torch.device("cpu"),
         encoder=RGB(),
@@ -56,18 +58,18 @@ def draw(run, folder):
 
 def test_few_steps_and_all_images(run, tmp_path):
     picture = np.asarray(Image.open(draw(run, tmp_path)))
-    assert picture.shape[0] > 900 and run.ema.averages["ema"].calls == 4 * (2 * grid.STEPS - 1)
+    assert picture.shape[0] > 900 and run.averages["ema"].calls == 4 * (2 * grid.STEPS - 1)
 
 
 def test_a_run_that_names_its_steps_keeps_them(run, tmp_path):
     run.schedule = Karras(num_steps=3)
     draw(run, tmp_path)
-    assert run.ema.averages["ema"].calls == 4 * 5
+    assert run.averages["ema"].calls == 4 * 5
 
 
 def test_what_there_is_no_time_for_stays_black(run, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "LEAST", 0.5)
-    run.ema.averages["ema"].seconds = 0.01  # 0.15 s for four images, of which two threads draw eight at once
+    run.averages["ema"].seconds = 0.01  # 0.15 s for four images, of which two threads draw eight at once
     run.loop.grid_images = 64
     started = time.monotonic()
     picture = np.asarray(Image.open(draw(run, tmp_path)))
@@ -77,11 +79,11 @@ def test_what_there_is_no_time_for_stays_black(run, tmp_path, monkeypatch):
 
 def test_no_time_at_all_is_said(run, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "LEAST", 0.01)
-    run.ema.averages["ema"].seconds = 0.02
+    run.averages["ema"].seconds = 0.02
     assert not draw(run, tmp_path).exists() and "loop.grid_images" in run.said[0]
 
 
 def test_a_request_to_stop_ends_it_at_once(run, tmp_path):
-    denoiser = run.ema.averages["ema"]
+    denoiser = run.averages["ema"]
     denoiser.stop_at = 3
     assert not draw(run, tmp_path).exists() and denoiser.calls <= 6 and not run.said

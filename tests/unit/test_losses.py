@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.weights.working import working_weights
+from elucid.training.config.build import make_denoiser
 from elucid.training.divergence import bad_terms
 from elucid.training.losses.base import Loss
 from elucid.training.losses.consistency import ConsistencyLoss
 from elucid.training.losses.patch import PatchLoss
 from elucid.training.objective import Objective
 from elucid.training.registry.components import make
-from elucid.training.types import Batch, LossOutput
+from elucid.training.types import Batch, LossOutput, NetSpec
 from tests.oracles import GaussianDenoiser, step_at
 
 STEP = step_at(0, 1000)
@@ -99,6 +101,32 @@ def test_both_paths_run_batched_and_with_the_whole_condition(reuse, rows):
         assert all(torch.equal(cond[name], value.repeat(count // 3, 1)) for count, _, _, cond in seen)
 
 
+@pytest.mark.parametrize(("precision", "path"), [("fp32", "bf16"), ("fp32", None), ("bf16", None), ("bf16", "fp32")])
+def test_the_paths_run_in_a_precision_of_their_own(precision, path):
+    """What carries a gradient does not; the ends of the paths change by their rounding."""
+    torch.manual_seed(0)
+    network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
+    denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((8, 8), 3), precision)
+    for parameter in denoiser.parameters():  # away from the zeros of the initialisation
+        torch.nn.init.normal_(parameter, std=0.1)
+    seen, ends = [], []
+    denoiser.model.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].dtype, torch.is_grad_enabled())))
+    batch = Batch(torch.randn(4, 3, 8, 8))
+    for own in (None, path):
+        loss = ConsistencyLoss(make("edm", "loss"), path_precision=own, epsilon_max=0.5)
+        loss.consistency = lambda d, x, *args, to=loss.consistency: ends.append(x) or to(d, x, *args)
+        torch.manual_seed(1)
+        seen.clear()
+        with working_weights(denoiser):
+            loss(denoiser, batch, STEP).loss.sum().backward()
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    assert {dtype for dtype, grad in seen if grad} == {types[precision]}
+    assert {dtype for dtype, grad in seen if not grad} == {types[path or precision]}
+    assert denoiser.precision == precision and len(seen) == 6
+    error = float((ends[1] - ends[0]).norm() / ends[0].norm())
+    assert error == 0 if path is None else 1e-8 < error < 1e-2
+
+
 @pytest.mark.parametrize(("batch_size", "fraction"), [(1, 0.1), (3, 0.05), (1, 1.0), (4, 0.25), (20, 0.1), (7, 0.2)])
 def test_the_share_of_images_and_its_weight_make_the_whole_on_average(batch_size, fraction):
     """Also where the share is less than one image; then the cost is that share too."""
@@ -178,6 +206,7 @@ def test_a_loss_that_is_not_finite_is_named():
         ({"martingale_lambda": -1.0}, "martingale_lambda=-1.0 must not be negative"),
         ({"consistency_fraction": 0}, "consistency_fraction=0"),
         ({"path_mode": "test"}, "path_mode='test'"),
+        ({"path_precision": "fp8"}, "path_precision='fp8'"),
     ],
 )
 def test_bad_options_of_the_consistency_loss(options, message):

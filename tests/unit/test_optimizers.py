@@ -56,6 +56,24 @@ def train(model, optimizer, steps, start=0):
         assert optimizer.step_if_finite()
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_fused_kernel_is_for_reduced_precision_on_a_cpu(name):
+    """It has the same steps up to rounding, and is not taken if a kernel is chosen, or for another optimizer."""
+    models, ends = [Line() for _ in range(2)], []
+    for model, fused in zip(models, (False, True), strict=True):
+        optimizer = make_optimizer({"name": name, "lr": 0.01}, model.named_parameters(), fused)
+        assert {group["fused"] for group in optimizer.param_groups} == {True if fused else None}
+        for _ in range(5):
+            optimizer.zero_grad()
+            model.loss().backward()
+            optimizer.step()
+        ends.append(torch.cat([one.detach().flatten() for one in model.parameters()]))
+    assert torch.allclose(*ends, atol=1e-5) and not torch.allclose(ends[0], torch.zeros(()), atol=0.1)
+    for component in ({"name": name, "foreach": True}, {"name": "sgd", "lr": 0.1}):
+        chosen = make_optimizer(component, models[0].named_parameters(), True)
+        assert not any(group.get("fused") for group in chosen.param_groups)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains_and_says_its_options(name):
     model = Line()

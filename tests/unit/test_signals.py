@@ -2,15 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+import torch
 
 from elucid.dnnlib.errors import UserError
-from elucid.torch_utils import signals
+from elucid.torch_utils import distributed, signals
 from elucid.torch_utils.signals import STOPPING, StartStopped, StopRequest
 from elucid.training.stopping import limit_time, parse_duration
+from tests.scripts import environment
 
 
 @pytest.mark.parametrize("number", STOPPING)
@@ -104,3 +108,33 @@ def test_a_time_limit_leaves_room_for_a_save_and_a_step(monkeypatch):
     assert not stop.requested
     now = 1070.5  # 20 to save, 10 for one more step
     assert stop.requested and stop.reason == "time limit" and stop.agreed()
+
+
+ORPHAN = """
+import os, time
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+from elucid.dnnlib import launcher
+print(launcher.PARENT, launcher.launcher_is_gone(), flush=True)
+"""
+
+
+def test_an_orphan_from_the_start_knows_it():
+    """Its torchrun was killed while it imported torch."""
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, env=environment())
+    parent, gone = done.stdout.split()
+    if parent != "1":
+        pytest.skip(f"orphans are adopted by process {parent} here")
+    assert gone == "True"
+
+
+def test_a_torchrun_that_is_gone_is_one_line(monkeypatch):
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "STORE_SECONDS", 0.2)
+    with pytest.raises(UserError, match="torchrun cannot be reached at 127.0.0.1:1"):
+        distributed.init(torch.device("cpu"))

@@ -18,14 +18,10 @@ def parse_json(text: bytes | str, where: str, files: int = 0) -> Any:
     Raises UserError for what is not valid JSON or UTF-8, too large, nested too deeply, or has lone surrogates.
     """
     text = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    most, items = limits.JSON_BYTES.value + 1000 * files, limits.ITEMS.value + 4 * files
-    if len(text) > most:
-        raise limits.JSON_BYTES.error(f"{where} has {len(text)} bytes")
-    if (count := text.count(b"[") + text.count(b"{")) > items:  # each takes much more memory than text
-        raise limits.ITEMS.error(f"{where} has {count} lists and objects")
+    require_small(text, where, files)
     try:
         content = json.loads(text)
-        if _SURROGATE.search(text):
+        if has_surrogates(text):
             json.dumps(content, ensure_ascii=False).encode()
         _require_shallow(content)
         return content
@@ -35,6 +31,25 @@ def parse_json(text: bytes | str, where: str, files: int = 0) -> Any:
         raise UserError(f"{where} has half a character (a lone surrogate); fix or remove it") from error
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{where} is not valid JSON ({error}); fix or remove it") from error
+
+
+def has_surrogates(text: bytes) -> bool:
+    """Return whether a JSON text writes surrogates, of which one may be alone."""
+    return _SURROGATE.search(text) is not None
+
+
+def largest(files: int) -> int:
+    """Return how many bytes a JSON text may have that describes a data set of so many files."""
+    return limits.JSON_BYTES.value + 1000 * files
+
+
+def require_small(text: bytes, where: str, files: int = 0) -> None:
+    """Raise UserError if a JSON text, of a data set of so many files, has too many bytes, lists or objects."""
+    most, items = largest(files), limits.ITEMS.value + 4 * files
+    if len(text) > most:
+        raise limits.JSON_BYTES.error(f"{where} has {len(text)} bytes")
+    if (count := text.count(b"[") + text.count(b"{")) > items:  # each takes much more memory than text
+        raise limits.ITEMS.error(f"{where} has {count} lists and objects")
 
 
 def read_json(path: str | os.PathLike) -> Any:

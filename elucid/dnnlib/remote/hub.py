@@ -10,7 +10,8 @@ from elucid.dnnlib.errors import UserError
 
 SCHEME = "hf://"
 MODEL_FILES = ("*.safetensors", "config.json", "*.pkl")
-PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.bmp", "dataset.json", "metadata.csv", "metadata.jsonl")
+SUFFIXES, DESCRIPTIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp"), ("dataset.json", "metadata.csv", "metadata.jsonl")
+"""Of the files that make a data set of pictures."""
 
 
 def is_hub(name: str | os.PathLike) -> bool:
@@ -33,24 +34,41 @@ def hub_model(name: str) -> Path:
 
 
 def hub_data(name: str) -> Path:
-    """Download a data set `hf://user/name[@revision][/file.zip]`: its only zip, or else its pictures, as a folder.
+    """Download a data set `hf://user/name[@revision][/file]`: its only zip, or a folder of pictures or parquet files.
 
-    Raises UserError if it has neither.
+    Of parquet files it takes those for training, if there are such. Raises UserError if it has none of the three.
     """
     repository, revision, file = parsed(name)
     if file:
         return _file(name, repository, revision, "dataset", file)
-    folder = _download(name, repository, revision, "dataset", ["*.zip"])
-    archives = sorted(folder.glob("**/*.zip"))
+    names = _listed(name, repository, revision)
+    archives = [one for one in names if one.endswith(".zip")]
     if len(archives) > 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in archives[:5])
-        raise UserError(f"{name} has several archives ({names}); name one: {name}/FILE.zip")
+        raise UserError(f"{name} has several archives ({', '.join(archives[:5])}); name one: {name}/FILE.zip")
     if archives:
-        return archives[0]
-    folder = _download(name, repository, revision, "dataset", [*PICTURES, *(f"**/{one}" for one in PICTURES)])
-    if not any(path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp") for path in folder.rglob("*")):
-        raise UserError(f"{name} has neither a zip nor pictures; download it and give its pictures to dataset_tool.py")
-    return folder
+        return _download(name, repository, revision, "dataset", archives) / archives[0]
+    if any(one.lower().endswith(SUFFIXES) for one in names):
+        wanted = [one for one in names if one.lower().endswith(SUFFIXES) or one.rpartition("/")[2] in DESCRIPTIONS]
+    else:
+        tables = [one for one in names if one.endswith(".parquet")]
+        wanted = [one for one in tables if "train" in one] or tables
+    if not wanted:
+        raise UserError(
+            f"{name} has no zip, pictures or parquet files; download it, and give pictures to dataset_tool.py"
+        )
+    return _download(name, repository, revision, "dataset", wanted)
+
+
+def _listed(name: str, repository: str, revision: str | None) -> list[str]:
+    """Return the sorted names of all files of a data set; without a connection, of those that are here."""
+    library = _library()
+    with _failures(f"cannot download {name}"):
+        try:
+            found = library.HfApi().list_repo_files(repository, revision=revision, repo_type="dataset")
+        except (library.errors.OfflineModeIsEnabled, ConnectionError):
+            here = library.snapshot_download(repository, revision=revision, repo_type="dataset", local_files_only=True)
+            found = [path.relative_to(here).as_posix() for path in Path(here).rglob("*") if path.is_file()]
+    return sorted(found)
 
 
 def push_folder(folder: str | os.PathLike, repository: str, private: bool) -> str:

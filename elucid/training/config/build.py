@@ -102,8 +102,10 @@ def make_denoiser(
     return denoiser
 
 
-def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True) -> Components:
-    """Build all trained components from `options` and the dataset's spec.
+def build(
+    options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights: bool = True, skeleton: bool = False
+) -> Components:
+    """Build all trained components from `options` and the dataset's spec; a `skeleton`'s network has no weights.
 
     Raises UserError for unknown names and options, and if the loss rejects the denoiser.
     """
@@ -118,7 +120,7 @@ def build(options: dict, dataset_spec: NetSpec, precision: str = "fp32", weights
     for transform in transforms:
         spec = transform.adapt(spec)
     spec = adapted(spec, loss)
-    denoiser = make_denoiser(options["network"], options["precond"], spec, precision, weights)
+    denoiser = make_denoiser(options["network"], options["precond"], spec, precision, weights and not skeleton)
     loss.check(denoiser)
     data = options.get("dataset", {})
     first = [Mirror()] if data.get("xflip") else []

@@ -37,11 +37,13 @@ def open_training_data(options: DataOptions):
     if options.label_dropout and not dataset.label_dim:
         distributed.print0("warning: label_dropout has no effect without --cond=1")
     if options.cache == "none" or not isinstance(dataset, ImageDataset):
+        distributed.wait_for_all("all have opened the dataset")
         return dataset
-    if distributed.local_rank() == 0:
+    first = distributed.local_rank() == 0
+    if first:
         dataset = cached(dataset, None)
-    distributed.barrier()
-    return cached(dataset, None, progress=False) if distributed.local_rank() != 0 else dataset
+    distributed.wait_for_all("the cache of decoded images is filled")
+    return dataset if first else cached(dataset, None, progress=False, build=False)
 
 
 AUTO = "auto"
@@ -56,6 +58,7 @@ def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
             "deviation of the latents is unknown; store latents with dataset_tool.py encode, or give a number"
         )
     std = statistics(dataset)[1] if distributed.is_main() else None
+    distributed.wait_for_all("the standard deviation of the images is measured")
     value = float(f"{distributed.broadcast_object(std):.2g}")
     distributed.print0(f"sigma_data {value} (measured)")
     return value

@@ -9,20 +9,25 @@ from pathlib import Path
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.json_text import parse_json
-from elucid.torch_utils.checkpoint import load_state, newest_state
+from elucid.torch_utils.checkpoint import load_state, newest_state, states_in
 from elucid.torch_utils.distributed import agent_store, print0
+from elucid.torch_utils.sharding.states import remove_folder
 from elucid.torch_utils.torchrun.errors import remember
 from elucid.training.config.upgrade import upgraded
 
 RESUMABLE = {
     "dataset.path",
     "dataset.cache",
+    "dataset.gpu_share",
+    "dataset.prefetch",
     "dataset.workers",
     "encoder.model",  # the path may change; the hash of the weights, stored in the state, may not
     "encoder.batch_size",
     "loop.batch_gpu",
     "loop.duration_mimg",
     "loop.compile",
+    "loop.shard",
+    "loop.checkpointing",
     "loop.bench",
     "loop.deterministic",
     "loop.channels_last",
@@ -88,10 +93,10 @@ def find_state(resume: str, outdir: Path | None, description: str) -> tuple[Path
         print0(f"note: --resume=auto found no state of a run {description} in {outdir}{there}; starting a new run")
         return None
     path = Path(resume)
-    if path.is_dir():
+    if path.is_dir() and path not in states_in(path.parent):
         found = newest_state(path)
         if found is None:
-            raise UserError(f"`resume`={resume}: no intact training-state-*.pt in the folder; give the folder of a run")
+            raise UserError(f"`resume`={resume}: no intact training-state-* in the folder; give the folder of a run")
         return path, found[1]
     return path.parent, load_state(path)
 
@@ -210,10 +215,13 @@ def claim(folder: Path, patience: float = 0) -> Iterator[None]:
 
 def holds_a_run(folder: Path) -> bool:
     """Return whether the folder contains states or snapshots."""
-    return any(any(folder.glob(pattern)) for pattern in ("training-state-*.pt", "network-snapshot-*.pkl"))
+    return bool(states_in(folder)) or any(folder.glob("network-snapshot-*.pkl"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files left behind by a killed process."""
+    """Remove temporary files and folders left behind by a killed process."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink(missing_ok=True)

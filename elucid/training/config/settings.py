@@ -12,6 +12,8 @@ CACHES = ("none", "disk", "gpu")
 ON_FULL_DISK = ("stop", "continue")
 LARGEST_SEED = 2**32 - 1
 LARGEST_BATCH = 2**26
+AUTO = "auto"
+"""Micro-batch that is the largest that fits into memory."""
 
 
 @dataclass
@@ -24,6 +26,8 @@ class DataOptions:
     xflip: bool = False
     label_dropout: float = 0.0
     cache: str = "disk"
+    gpu_share: float = 0.5
+    prefetch: int = 2
     workers: int = 1
     max_size: int | None = None
     subset_seed: int = 0
@@ -31,6 +35,8 @@ class DataOptions:
     def __post_init__(self):
         require("dataset.cache", self.cache, CACHES)
         require("dataset.label_dropout", self.label_dropout, (0, 1))
+        require("dataset.gpu_share", self.gpu_share, (0, 1))
+        require("dataset.prefetch", self.prefetch, (0, 1000))
         require("dataset.workers", self.workers, (1, math.inf))
         require("dataset.subset_seed", self.subset_seed, (0, LARGEST_SEED))
 
@@ -40,12 +46,14 @@ class LoopOptions:
     """Options of the training loop, such as batch size, duration and precision; `train.py --help` explains them."""
 
     batch_size: int = 512
-    batch_gpu: int | None = None
+    batch_gpu: int | str | None = None
     duration_mimg: float = 200
     seed: int = 0
     precision: str = "fp32"
     loss_scale: float = 1.0
     compile: bool = False
+    shard: int | bool = 0
+    checkpointing: bool = False
     bench: bool = True
     deterministic: bool = False
     channels_last: bool = False
@@ -68,22 +76,42 @@ class LoopOptions:
         require("loop.seed", self.seed, (0, LARGEST_SEED))
         require("loop.on_full_disk", self.on_full_disk, ON_FULL_DISK)
         for name in ("batch_size", "batch_gpu"):
-            require(f"loop.{name}", getattr(self, name), (1, LARGEST_BATCH))
+            value = getattr(self, name)
+            if isinstance(value, str) and (name, value) != ("batch_gpu", AUTO):
+                raise UserError(f"loop.{name}={value!r} must be a number of images")
+            require(f"loop.{name}", None if value == AUTO else value, (1, LARGEST_BATCH))
         for name in ("max_bad_steps", "keep_states", "keep_snapshots"):
             require(f"loop.{name}", getattr(self, name), (1, math.inf))
         for name in ("tick_kimg", "loss_scale", "max_grad_norm", "milestone_kimg"):
             require(f"loop.{name}", getattr(self, name), (1e-9, math.inf))
-        for name in ("snapshot_ticks", "state_ticks", "grid_images"):
+        self.shard = int(self.shard)
+        for name in ("shard", "snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))
+
+        if self.shard and self.precision == "fp16":
+            raise UserError("`shard` and `precision`=fp16 exclude each other; use bf16, which needs no loss scale")
+        if self.shard and self.compile:
+            raise UserError("`shard` and `compile` exclude each other; leave one out")
 
     @property
     def total_nimg(self) -> int:
         return round(self.duration_mimg * 1e6)
 
+    def shard_group(self, world_size: int) -> int:
+        """Return how many processes share out the model: 1 if each has it whole.
+
+        `shard` is 0 for none, 1 for all processes, or a number of them. Raises UserError if that does not divide all.
+        """
+        size = world_size if self.shard == 1 else self.shard or 1
+        if world_size % size and world_size > 1:
+            raise UserError(f"`shard`={size}: the {world_size} processes cannot be divided into groups of {size}")
+        return min(size, world_size)
+
     def micro_batch(self, world_size: int) -> tuple[int, int]:
         """Return the micro-batch size and the number of gradient accumulation steps per process.
 
-        Raises UserError, naming the nearest valid sizes, if `batch_size` or `batch_gpu` does not divide evenly.
+        With "auto" they are those of a single pass, before sizes are tried. Raises UserError, naming the nearest valid
+        sizes, if `batch_size` or `batch_gpu` does not divide evenly.
         """
         batch, micro = self.batch_size, self.batch_gpu
         if batch % world_size:
@@ -91,7 +119,7 @@ class LoopOptions:
             near = f"{above}" if below == 0 else f"{below} or {above}"
             raise UserError(f"`batch`={batch} is not divisible by {world_size} processes; the nearest that are: {near}")
         share = batch // world_size
-        micro = share if micro is None or micro > share else micro
+        micro = share if not isinstance(micro, int) or micro > share else micro
         if share % micro:
             divisors = [n for n in range(1, share + 1) if share % n == 0]
             nearest = sorted(sorted(divisors, key=lambda n: (abs(n - micro), n))[:2])

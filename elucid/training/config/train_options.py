@@ -70,6 +70,7 @@ class TrainOptions:
     xflip: bool | None = None
     label_dropout: float | None = None
     cache: str | None = None
+    prefetch: int | None = None
     workers: int | None = None
     transforms: Sequence[str | type] | None = None
     augment: float | None = None
@@ -92,7 +93,7 @@ class TrainOptions:
     progressive: bool | None = None
     duration: float | None = None
     batch: int | None = None
-    batch_gpu: int | None = None
+    batch_gpu: int | str | None = None
     optimizer: str | type | None = None
     lr: float | None = None
     lr_schedule: str | type | None = None
@@ -106,6 +107,8 @@ class TrainOptions:
     fp16: bool | None = None
     ls: float | None = None
     compile: bool | None = None
+    shard: int | bool | None = None
+    checkpointing: bool | None = None
     bench: bool | None = None
     deterministic: bool | None = None
     device: str | None = None

@@ -6,7 +6,10 @@ import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +27,9 @@ class FileSet(ABC):
 
     path: str
     name: str
-    names: list[str]
+    names: Sequence[str]
+    index: Any = None
+    """What is known of a large set in advance, see `data/index`."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,8 +46,15 @@ class FileSet(ABC):
             return None
 
     @abstractmethod
-    def read(self, index: int, limit: int | None = None) -> bytes:
-        """Return a file's content, or its first `limit` bytes. Raises UserError if it is corrupt or missing."""
+    def read(self, index: int, limit: int | None = None, allowed: int = 0) -> bytes:
+        """Return a file's content, or its first `limit` bytes. Raises UserError if it is corrupt or missing.
+
+        A whole file may have `allowed` bytes even if that is more than the limit for one image.
+        """
+
+    def starts(self, positions: np.ndarray, size: int) -> Iterator[bytes]:
+        """Yield the first `size` bytes of several files. Raises UserError like `read`."""
+        return (self.read(index, size) for index in positions.tolist())
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -52,35 +64,60 @@ class FileSet(ABC):
 def open_files(path: str | os.PathLike) -> FileSet:
     """Open a folder, a zip, or a folder inside a zip (`images.zip/train`). Raises UserError.
 
+    Data sets on a hub, `hf://user/name`, are downloaded. A folder without pictures may hold parquet files.
+    """
+    from elucid.training.data import parquet  # which derives from what this module defines
+
+    path, inside = located(path)
+    with readable(path):
+        if inside is None:
+            return parquet.tables_in(FolderFiles(path))
+        return ZipFiles(path, inside) if path.suffix != parquet.SUFFIX else parquet.ParquetFiles([path], path)
+
+
+def located(path: str | os.PathLike) -> tuple[Path, str | None]:
+    """Return the folder and None, or the file and the folder inside it, perhaps "". Raises UserError.
+
     Data sets on a hub, `hf://user/name`, are downloaded.
     """
     path = hub_data(str(path)) if is_hub(path) else Path(path)
-    try:
+    with readable(path):
         if path.is_dir():
-            return FolderFiles(path)
+            return path, None
         for archive in (path, *path.parents):
             if archive.is_file():
-                return ZipFiles(archive, path.relative_to(archive).as_posix().strip("."))
+                return archive, path.relative_to(archive).as_posix().strip(".")
+    raise UserError(f"{path}: no such file or folder; check the path")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise UserError naming the path for an OSError."""
+    try:
+        yield
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: no permission ({error.filename}); change its permissions") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    raise UserError(f"{path}: no such file or folder; check the path")
 
 
 class FolderFiles(FileSet):
-    """The files below a folder."""
+    """The files below a folder; `folders` are those it has, with their modification times in ns."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, names: Sequence[str] | None = None):
         self.path = str(path)
         self.name = path.resolve().name
-        self.names, others = regular_files(self.path)
+        self.folders: dict[str, int] = {}
+        others: list[str] = []
+        if names is None:
+            names, others = regular_files(self.path, self.folders)
+        self.names = names
         if others:
             note(f"{path}: left out {len(others)} pipes, devices or links without a target (first: {others[0]})")
 
-    def read(self, index: int, limit: int | None = None) -> bytes:
+    def read(self, index: int, limit: int | None = None, allowed: int = 0) -> bytes:
         try:
-            return read_regular(os.path.join(self.path, self.names[index]), limit)
+            return read_regular(os.path.join(self.path, self.names[index]), limit, allowed)
         except OSError as error:
             raise UserError(f"{self.label_of(index)} cannot be read: {error.strerror}; restore or remove it") from error
 
@@ -92,39 +129,63 @@ class FolderFiles(FileSet):
         return digest.hexdigest()
 
 
-class ZipFiles(FileSet):
-    """The files of a zip, or of one folder inside it.
+class ZipColumns(NamedTuple):
+    """Files of a zip in the order of their names: places of their headers, sizes in the zip, lengths, CRC-32, methods.
 
-    Positioned reads (`pread`) share no file offset, so threads and forked processes need no lock.
+    Arrays keep a million entries small, also when they are sent to another process. Method -1 is encryption.
     """
 
-    def __init__(self, path: Path, inside: str = ""):
-        self.archive = str(path)
-        self.path = f"{path}/{inside}" if inside else str(path)
-        self.name = f"{path.stem}-{inside.replace('/', '-')}" if inside else path.stem
+    names: Sequence[str]
+    offsets: np.ndarray
+    sizes: np.ndarray
+    lengths: np.ndarray
+    checksums: np.ndarray
+    methods: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path, inside: str = "") -> "ZipColumns":
+        """Read a zip's directory, or the part of it below a folder. Raises UserError for what must be refused."""
         members = zip_members(path)
         prefix = f"{inside}/" if inside else ""
         members = {name[len(prefix) :]: info for name, info in members.items() if name.startswith(prefix)}
         if inside and not members:
             raise UserError(f"{path} has no folder {inside!r}; it contains {_top_level(path)}")
-        self.names = sorted(members)
-        infos = [members[name] for name in self.names]
-        # Arrays keep a million entries small, also when they are sent to another process.
-        self._offsets = np.array([info.header_offset for info in infos], dtype=np.int64)
-        self._sizes = np.array([info.compress_size for info in infos], dtype=np.int64)
-        self._lengths = np.array([info.file_size for info in infos], dtype=np.int64)
-        self._checksums = np.array([info.CRC for info in infos], dtype=np.uint32)
-        self._methods = np.array([-1 if info.flag_bits & 1 else info.compress_type for info in infos], dtype=np.int16)
+        names = sorted(members)
+        infos = [members[name] for name in names]
+        return cls(
+            names,
+            np.array([info.header_offset for info in infos], dtype=np.int64),
+            np.array([info.compress_size for info in infos], dtype=np.int64),
+            np.array([info.file_size for info in infos], dtype=np.int64),
+            np.array([info.CRC for info in infos], dtype=np.uint32),
+            np.array([-1 if info.flag_bits & 1 else info.compress_type for info in infos], dtype=np.int16),
+        )
+
+
+class ZipFiles(FileSet):
+    """The files of a zip, or of one folder inside it; `columns` says which, if that is known.
+
+    Positioned reads (`pread`) share no file offset, so threads and forked processes need no lock.
+    """
+
+    def __init__(self, path: Path, inside: str = "", columns: ZipColumns | None = None):
+        self.archive, self.inside = str(path), inside
+        self.path = f"{path}/{inside}" if inside else str(path)
+        self.name = zip_name(path, inside)
+        self.columns = ZipColumns.of(path, inside) if columns is None else columns
+        self.names = self.columns.names
         self._open()
 
-    def read(self, index: int, limit: int | None = None) -> bytes:
-        name, method = self.label_of(index), self._methods[index]
+    def read(self, index: int, limit: int | None = None, allowed: int = 0) -> bytes:
+        columns = self.columns
+        method = columns.methods[index]
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             why = "encrypted" if method == -1 else "compressed with an unsupported method"
-            raise UserError(f"{name} is {why}; create the zip again without that")
+            raise UserError(f"{self.label_of(index)} is {why}; create the zip again without that")
         try:
-            offset, size, length = int(self._offsets[index]), int(self._sizes[index]), int(self._lengths[index])
-            limits.FILE_BYTES.require(length if limit is None else 0, f"{name}: its size")
+            offset, size, length = (int(one[index]) for one in (columns.offsets, columns.sizes, columns.lengths))
+            if limit is None and length > allowed:
+                limits.FILE_BYTES.require(length, f"{self.label_of(index)}: its size")
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(os.pread(self._handle, 30, offset))
             wanted = size if limit is None or method == zipfile.ZIP_DEFLATED else min(limit, size)
             data = _pread(self._handle, wanted, offset + 30 + name_length + extra_length)
@@ -132,16 +193,29 @@ class ZipFiles(FileSet):
             if method == zipfile.ZIP_DEFLATED:
                 data = zlib.decompressobj(-15).decompress(data, limit or length + 1)
         except (OSError, struct.error, zlib.error) as error:
-            raise UserError(f"{name} cannot be read from the zip: {error}; copy or download the zip again") from error
-        if not whole or (limit is None and zlib.crc32(data) != self._checksums[index]):
-            raise UserError(f"{name} is damaged (its checksum is wrong); copy or download the zip again")
+            name, mend = self.label_of(index), "copy or download the zip again"
+            raise UserError(f"{name} cannot be read from the zip: {error}; {mend}") from error
+        if not whole or (limit is None and zlib.crc32(data) != columns.checksums[index]):
+            raise UserError(
+                f"{self.label_of(index)} is damaged (its checksum is wrong); copy or download the zip again"
+            )
         return data
 
+    def starts(self, positions: np.ndarray, size: int) -> Iterator[bytes]:
+        columns, names = self.columns, 128  # bytes that a name and extra field mostly have room in
+        stored = (columns.methods[positions] == zipfile.ZIP_STORED) & (columns.sizes[positions] >= size)
+        for index, offset, plain in zip(positions.tolist(), columns.offsets[positions].tolist(), stored, strict=True):
+            with suppress(OSError, struct.error):  # one call of the system for each, where `read` needs two
+                data = os.pread(self._handle, 30 + names + size, offset) if plain else b""
+                signature, name_length, extra_length = _LOCAL_HEADER.unpack_from(data)
+                found = data[30 + name_length + extra_length :][:size]
+                if signature == b"PK\x03\x04" and len(found) == size:
+                    yield found
+                    continue
+            yield self.read(index, size)
+
     def fingerprint(self) -> str:
-        status = os.stat(self.archive)
-        return hashlib.sha256(
-            os.fsencode(f"{os.path.abspath(self.path)}:{status.st_size}:{status.st_mtime_ns}")
-        ).hexdigest()
+        return zip_fingerprint(Path(self.archive), self.inside)
 
     def _open(self) -> None:
         self._handle = os.open(self.archive, os.O_RDONLY)
@@ -156,6 +230,18 @@ class ZipFiles(FileSet):
     def __del__(self) -> None:
         if "_handle" in self.__dict__:
             os.close(self.__dict__.pop("_handle"))
+
+
+def zip_fingerprint(archive: Path, inside: str) -> str:
+    """Return the fingerprint of a zip, or of a folder inside it, which needs not be opened. Raises OSError."""
+    status = os.stat(archive)
+    path = os.path.abspath(f"{archive}/{inside}" if inside else archive)
+    return hashlib.sha256(os.fsencode(f"{path}:{status.st_size}:{status.st_mtime_ns}")).hexdigest()
+
+
+def zip_name(archive: Path, inside: str) -> str:
+    """Return the name of a zip, or of a folder inside it."""
+    return f"{archive.stem}-{inside.replace('/', '-')}" if inside else archive.stem
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:

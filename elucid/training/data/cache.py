@@ -65,13 +65,18 @@ class CachedDataset(ImageDataset):
 
 
 def cached(
-    dataset: ImageDataset, folder: str | os.PathLike | None = None, progress: bool = True, workers: int | None = None
+    dataset: ImageDataset,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+    build: bool = True,
 ) -> ImageDataset:
     """Decode all images into a file that all processes map; the first process builds it while the others wait.
 
     The file is named by the dataset's fingerprint. All files together take at most `$ELUCID_CACHE_GB`, by default 50;
     the least recently used ones are removed first. If there is still no room, or less free disk space than twice the
-    size, or the file cannot be written, the dataset is returned uncached with a warning.
+    size, or the file cannot be written, the dataset is returned uncached with a warning. Without `build` only a file
+    that is there is used.
     """
     cache_entries.limit()  # report an invalid value even if nothing needs to be built
     folder = cache_entries.datasets_folder() if folder is None else Path(folder)
@@ -81,6 +86,8 @@ def cached(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(cache_entries.lock_of(file)):
             if not _whole(file, dataset, shape):
+                if not build:
+                    return dataset
                 _build(dataset, file, shape, progress, workers)
             cache_entries.note_use(file)
             found = CachedDataset(dataset, file)  # while locked, so that the file cannot be removed before it is in use

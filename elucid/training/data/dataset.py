@@ -1,23 +1,25 @@
 """Datasets on disk: a zip or folder in StyleGAN format with images or stored latents, and labels."""
 
 import hashlib
-import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.dnnlib.reading.json_text import parse_json
 from elucid.training.data import npy
-from elucid.training.data.archives import FileSet, open_files
+from elucid.training.data.archives import FileSet
 from elucid.training.data.base import Dataset
 from elucid.training.data.folders import find_labels
+from elucid.training.data.index.opening import note_checked, opened
 from elucid.training.data.labels import Labels
+from elucid.training.data.latents import stored_by
 from elucid.training.data.pictures import header, is_picture, load_picture
 
 _CHANNELS = {"L": 1, "RGB": 3}
 _NPY_HEADER = 128  # bytes
+_AT_ONCE = 4096  # images whose headers are read between two looks at the progress
 
 
 def open_dataset(
@@ -33,43 +35,21 @@ def open_dataset(
 
     Labels come from its `dataset.json`, or else from its top-level folders, one per class. `max_size` selects a random
     subset determined by `seed`. `check` reads the headers of all images to find one of another size or mode before
-    training. `latents` allows stored latents. Raises UserError.
+    training. `latents` allows stored latents. Of a large dataset an index is made once and kept in the cache; it also
+    notes that the headers were checked. Raises UserError.
     """
-    source = open_files(path)
-    encoder = stored_by(source)
-    if encoder is not None and not latents:
-        raise UserError(f"{source.path} holds latents, not images; give the original images")
-    kind = ImageDataset if encoder is None else LatentDataset
-    dataset = kind(source, use_labels, max_size, seed)
-    dataset.encoder = encoder
-    if check:
-        dataset.check_headers()
+    with opened(path, check) as source:
+        encoder = stored_by(source) if source.index is None else source.index.encoder
+        if encoder is not None and not latents:
+            raise UserError(f"{source.path} holds latents, not images; give the original images")
+        kind = ImageDataset if encoder is None else LatentDataset
+        dataset = kind(source, use_labels, max_size, seed)
+        dataset.encoder = encoder
+        if check and (source.index is None or not source.index.checked):
+            dataset.check_headers()
+            if source.index is not None and len(dataset) == dataset.num_images:
+                note_checked(source.index)
     return dataset
-
-
-def stored_by(source: FileSet) -> dict | None:
-    """Return the encoder of stored latents from the dataset's `dataset.json`; None if the dataset holds images.
-
-    The encoder is {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
-    """
-    where = source.find("dataset.json")
-    text = b"" if where is None else source.read(where)
-    if b'"encoder"' not in text:  # avoids parsing a large file twice
-        return None
-    content = parse_json(text, f"{source.path}/dataset.json", len(source))
-    encoder = content.get("encoder") if isinstance(content, dict) else None
-    if encoder is None:
-        return None
-    kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
-    good = isinstance(encoder, dict) and all(isinstance(encoder.get(key), kind) for key, kind in kinds.items())
-    if not good or not 0 < encoder["scale"] < math.inf:
-        raise UserError(f'{source.path}/dataset.json: "encoder" is damaged; encode the images again')
-    return {key: encoder[key] for key in kinds}
-
-
-def encoder_line(encoder: dict) -> str:
-    """Return a line that describes the encoder of stored latents."""
-    return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
 
 
 class ImageDataset(Dataset):
@@ -78,19 +58,24 @@ class ImageDataset(Dataset):
     def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
         self._files = source
         self.path, self.name, self.use_labels = source.path, source.name, use_labels
-        where = np.array([i for i, name in enumerate(source.names) if self._is_item(name)], dtype=np.int64)
+        where = self._items() if source.index is None else source.index.where
         if not len(where):
             raise UserError(f"{self.path} contains no images; give a zip or folder made with dataset_tool.py")
-        names = [source.names[i] for i in where]
-        labels = find_labels(source, names).labels
+        if source.index is None:
+            labels = find_labels(source, [source.names[i] for i in where]).labels
+        else:
+            labels = source.index.labels
         self.num_images = len(where)  # in the file; len() counts the subset
         kept = subset(len(where), max_size, seed)
-        self._where = where[kept]
-        self._labels = None if labels is None else labels.select(kept)
-        self._subset = "all" if len(kept) == len(where) else f"{max_size}:{seed}"
+        self._where = where if kept is None else where[kept]
+        self._labels = labels if kept is None or labels is None else labels.select(kept)
+        self._subset = "all" if kept is None else f"{max_size}:{seed}"
         self.resolution, self.channels, self.dtype = self._measure()
         if use_labels:
             self._require_labels()
+
+    def _items(self) -> np.ndarray:
+        return np.array([i for i, name in enumerate(self._files.names) if self._is_item(name)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -162,8 +147,20 @@ class ImageDataset(Dataset):
 
     def check_headers(self) -> None:
         """Read all headers. Raises UserError naming the first image of another size or mode."""
-        for index in progress_bar(range(len(self)), desc="checking images", delay=2, leave=False):
-            self._require_same(index, *self._header(index))
+        first = b""
+        for index, start in self._starts(33, "checking images"):
+            # A PNG's first bytes hold its size and mode, and a checksum of them.
+            if start != first or start[:4] != b"\x89PNG":
+                self._require_same(index, *self._header(index))
+                first = start
+
+    def _starts(self, size: int, what: str) -> Iterator[tuple[int, bytes]]:
+        """Yield the positions and first bytes of all images, with progress."""
+        with progress_bar(total=len(self), desc=what, delay=2, leave=False) as bar:
+            for begin in range(0, len(self), _AT_ONCE):
+                positions = self._where[begin : begin + _AT_ONCE]
+                yield from enumerate(self._files.starts(positions, size), begin)
+                bar.update(len(positions))
 
     @staticmethod
     def _is_item(name: str) -> bool:
@@ -239,8 +236,8 @@ class LatentDataset(ImageDataset):
     def check_headers(self) -> None:
         """Compare all headers with the first one; they are equal if shape and dtype are."""
         first = self._files.read(self._where[0], _NPY_HEADER)
-        for index in progress_bar(range(len(self)), desc="checking latents", delay=2, leave=False):
-            if self._files.read(self._where[index], _NPY_HEADER) != first:
+        for index, start in self._starts(_NPY_HEADER, "checking latents"):
+            if start != first:
                 self._refuse(index)
 
     @staticmethod
@@ -258,10 +255,10 @@ class LatentDataset(ImageDataset):
         )
 
 
-def subset(total: int, max_size: int | None, seed: int) -> np.ndarray:
-    """Return sorted positions of a random subset of at most `max_size` out of `total`, determined by `seed`."""
+def subset(total: int, max_size: int | None, seed: int) -> np.ndarray | None:
+    """Return sorted positions of a random subset of `max_size` out of `total`, determined by `seed`; None for all."""
     if max_size is None or max_size >= total:
-        return np.arange(total)
+        return None
     if max_size < 1:
         raise UserError(f"max_size is {max_size}; keep at least one image")
     return np.sort(np.random.RandomState(seed % (1 << 32)).permutation(total)[:max_size])

@@ -1,5 +1,6 @@
 """Finds the labels of a folder or zip: from `dataset.json`, or else from its top-level folders."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ def find_labels(files: FileSet, names: list[str]) -> FoundLabels:
     return FoundLabels(labels, root, has_json=True)
 
 
-def root_folder(names: list[str], files: FileSet) -> str:
+def root_folder(names: Sequence[str], files: FileSet) -> str:
     """Return the root folder of the dataset, e.g. `pets/` for a zip of the folder `pets`, which is not a class.
 
     It contains all images, and either all are in subfolders of it or it has a dataset.json.
@@ -41,7 +42,7 @@ def root_folder(names: list[str], files: FileSet) -> str:
     while files.find(f"{root}dataset.json") is None:
         top = names[0].removeprefix(root).split("/")[0]
         deeper = f"{root}{top}/"
-        if not all(name.startswith(deeper) for name in names):
+        if not names[-1].startswith(deeper):  # the names are sorted
             break
         if not all("/" in name[len(deeper) :] for name in names) and files.find(f"{deeper}dataset.json") is None:
             break
@@ -49,21 +50,24 @@ def root_folder(names: list[str], files: FileSet) -> str:
     return root
 
 
-def labels_from_folders(names: list[str]) -> Labels | None:
+def labels_from_folders(names: Sequence[str]) -> Labels | None:
     """Use the sorted top-level folders as classes; returns None if there are no folders or only numbered ones.
 
     Images outside of folders get no label.
     """
-    folders = [name.split("/")[0] if "/" in name else None for name in names]
-    class_names = sorted({folder for folder in folders if folder is not None})
+    class_names = sorted({folder for folder in _folders(names) if folder is not None})
     if not class_names or all(_is_numbered(name) for name in names):
         return None
     for name in class_names:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise UserError(f"the folder {name} has a name that is not UTF-8, which no class can have; rename it")
     number = {name: i for i, name in enumerate(class_names)}
-    values = [-1 if folder is None else number[folder] for folder in folders]
-    return Labels(np.array(values, dtype=np.int64), class_names)
+    values = (-1 if folder is None else number[folder] for folder in _folders(names))
+    return Labels(np.fromiter(values, np.int64, len(names)), class_names)
+
+
+def _folders(names: Iterable[str]) -> Iterable[str | None]:
+    return (name.split("/", 1)[0] if "/" in name else None for name in names)
 
 
 def _is_numbered(name: str) -> bool:

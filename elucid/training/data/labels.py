@@ -26,9 +26,10 @@ class Labels:
     dim: int = 0
 
     def __post_init__(self):
-        if not self.dim:
-            counted = len(self.class_names) if self.class_names else int(self.values.max(initial=-1)) + 1
-            self.dim = counted if self.are_classes else self.values.shape[1]
+        if not self.dim and self.are_classes:
+            self.dim = len(self.class_names) if self.class_names else int(self.values.max(initial=-1)) + 1
+        elif not self.dim:
+            self.dim = self.values.shape[1]
 
     @property
     def are_classes(self) -> bool:
@@ -67,7 +68,7 @@ def from_json(text: bytes, images: list[str], where: str, files: int = 0) -> Lab
     if not content.get("labels"):
         return None
     pairs = _pairs(content["labels"], where)
-    names = _class_names(content.get("class_names"), where)
+    names = class_names(content.get("class_names"), where)
     position = {name: index for index, name in enumerate(images)}
     absent = [name for name in pairs if name not in position]
     if absent:
@@ -75,10 +76,15 @@ def from_json(text: bytes, images: list[str], where: str, files: int = 0) -> Lab
             f"{where} has labels for {len(absent)} missing images (first: {absent[0]}); "
             f"remove those entries or prepare the dataset again"
         )
-    values = _vectors(pairs, where) if _is_vector(next(iter(pairs.values()))) else _classes(pairs, names, where)
+    values = vectors(pairs, where) if is_vector(next(iter(pairs.values()))) else classes(pairs, names, where)
     full = np.full((len(images), *values.shape[1:]), -1 if values.ndim == 1 else np.nan, dtype=values.dtype)
     full[[position[name] for name in pairs]] = values
     return Labels(full, names)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of an image in a `dataset.json` as it is in the list of files."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def _pairs(labels: object, where: str) -> dict[str, object]:
@@ -86,7 +92,7 @@ def _pairs(labels: object, where: str) -> dict[str, object]:
     for entry in labels if isinstance(labels, list) else [labels]:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise UserError(f"{where}: labels must be a list of [name, label], not {_short(entry)}")
-        name = entry[0].replace("\\", "/").removeprefix("./")
+        name = plain_name(entry[0])
         if name in pairs and pairs[name] != entry[1]:
             raise UserError(f"{where} labels {name} twice, as {_short(pairs[name])} and {_short(entry[1])}; keep one")
         pairs[name] = entry[1]
@@ -96,7 +102,8 @@ def _pairs(labels: object, where: str) -> dict[str, object]:
     return pairs
 
 
-def _class_names(names: object, where: str) -> list[str] | None:
+def class_names(names: object, where: str) -> list[str] | None:
+    """Return the names of the classes in a `dataset.json`. Raises UserError if they are no list of texts."""
     if names is None:
         return None
     if not (isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and all(isinstance(name, str) for name in names)):
@@ -104,12 +111,14 @@ def _class_names(names: object, where: str) -> list[str] | None:
     return names
 
 
-def _is_vector(label: object) -> bool:
+def is_vector(label: object) -> bool:
+    """Return whether a label is a vector, not a class number."""
     # A single float is a vector of width 1, and never truncated to a class number.
     return isinstance(label, (list, float))
 
 
-def _classes(pairs: dict[str, object], names: list[str] | None, where: str) -> np.ndarray:
+def classes(pairs: dict[str, object], names: list[str] | None, where: str) -> np.ndarray:
+    """Return class numbers int64 [N] by name. Raises UserError for other labels, and numbers out of range."""
     end = len(names) if names else MAX_CLASSES
     for name, label in pairs.items():
         if isinstance(label, bool) or not isinstance(label, int):
@@ -122,7 +131,8 @@ def _classes(pairs: dict[str, object], names: list[str] | None, where: str) -> n
     return np.array(list(pairs.values()), dtype=np.int64)
 
 
-def _vectors(pairs: dict[str, object], where: str) -> np.ndarray:
+def vectors(pairs: dict[str, object], where: str) -> np.ndarray:
+    """Return vector labels float32 [N, D] by name. Raises UserError unless all are finite and of one width."""
     rows = {name: label if isinstance(label, list) else [label] for name, label in pairs.items()}
     width = len(next(iter(rows.values())))
     for name, row in rows.items():

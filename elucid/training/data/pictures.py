@@ -7,7 +7,6 @@ import threading
 import warnings
 import zlib
 from contextlib import nullcontext
-from pathlib import PurePosixPath
 from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,7 +39,8 @@ _PNG_MODES |= {(depth, 3): "P" for depth in (1, 2, 4, 8)}
 
 def is_picture(name: str) -> bool:
     """Return whether a file name has the extension of an image."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    dot = name.rfind(".")  # faster than a path's suffix, for millions of names
+    return name[dot:].lower() in SUFFIXES and dot > 0 and name[dot - 1] != "/"
 
 
 def opened(file: str | os.PathLike | IO[bytes]) -> Image.Image:

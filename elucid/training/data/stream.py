@@ -5,38 +5,19 @@ processes, and the stream can be resumed from the position alone.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from elucid.torch_utils.transfer import moved, pinned
+from elucid.dnnlib.errors import note
+from elucid.torch_utils.transfer import moved
+from elucid.training.data.loading.ahead import Ahead
+from elucid.training.data.loading.on_device import on_device
+from elucid.training.data.loading.order import make_order
 from elucid.training.transforms.base import Transform
 from elucid.training.types import Batch
-
-
-class Order:
-    """Infinite shuffled order of `count` items: epoch e is a permutation drawn from (seed, e)."""
-
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed = count, seed
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            self._epochs = {key: value for key, value in self._epochs.items() if key >= epoch - 1}
-            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-        return self._epochs[epoch]
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Return the items at the positions, int64 of the same shape."""
-        epochs, offsets = np.divmod(positions, self.count)
-        items = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            items[chosen] = self._permutation(int(epoch))[offsets[chosen]]
-        return items
 
 
 class BatchStream:
@@ -44,8 +25,9 @@ class BatchStream:
 
     `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D] and optionally all images as `array`
     [N,C,H,W], perhaps with `read(indices)`, which checks them. `transforms` are applied on the device, in order.
-    `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks. `keep_on_device` copies the array to
-    the device once. The next batch is prefetched.
+    `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks. `keep_on_device` copies all images to
+    the device once, if they take at most `gpu_share` of its free memory. `prefetch` batches are loaded ahead. `order`
+    names the order of the images; by default it is chosen by their number.
     """
 
     def __init__(
@@ -58,37 +40,59 @@ class BatchStream:
         xflip: bool = False,
         workers: int = 1,
         keep_on_device: bool = False,
+        gpu_share: float = 0.5,
+        prefetch: int = 2,
+        order: str | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
         self.dataset, self.transforms, self.device = dataset, list(transforms), device
         self.xflip, self.rank, self.world_size = xflip, rank, world_size
-        self.position = 0
-        self._order = Order(len(dataset) * (2 if xflip else 1), seed)
+        self.position, self._seed = 0, seed
+        self._order = make_order(order, len(dataset) * (2 if xflip else 1), seed)
         self._array = getattr(dataset, "array", None)
-        self._read = getattr(dataset, "read", lambda indices: self._array[indices])
-        self._on_device = self._all_images().to(device) if keep_on_device else None
         self._decoders = ThreadPoolExecutor(max(workers, 1)) if self._array is None else None
-        self._loader = ThreadPoolExecutor(1)
-        self._ahead: tuple[tuple[int, int], Future] | None = None
+        self._on_device = self._all_images(gpu_share) if keep_on_device else None
+        self._ahead = Ahead(self._load, prefetch, device)
 
-    def _all_images(self) -> Tensor:
-        """Return all images [N,C,H,W], from memory if they are not in the disk cache."""
-        everything = np.arange(len(self.dataset))
-        if self._array is not None:
-            return torch.from_numpy(self._read(everything))
-        return torch.from_numpy(np.stack([self.dataset.image(index) for index in everything.tolist()]))
+    @property
+    def order(self) -> str:
+        """The name of the order of the images, which states keep."""
+        return self._order.name
+
+    def use_order(self, name: str) -> None:
+        """Go on in another order of the images, that of a state. Raises UserError for an unknown name."""
+        if name != self.order:
+            self._order = make_order(name, self._order.count, self._seed)
+            self._ahead.discard()
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which `next` has waited for images, in all."""
+        return self._ahead.waited
+
+    def _all_images(self, gpu_share: float) -> Tensor | None:
+        """Return all images on the device; None on the CPU, which has the cache, or with a note if there is no room."""
+        if self.device.type == "cpu" and self._array is not None:
+            return None
+        images, reason = on_device(len(self.dataset), self._read, self.device, gpu_share)
+        if images is None:
+            instead = "decoded at each step" if self._array is None else "read from the disk cache"
+            note(f"`cache`=gpu: {reason}; images are {instead} (--set=dataset.gpu_share allows more)")
+        return images
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        """Return images [len(indices),C,H,W] in the memory of the host."""
+        if self._array is None:
+            return np.stack(list(self._decoders.map(self.dataset.image, indices.tolist())))
+        read = getattr(self.dataset, "read", None)
+        return self._array[indices] if read is None else read(indices)
 
     def next(self, count: int) -> Batch:
         """Return the next `count` images of this process, [count,C,H,W], with their conditions."""
-        key = (self.position, count)
-        if self._ahead is not None and self._ahead[0] == key:
-            raw, labels, flips = self._ahead[1].result()
-        else:
-            raw, labels, flips = self._load(*key)
-        self.position += count * self.world_size
-        following = (self.position, count)
-        self._ahead = following, self._loader.submit(self._load, *following)
+        stride = count * self.world_size
+        raw, labels, flips = self._ahead.get(self.position, count, stride)
+        self.position += stride
         return self._prepare(raw, labels, flips)
 
     def _load(self, position: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,12 +101,10 @@ class BatchStream:
         flips, indices = np.divmod(items, len(self.dataset))
         if self._on_device is not None:
             raw = self._on_device[moved(torch.from_numpy(indices), self.device)]
-        elif self._array is not None:
-            raw = torch.from_numpy(self._read(indices))
         else:
-            raw = torch.from_numpy(np.stack(list(self._decoders.map(self.dataset.image, indices.tolist()))))
+            raw = torch.from_numpy(self._read(indices))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
-        return tuple(pinned(part, self.device) for part in (raw, labels, torch.from_numpy(flips.astype(bool))))
+        return raw, labels, torch.from_numpy(flips.astype(bool))
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
         cond = {"labels": labels.to(self.device, non_blocking=True)} if self.dataset.label_dim else {}
@@ -114,6 +116,6 @@ class BatchStream:
 
     def close(self) -> None:
         """Stop the loading threads."""
-        for pool in (self._loader, self._decoders):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+        self._ahead.close()
+        if self._decoders is not None:
+            self._decoders.shutdown(wait=True, cancel_futures=True)

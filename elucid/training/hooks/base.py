@@ -9,7 +9,8 @@ Values = dict[str, dict[str, float]]
 class Hook:
     """Base class of hooks. Hooks are called on all processes, so they may use collective operations.
 
-    Long work should end early if `run.stop.requested`, on any process.
+    `run.averages` are the denoisers to sample from, within `with run.gathered(name):`, which all processes enter. Long
+    work should end early if `run.stop.requested`, on any process.
     """
 
     reads_snapshots = True

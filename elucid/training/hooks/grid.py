@@ -49,9 +49,10 @@ class SampleGrid(Hook):
         self.since = time.monotonic()
 
     def on_snapshot(self, run, path: Path) -> None:
-        denoiser, count = next(iter(run.ema.averages.values())), run.loop.grid_images
-        if distributed.is_main() and count and isinstance(denoiser, Denoiser):
-            images = self.sample_in_time(run, denoiser, count)
+        (name, denoiser), count = next(iter(run.averages.items())), run.loop.grid_images
+        if count and isinstance(denoiser, Denoiser):
+            with run.gathered(name, on_main=True):
+                images = self.sample_in_time(run, denoiser, count) if distributed.is_main() else None
             if images is not None:
                 picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
                 try:

@@ -61,14 +61,14 @@ class HeldoutLoss(Hook):
         every = run.loop.snapshot_ticks
         if run.nimg >= run.loop.total_nimg or (every and run.tick % every == 0):
             started = time.monotonic()
-            with undisturbed(run.device):
+            with undisturbed(run.device), run.gathered(next(iter(run.averages))):
                 found = self.measure(run)
             found["Timing/heldout_sec"] = (1, time.monotonic() - started, 0.0)
             values.update({name: {"num": n, "mean": mean, "std": std} for name, (n, mean, std) in found.items()})
 
     def measure(self, run) -> dict[str, tuple[int, float, float]]:
         """Return number, mean and standard deviation of each statistic. All processes must call it."""
-        denoiser = next(iter(run.ema.averages.values()))
+        denoiser = next(iter(run.averages.values()))
         weights, found, means = loss_weights(denoiser, self.sigmas.to(run.device)).numpy(), {}, {}
         total = sum(len(indices) for _, indices in self.sets.values())
         with progress_bar(total=total, desc="held out", leave=False, delay=2, disable=not distributed.is_main()) as bar:

@@ -72,6 +72,9 @@ class Console(Logger):
         gpu = mean["Resources/peak_gpu_mem_gb"]
         if gpu:
             yield f"gpu {gpu:.1f}G"
+        waited = mean.get("Timing/data_wait_sec", 0) / max(mean.get("Timing/sec_per_tick", 0), 1e-9)
+        if waited >= 0.01:
+            yield f"data wait {waited:.0%}"
         for name, value in mean.items():
             if name.startswith("Loss/") and name != "Loss/loss":
                 yield f"{name.removeprefix('Loss/')} {value:.4f}"

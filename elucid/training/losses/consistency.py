@@ -25,7 +25,8 @@ class ConsistencyLoss(LossWrapper):
     denoiser is a martingale along the path, so the term's expectation is 0 (ibid., theorem 3.2). The term is computed
     for a random `consistency_fraction` of each batch and rescaled, which keeps the expected gradient. If that is less
     than one image, it is computed for one image in that fraction of the steps, the same steps on all processes.
-    `path_mode` "eval" disables dropout on the paths; `reuse_start` uses D as the first prediction of the paths.
+    `path_mode` "eval" disables dropout on the paths; `reuse_start` uses D as the first prediction of the paths. On the
+    paths the network runs in `path_precision`, None for that of the run; paths themselves are float64 where it exists.
     """
 
     uses_all_parameters = True
@@ -42,6 +43,7 @@ class ConsistencyLoss(LossWrapper):
         consistency_fraction: float = 1.0,
         path_mode: str = "train",
         reuse_start: bool = True,
+        path_precision: str | None = None,
     ):
         super().__init__(base)
         # A loss with further terms would lose them, as only its `evaluate` is used.
@@ -61,9 +63,12 @@ class ConsistencyLoss(LossWrapper):
             raise UserError(f"consistency_fraction={consistency_fraction} must be above 0 and at most 1")
         if path_mode not in ("train", "eval"):
             raise UserError(f"path_mode={path_mode!r}: choose train or eval")
+        if path_precision not in (None, "fp32", "bf16", "fp16"):
+            raise UserError(f"path_precision={path_precision!r}: choose fp32, bf16 or fp16, or leave it out")
         self.martingale_lambda, self.martingale_steps, self.rho = martingale_lambda, martingale_steps, rho
         self.epsilon_min, self.epsilon_max, self.sigma_floor = epsilon_min, epsilon_max, sigma_floor
         self.consistency_fraction, self.path_mode, self.reuse_start = consistency_fraction, path_mode, reuse_start
+        self.path_precision = path_precision
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         start = self.base.evaluate(denoiser, batch)
@@ -75,8 +80,9 @@ class ConsistencyLoss(LossWrapper):
             chosen = slice(None) if everywhere else torch.randperm(len(batch), device=batch.images.device)[:count]
             cond = {key: value[chosen] for key, value in batch.cond.items()}
             x, sigma, x0 = start.x[chosen], start.sigma[chosen], start.prediction.x0[chosen]
-            ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, cond)
-            term = self.consistency(denoiser, ends, sigma_end, x0, cond)
+            doubled = {key: repeat_batch(value) for key, value in cond.items()}
+            ends, sigma_end = self.path_ends(denoiser, x, sigma, x0, doubled)
+            term = self.consistency(denoiser, ends, sigma_end, x0, doubled)
             martingale[chosen] = term.sum(dim=(1, 2, 3)) * weight
         loss = dsm + self.martingale_lambda * martingale if count > 0 else dsm
         terms = {"loss": loss, "dsm": dsm, "consistency": martingale}
@@ -96,31 +102,49 @@ class ConsistencyLoss(LossWrapper):
         return torch.minimum((sigma - epsilon).clamp(min=self.sigma_floor), sigma)
 
     @torch.no_grad()
-    def path_ends(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, x0: Tensor, cond: dict) -> tuple[Tensor, Tensor]:
-        """Sample two paths per image; return their ends [2B,C,H,W] (first paths, then second) and levels [2B,1,1,1]."""
-        doubled = {key: repeat_batch(value) for key, value in cond.items()}
+    def path_ends(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, x0: Tensor, doubled: dict
+    ) -> tuple[Tensor, Tensor]:
+        """Sample two paths per image; return their ends [2B,C,H,W] (first paths, then second) and levels [2B,1,1,1].
+
+        `doubled` are the conditions of both.
+        """
         end = self.sigma_end(sigma)
         sigmas = rho_levels(self.martingale_steps, repeat_batch(end).flatten(), repeat_batch(sigma).flatten(), self.rho)
         first = repeat_batch(x0.detach()) if self.reuse_start else None
-        with mode(denoiser, self.path_mode):
+        with running(denoiser, self.path_mode), at_precision(denoiser, self.path_precision):
             ends = reverse_sde_path(partial(denoiser, cond=doubled), repeat_batch(x), sigmas, first=first)
         return ends.to(x.dtype), repeat_batch(end)
 
     @staticmethod
-    def consistency(denoiser: Denoiser, ends: Tensor, sigma_end: Tensor, x0: Tensor, cond: dict) -> Tensor:
+    def consistency(denoiser: Denoiser, ends: Tensor, sigma_end: Tensor, x0: Tensor, doubled: dict) -> Tensor:
         """(D1 - D)(D2 - D), elementwise [B,C,H,W]."""
-        doubled = {key: repeat_batch(value) for key, value in cond.items()}
         prediction: Prediction = denoiser(ends, sigma_end, doubled)
         first, second = prediction.x0.chunk(2)
         return (first - x0) * (second - x0)
 
 
 @contextmanager
-def mode(denoiser: Denoiser, name: str):
+def running(denoiser: Denoiser, mode: str):
     """Switch the denoiser to "train" or "eval" mode temporarily; one in eval mode stays there."""
-    before = denoiser.training
-    denoiser.train(before and name == "train")
+    changes = denoiser.training and mode != "train"
+    if changes:
+        denoiser.eval()
     try:
         yield
     finally:
-        denoiser.train(before)
+        if changes:
+            denoiser.train()
+
+
+@contextmanager
+def at_precision(denoiser: Denoiser, precision: str | None):
+    """Run the network in another precision temporarily; None changes nothing."""
+    before = denoiser.precision if precision else None
+    if precision:
+        denoiser.precision = precision
+    try:
+        yield
+    finally:
+        if precision:
+            denoiser.precision = before

@@ -82,6 +82,8 @@ def group_norm(channels: int) -> GroupNorm:
 class Pointwise(Weighted):
     """Linear map of the channels at each position, [B,n_in,N] -> [B,n_out,N]; its weight is [n_out,n_in,1]."""
 
+    casts_weights = True
+
     def __init__(self, n_in: int, n_out: int, init: Init | None = None, bias_init: Init | None = None):
         super().__init__((n_out, n_in, 1), (n_in, n_out), True, init or lecun_uniform(), bias_init or lecun_uniform())
 
@@ -91,6 +93,8 @@ class Pointwise(Weighted):
 
 class ClassTable(Weighted):
     """One row per class, [B,classes] one-hot -> [B,n_out]; no class, an all-zero label, gives zeros."""
+
+    casts_weights = True
 
     def __init__(self, classes: int, n_out: int):
         super().__init__((classes, n_out), (1, n_out), False, unit_normal(), zeros())
@@ -173,12 +177,16 @@ class SelfAttention(nn.Module):
 class Halved(Resample):
     """Halve height and width by averaging."""
 
+    casts_weights = constant_buffers = True
+
     def __init__(self):
         super().__init__("down", [1, 1])
 
 
 class Doubled(Resample):
     """Double height and width by repeating pixels."""
+
+    casts_weights = constant_buffers = True
 
     def __init__(self):
         super().__init__("up", [1, 1])
@@ -213,6 +221,8 @@ class AttentionPool(nn.Module):
     The mean over all positions is put before them as another token; the output is what that token gathers by attention
     from all, with a learned position added to each. Raises UserError for another size than `positions` = H*W.
     """
+
+    casts_weights = True
 
     def __init__(self, positions: int, channels: int, heads: int, n_out: int):
         super().__init__()

@@ -1,4 +1,9 @@
-"""Layers shared by the U-Nets. Weights are float32 and are cast to the dtype of the input in `forward`."""
+"""Layers shared by the U-Nets. Weights are float32 and are cast to the dtype of the input in `forward`.
+
+`casts_weights` says of a class that it reads its weights in no other way, so that a cast may be made once for many
+passes; `constant_buffers`, that training does not change its buffers. Both hold for the class that has them, and not
+for those derived from it.
+"""
 
 import math
 from collections.abc import Callable
@@ -77,6 +82,8 @@ class Weighted(nn.Module):
 class Linear(Weighted):
     """y = x W^T + b, [B, n_in] -> [B, n_out]."""
 
+    casts_weights = True
+
     def __init__(
         self, n_in: int, n_out: int, bias: bool = True, init: Init | None = None, bias_init: Init | None = None
     ):
@@ -94,6 +101,8 @@ def low_pass(taps: list[int]) -> Tensor:
 
 class Resample(nn.Module):
     """Double (`up`) or halve (`down`) height and width with a separable low-pass filter, e.g. [1,1] or [1,3,3,1]."""
+
+    casts_weights = constant_buffers = True
 
     def __init__(self, mode: str, taps: list[int]):
         super().__init__()
@@ -119,6 +128,8 @@ class Conv2d(Weighted):
 
     `resample` ("up" or "down") resamples the input first.
     """
+
+    casts_weights = True
 
     def __init__(
         self,
@@ -149,6 +160,8 @@ class StridedConv2d(Conv2d):
     convolution itself has stride 2.
     """
 
+    casts_weights = constant_buffers = True
+
     def __init__(self, n_in: int, n_out: int, taps: list[int]):
         super().__init__(n_in, n_out, 3)
         self.taps = list(taps)
@@ -171,6 +184,7 @@ class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) with 32 groups, or fewer so that each has at least 4 channels."""
 
     fused = False  # with the SiLU after it, see `fused_norm`
+    casts_weights = True
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -193,6 +207,8 @@ class PositionalEmbedding(nn.Module):
     `endpoint` makes the last frequency exactly 1/10000 and `sin_first` puts the sines first, both as in DDPM++.
     """
 
+    constant_buffers = True
+
     def __init__(self, channels: int, endpoint: bool = False, sin_first: bool = False):
         super().__init__()
         self.endpoint, self.sin_first = endpoint, sin_first
@@ -212,6 +228,8 @@ class PositionalEmbedding(nn.Module):
 
 class FourierEmbedding(nn.Module):
     """sin and cos of 2 pi f v with random frequencies f ~ N(0, 16^2) (Tancik et al. 2020), [B] -> [B, channels]."""
+
+    constant_buffers = True
 
     def __init__(self, channels: int, scale: float = 16.0):
         super().__init__()

@@ -20,10 +20,11 @@ FUSED = (torch.optim.Adam, torch.optim.AdamW)
 Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
-def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Optimizer:
+def make_optimizer(component: dict, named_parameters: Named, fused: bool = False) -> torch.optim.Optimizer:
     """Create the optimizer described by {"name": ..., option: value}; its `config` has all defaults filled in.
 
-    Raises UserError for an unknown name or option, and for values that the optimizer rejects.
+    `fused` asks for the fused kernel, if there is one and no kernel is chosen, on a CPU as well. Raises UserError for
+    an unknown name or option, and for values that the optimizer rejects.
     """
     name, options = split(component, "optimizer")
     betas = options.get("betas")
@@ -34,18 +35,22 @@ def make_optimizer(component: dict, named_parameters: Named) -> torch.optim.Opti
         options["betas"] = [float(beta) for beta in betas]  # torch rejects [0, 0.99], where 0 is an int
     decay = bind(find("optimizer", name), options, f"optimizer {name}", ("params",)).get("weight_decay")
     groups = parameter_groups(named_parameters, decay)
-    kernel = {"fused": True} if fuses(name, options, groups) else {}
+    kernel = {"fused": True} if fuses(name, options, groups, fused) else {}
     optimizer = make({"name": name, **options, **kernel}, "optimizer", params=groups)
     for option in set(HOW_NOT_WHAT) - options.keys():
         optimizer.config["options"].pop(option, None)
     return optimizer
 
 
-def fuses(name: str, options: dict, groups: list[dict]) -> bool:
-    """Return whether to choose the fused kernel, which is for GPUs, and whose rounding is another on the CPU."""
+def fuses(name: str, options: dict, groups: list[dict], on_cpu: bool) -> bool:
+    """Return whether to choose the fused kernel, on the CPU only `on_cpu`, as its rounding is another there."""
     chosen = {*KERNELS, "differentiable"} & options.keys()
     devices = {one.device.type for group in groups for one in group["params"]}
-    return not chosen and find("optimizer", name) in FUSED and not devices & {"cpu", "mps", "meta"}
+    return (
+        not chosen
+        and find("optimizer", name) in FUSED
+        and not devices & ({"mps", "meta"} if on_cpu else {"cpu", "mps", "meta"})
+    )
 
 
 def leaves_out_steps(optimizer: torch.optim.Optimizer) -> bool:

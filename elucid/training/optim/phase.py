@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.sharding.parts import parts, total_norm
 from elucid.training.optim.optimizers import KERNELS, leaves_out_steps
 from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
@@ -82,13 +83,14 @@ class PhaseOptimizer:
         """
         self.scaler.unscale_(self.optimizer)
         self._require_gradient()
-        grads = [p.grad for _, p in self.named_parameters if p.grad is not None]
+        trained = [p for _, p in self.named_parameters if p.grad is not None]
+        grads = parts(p.grad for p in trained)
         norms = torch.stack(torch._foreach_norm(grads))
-        self.grad_norm = torch.linalg.vector_norm(norms)
+        self.grad_norm, all_finite = total_norm(norms, trained)
         if leaves_out_steps(self.optimizer) and norms.device.type != "cpu":
-            return self._step_on_device(grads, norms.isfinite().all())
+            return self._step_on_device(grads, all_finite)
         above = self.grad_norm > self.max_grad_norm if self.max_grad_norm else torch.zeros_like(norms[0]).bool()
-        finite, clip = torch.stack([norms.isfinite().all(), above]).tolist()  # the only synchronisation with the device
+        finite, clip = torch.stack([all_finite, above]).tolist()  # the only synchronisation with the device
         self.diverged = not finite and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE)
         if not finite:
             return False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.transfer import moved
+from elucid.torch_utils.weights.working import WorkingWeights
 from elucid.training.networks.regions import regions
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
@@ -45,6 +46,7 @@ class Preconditioned(nn.Module):
     def __init__(self, model: nn.Module, spec: NetSpec, precision: str = "fp32"):
         super().__init__()
         self.model, self.spec, self.precision = model, spec, precision
+        self.working = WorkingWeights()
 
     @classmethod
     def adapt(cls, spec: NetSpec) -> NetSpec:
@@ -114,7 +116,8 @@ class Preconditioned(nn.Module):
     def call_network(self, x: Tensor, coefficients: Coefficients, cond: Cond) -> Any:
         """Run the network on x [B,C,H,W] with these coefficients, in `precision`."""
         seen = self.network_input(x, coefficients.c_in, cond).to(self.compute_dtype)
-        return self.model(seen, coefficients.c_noise.reshape(-1).expand(x.shape[0]), cond)
+        c_noise = coefficients.c_noise.reshape(-1).expand(x.shape[0])
+        return self.working.call(self.model, self.compute_dtype, seen, c_noise, cond)
 
 
 def as_levels(sigma: Tensor | float, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

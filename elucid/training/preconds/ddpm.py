@@ -51,7 +51,7 @@ class DDPMPrecond(DiscreteProcess, Denoiser):
     has a learned one (Nichol & Dhariwal 2021). In sigma space x = x_t / sqrt(abar_t).
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = constant_buffers = True
 
     default_loss = "simple"
     default_sampler, default_schedule = "ddpm", "respaced"
@@ -79,7 +79,7 @@ class DDPMPrecond(DiscreteProcess, Denoiser):
 class DDPMClassifier(DiscreteProcess, NoisyClassifier):
     """Classifier of the noisy images of a discrete process (Dhariwal & Nichol 2021, section 4): x, sigma -> logits."""
 
-    uses_all_parameters = True
+    uses_all_parameters = constant_buffers = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ class iDDPMPrecond(Denoiser):  # noqa: N801 - the field's spelling
     The network has 2C output channels; the second half is the variance.
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = constant_buffers = True
     default_loss = "iddpm"
 
     def __init__(self, model, spec, precision="fp32", C_1: float = 0.001, C_2: float = 0.008, M: int = 1000):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-BLOCK_SIZE = 4
-"""Batch size on the CPU: more is hardly faster, and a single image is much slower with small networks."""
+SMALL_NETWORK = 4_000_000
+"""Parameters up to which a network is small."""
 
 
 @dataclass
@@ -21,22 +21,40 @@ class Samples:
     images: Tensor
     labels: Tensor | None
 
+    def part(self, start: int, end: int | None) -> "Samples":
+        labels = None if self.labels is None else self.labels[start:end]
+        return Samples(self.seeds[start:end], self.images[start:end], labels)
 
-def in_blocks(make: Callable[[list], Samples], items: Sequence, batch_size: int) -> Generator[Samples, None, None]:
-    """Yield make(items) for all items (seed and class) in order, computed in parallel blocks of `BLOCK_SIZE`.
+
+def block_size(denoiser: nn.Module) -> int:
+    """Return the batch size on the CPU: 16 for small networks.
+
+    For others more than 4 is hardly faster, and a single image, which costs as much as a block, would be slow.
+    """
+    return 16 if sum(parameter.numel() for parameter in denoiser.parameters()) <= SMALL_NETWORK else 4
+
+
+def in_blocks(
+    make: Callable[[list], Samples], size: int, items: Sequence, batch_size: int
+) -> Generator[Samples, None, None]:
+    """Yield make(items) for all items (seed and class) in order, computed in parallel blocks of `size`.
 
     The blocks are joined to about `batch_size` images.
     """
-    blocks = _map_in_parallel(partial(_make_padded, make, BLOCK_SIZE), list(chunks(items, BLOCK_SIZE)))
+    blocks = _map_in_parallel(partial(_make_padded, make, size), list(chunks(items, size)))
     return _join_to_size(blocks, batch_size)
+
+
+def whole_blocks(make: Callable[[list], Samples], size: int) -> Callable[[Sequence], Samples]:
+    """Return a function that makes any number of items at once, of the same images as `in_blocks` gives."""
+    return lambda items: joined([_make_padded(make, size, part) for part in chunks(items, size)])
 
 
 def _make_padded(make: Callable[[list], Samples], size: int, items: Sequence) -> Samples:
     """Return make(items), called with items padded to `size`; the extra samples are dropped."""
     count = len(items)
     samples = make([*items, *[items[-1]] * (size - count)])
-    labels = samples.labels[:count] if samples.labels is not None else None
-    return Samples(samples.seeds[:count], samples.images[:count], labels)
+    return samples.part(0, count)
 
 
 def chunks(items: Sequence, size: int) -> Iterator[Sequence]:
@@ -68,17 +86,19 @@ def _map_in_parallel(function: Callable, items: list) -> Iterator:
 
 
 def _join_to_size(parts: Iterable[Samples], size: int) -> Generator[Samples, None, None]:
-    """Join the samples to about `size` images at a time."""
+    """Join and split the samples to `size` images at a time."""
     waiting: list[Samples] = []
     for part in parts:
-        if waiting and sum(len(samples.seeds) for samples in waiting) + len(part.seeds) > size:
-            yield _join(waiting)
-            waiting = []
         waiting.append(part)
-    if waiting:
-        yield _join(waiting)
+        while sum(len(samples.seeds) for samples in waiting) >= size:
+            whole = joined(waiting)
+            yield whole.part(0, size)
+            waiting = [whole.part(size, None)]
+    if any(samples.seeds for samples in waiting):
+        yield joined(waiting)
 
 
-def _join(parts: list[Samples]) -> Samples:
+def joined(parts: list[Samples]) -> Samples:
+    """Join samples, in order."""
     labels = None if parts[0].labels is None else torch.cat([part.labels for part in parts])
     return Samples([seed for part in parts for seed in part.seeds], torch.cat([part.images for part in parts]), labels)

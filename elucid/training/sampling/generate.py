@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import PerSeedRandom
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.encoders.base import Encoder
 from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import Callback, Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
-from elucid.training.sampling.cpu_blocks import Samples, chunks, in_blocks
+from elucid.training.sampling.cpu_blocks import Samples, block_size, chunks, in_blocks
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.transforms import lowres as condition
 
@@ -45,7 +46,7 @@ def generate(
     `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
     `lowres` gives the images that the denoiser enlarges, and their classes if they are known. `noise` is drawn on the
     "device" or, so that CPU and GPU get the same, on the "cpu". On the CPU an image
-    depends on its seed only, bit by bit, because each pass has `cpu_blocks.BLOCK_SIZE` images and one thread; on other
+    depends on its seed only, bit by bit, because each pass has `cpu_blocks.block_size` images and one thread; on other
     devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes that are out of
     range or that the model does not have.
     """
@@ -58,7 +59,7 @@ def generate(
     parts = {"sampler": sampler, "schedule": schedule, "steps": steps, "callback": callback, "lowres": lowres}
     make = sampling(denoiser, encoder, device, **parts, noise=noise)
     if torch.device(device).type == "cpu":
-        return in_blocks(make, items, batch_size)
+        return in_blocks(make, block_size(denoiser), items, batch_size)
     return (make(part) for part in chunks(items, batch_size))
 
 
@@ -135,6 +136,7 @@ def _sample(
         cond[condition.NAME] = condition.enlarge(seen, spec.resolution)
         labels = small.labels if labels is None else labels
     x = latents.to(state_dtype(device)) * sigmas[0].item()
-    x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
+    with working_weights(denoiser):
+        x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)
     images = encoder.decode(x)
     return Samples(list(seeds), images[:, :1] if spec.image_channels == 1 and not spec.latent else images, labels)

@@ -24,6 +24,7 @@ from elucid.training.sampling.choices import chosen_noise, chosen_options, requi
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.classifier import load_classifier, with_classifier
+from elucid.training.sampling.cpu_blocks import block_size, whole_blocks
 from elucid.training.sampling.generate import Samples, generate, sampling
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
@@ -149,6 +150,8 @@ def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.devi
     require_pair(path, snapshot, base.image_shape, base.label_dim, base.class_names)
     parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres, "noise": base.noise}
     make = sampling(base.denoiser, base.encoder, device, **parts)
+    if device.type == "cpu":
+        make = whole_blocks(make, block_size(base.denoiser))
     precisions = (base.denoiser.precision, own.precision or snapshot.ema.precision)
     pipeline = single_pipeline(snapshot, own, device, FromModel(make, base.label_dim, precisions, base.lowres))
     second = {**pipeline.description, "network": sha256(located(path))}

@@ -119,8 +119,8 @@ class OnlineScores(Hook):
     def __init__(self, run: Run, options: EvalOptions, detector: Detector):
         self.options, self.detector = options, detector
         self.metrics = metric_names(options.metrics)
-        self.ema = str(options.ema) if options.ema is not None else next(iter(run.ema.averages))
-        denoiser: Any = chosen(run.ema.averages, self.ema)
+        self.ema = str(options.ema) if options.ema is not None else next(iter(run.averages))
+        denoiser: Any = chosen(run.averages, self.ema)
         if options.guidance is not None:
             denoiser = make({"name": "cfg", "scale": options.guidance}, "guidance", denoiser=denoiser)
         self.denoiser, self.schedule = clipped(denoiser), run.schedule
@@ -169,7 +169,7 @@ class OnlineScores(Hook):
             return
         started = time.monotonic()
         try:
-            with random_state_kept(run.device), sampling_precision(run):
+            with random_state_kept(run.device), sampling_precision(run), run.gathered(self.ema):
                 score = self.evaluator(self._samples(run))
         except Interrupted:
             run.log(f"eval      stopped, so there is no score at {run.nimg / 1000:g} kimg")
@@ -213,11 +213,12 @@ class OnlineScores(Hook):
         target = self.options.target
         before = None if target is None else first_to_reach(self.history.records, target)
         self.history.add(record, write=distributed.is_main())
+        snapshot = run.snapshot() if top else None
         if distributed.is_main():
             result = as_result("online", self.history.records, self.about)
             result.save(self.folder / FOLDER / "online.json")
-            if top:
-                save_snapshot(self.folder / BEST, run.snapshot())
+            if snapshot is not None:
+                save_snapshot(self.folder / BEST, snapshot)
                 note = {**first.as_dict(), "nimg": run.nimg, "kimg": run.nimg / 1000, "snapshot": BEST, "ema": self.ema}
                 with write_output(self.folder / BEST_NOTE) as file:
                     text = json.dumps({**note, "made_by": self.history.made_by, "about": self.about}, indent=1)

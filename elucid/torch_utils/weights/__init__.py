@@ -1,0 +1,1 @@
+"""Copies of weights in other types, and buffers that need no copies."""
