@@ -28,6 +28,7 @@ from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.fused_norm import fuse_norms
+from elucid.training.networks.kernels.memory_format import place_channels
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
@@ -119,8 +120,8 @@ class Run:
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
         if not self.shards:
             self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
-        if self.loop.channels_last:
-            self.denoiser.model.to(memory_format=torch.channels_last)
+        if not self.shards and self.denoiser.compute_dtype == torch.float32 or self.loop.channels_last:
+            place_channels(self.denoiser.model, self.loop.channels_last, training=True)
         if self.loop.fused_norm:
             fuse_norms(self.denoiser.model)
         self.transferred = transfer(source, self.denoiser) if source is not None else None

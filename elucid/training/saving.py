@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -231,7 +232,7 @@ def on_host(value, copies: dict[int, Tensor] | None = None):
     copies = {} if copies is None else copies
     if isinstance(value, Tensor):
         if id(value) not in copies:
-            copies[id(value)] = value.detach().to("cpu", copy=True)
+            copies[id(value)] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return copies[id(value)]
     if isinstance(value, dict):
         return {key: on_host(one, copies) for key, one in value.items()}
@@ -254,7 +255,7 @@ def module_on_host(module: nn.Module) -> nn.Module:
     """Copy a module to the memory of the host without a second copy on its device."""
     known: dict[int, object] = {}
     for one in [*module.parameters(), *module.buffers()]:
-        tensor = one.detach().to("cpu", copy=True)
+        tensor = one.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         known[id(one)] = nn.Parameter(tensor, one.requires_grad) if isinstance(one, nn.Parameter) else tensor
     return copy.deepcopy(module, known)
 

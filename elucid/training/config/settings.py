@@ -56,7 +56,7 @@ class LoopOptions:
     checkpointing: bool = False
     bench: bool = True
     deterministic: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     fused_norm: bool = False
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
