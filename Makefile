@@ -1,5 +1,6 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
 # make docs: the documentation as a site, in site/. make browser: what tests reports in a Chromium that is installed.
+# make bench: what training and sampling cost here, as a table and bench.json; on a GPU after a check of the numbers.
 # All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu is one more index, here that of torch without CUDA.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
-.PHONY: demo test lint format docs setup dev browser clean
+.PHONY: demo test lint format docs setup dev browser bench clean
 
 setup: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -60,6 +61,9 @@ demo: setup
 docs: setup
 	@$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: dev
+	$(BIN)/python benchmarks/bench.py --out=bench.json
 
 clean:
 	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

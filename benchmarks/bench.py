@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.throughput import NETWORKS  # noqa: E402
+from benchmarks.throughput import NETWORKS, cpu_has_bf16  # noqa: E402
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.torch_utils.distributed import choose_device  # noqa: E402
 
@@ -38,15 +38,6 @@ COLUMNS = {
     "to_device": "copies to the device",
     "waits": "waits",
 }
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 rather than emulating it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.machine() == "arm64"
-    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def machine(device: torch.device) -> dict:

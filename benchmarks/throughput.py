@@ -8,6 +8,7 @@ therefore ratios within one run. The last line is the row as JSON.
 """
 
 import json
+import platform
 import re
 import sys
 import tempfile
@@ -177,6 +178,15 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
         "graphs": graphs,
         "data_wait_share": waits / took,
     }
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 rather than emulating it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine() == "arm64"
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def graphs_made() -> int:

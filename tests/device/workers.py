@@ -52,7 +52,7 @@ def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
         "sampler": "edm",
         "schedule": "karras",
         "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "none"},
-        "loop": {"batch_size": 8, "duration_mimg": 1e-3, "seed": 1, "bench": False, **loop},
+        "loop": {"batch_size": 8, "duration_mimg": 1e-3, "seed": 1, "bench": False, "channels_last": False, **loop},
     }
     return Run({**rest, **parts}, device)
 

@@ -11,7 +11,7 @@ ENTRANCES = {
     r"(?<!library\.)\btorch\.load\(": {  # which look first; safetensors has one of its own
         "torch_utils/guards/torch_files.py", "torch_utils/pickled.py",
     },
-    r"\bnp\.load\(": {"metrics/reference.py", "training/data/cache.py"},
+    r"\bnp\.load\(": {"metrics/reference.py", "training/data/cache.py", "training/data/index/table.py"},
     r"\bpickle\.(load|loads|Unpickler)\(": set(),
     r"\blmdb\.open\(": {"preparation/lmdb_file.py", "preparation/sources.py"},
     r"\btarfile\.open\(": {"preparation/arrays.py"},

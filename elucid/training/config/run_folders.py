@@ -153,6 +153,7 @@ def stored_options(state: dict) -> dict:
         whole = False
     if not whole:
         raise UserError("the state's options are damaged; resume from another one")
+    options["loop"].setdefault("channels_last", False)  # older runs go on with the same roundings
     return options
 
 

@@ -15,6 +15,7 @@ from elucid.training.guidance.clipping import clipped
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
+from elucid.training.sampling.cpu_blocks import block_size
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.grid import enlarged_grid, save_grid
 from elucid.training.sampling.lowres import FromDataset
@@ -27,7 +28,7 @@ SHARE, LEAST = 0.1, 3.0
 """A grid may take this fraction of the time since the last one, and at least this many seconds."""
 
 FIRST = 4
-"""Number of images sampled first to measure the time per image."""
+"""Number of images sampled first to measure the time per image; on a CPU it is a block."""
 
 
 class SampleGrid(Hook):
@@ -80,13 +81,14 @@ class SampleGrid(Hook):
             factor = run.options["lowres"]["factor"]
             options["lowres"] = FromDataset(run.dataset, run.encoder, factor, run.device)
         parts: list[Tensor] = []
+        first = block_size(denoiser) if run.device.type == "cpu" else FIRST
         try:
             with progress_bar(total=count, desc="samples", leave=False) as bar:
-                for seeds in (range(min(FIRST, count)), range(FIRST, count)):
+                for seeds in (range(min(first, count)), range(first, count)):
                     if parts:  # batches take less time per image
                         left = seconds - (time.monotonic() - started)
-                        affordable = int(left / (time.monotonic() - started) * FIRST)
-                        seeds = seeds[: affordable // FIRST * FIRST if affordable < len(seeds) else len(seeds)]
+                        affordable = int(left / (time.monotonic() - started) * first)
+                        seeds = seeds[: affordable // first * first if affordable < len(seeds) else len(seeds)]
                     with closing(generate(clipped(denoiser), run.encoder, seeds, callback=watch, **options)) as samples:
                         for part in samples:
                             parts.append(part.images.cpu())
@@ -96,7 +98,7 @@ class SampleGrid(Hook):
         finally:
             over.set()  # threads still sampling stop after their step
         if not parts and not run.stop.requested:
-            run.log(f"note: no sample grid: {FIRST} samples take more than {seconds:.0f} s (see loop.grid_images)")
+            run.log(f"note: no sample grid: {first} samples take more than {seconds:.0f} s (see loop.grid_images)")
         return torch.cat(parts) if parts and not run.stop.requested else None
 
 

@@ -26,7 +26,7 @@ class DhariwalUNet(Conditioned):
     Self-attention at `attn_resolutions`, 64 channels per head. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = takes_channels_last = True
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class SongUNet(Conditioned):
     first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = takes_channels_last = True
 
     def __init__(
         self,

@@ -11,10 +11,11 @@ def place_channels(model: nn.Module, last: bool | None, training: bool) -> None:
     """Store the weights with channels last, or first, and with them what a convolution returns; None is what is faster.
 
     On a CPU in float32 convolutions of few channels, and those of a pass without gradients, are faster with channels
-    last. Elsewhere it is not measured.
+    last. Elsewhere it is not measured, and it is left to networks that say `takes_channels_last`.
     """
     if last is None:
-        last = next(model.parameters()).device.type == "cpu" and (not training or _width(model) < WIDE)
+        faster = next(model.parameters()).device.type == "cpu" and (not training or _width(model) < WIDE)
+        last = faster and getattr(model, "takes_channels_last", False)
     if last:
         model.to(memory_format=torch.channels_last)
 
