@@ -30,10 +30,10 @@ def work(arch: str, precision: str) -> dict:
     getattr(start, "keep_pages", lambda: None)()  # as the scripts do
     import torch
 
-    sys.path.append(str(ROOT))
     import tempfile
 
-    from benchmarks.throughput import BATCHES, new_run
+    from throughput import BATCHES, new_run  # beside this file; the package is the other version's
+
     from elucid.training.loop import train_step
     from elucid.training.noise.schedules import Karras
     from elucid.training.sampling.generate import generate

@@ -139,10 +139,10 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
     reset_peak_memory(device)
     with run.denoiser.compiled(click.echo) if compiled else nullcontext():
         first = seconds(lambda: train_step(run, run.objective), device, 1, warm=0)
-        steps, waited = 2 + repeats, run.stream.waited
+        steps, waited = 2 + repeats, getattr(run.stream, "waited", 0.0)
         began = time.perf_counter()
         step_seconds = seconds(lambda: train_step(run, run.objective), device, repeats)
-        waits = (run.stream.waited - waited) / steps
+        waits = (getattr(run.stream, "waited", 0.0) - waited) / steps
         took = (time.perf_counter() - began) / steps
     peak, graphs = peak_memory(device), graphs_made()
     denoiser = next(iter(run.ema.averages.values()))

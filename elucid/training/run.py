@@ -150,8 +150,8 @@ class Run:
         named = list(self.loss.parameters_of(self.denoiser, phase))
         if not named:
             raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
-        # In float32 on a CPU the numbers stay those of earlier versions.
-        fused = self.denoiser.compute_dtype != torch.float32
+        # In float32 on a CPU runs of earlier versions, whose memory format is set, keep the kernel of theirs as well.
+        fused = self.denoiser.compute_dtype != torch.float32 or self.loop.channels_last is None
         optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named, fused)
         loss = type(self.loss).__name__
         return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)
