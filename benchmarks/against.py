@@ -28,10 +28,9 @@ def work(arch: str, precision: str) -> dict:
     from elucid import start
 
     getattr(start, "keep_pages", lambda: None)()  # as the scripts do
-    import torch
-
     import tempfile
 
+    import torch
     from throughput import BATCHES, new_run  # beside this file; the package is the other version's
 
     from elucid.training.loop import train_step

@@ -17,19 +17,21 @@ from elucid.dnnlib import cli
 from elucid.training.loop import train_step
 from tests.device import simulated
 
-STEPS = 2
+WARM, STEPS = 6, 2
+"""Steps before those that are counted: matrices of the augmentation are copied when they are first needed."""
 CHANNELS = {"demo": 8, "adm": 32}
 
 
 def counts(arch: str, precision: str) -> dict:
-    """Counts per step, after one step that creates the optimizer's state."""
+    """Counts per steady step."""
     device = simulated.register()
     torch.set_num_threads(1)
     narrow = {**NETWORKS[arch], "model_channels": CHANNELS.get(arch, 16)}
     NETWORKS[arch] = narrow
     with tempfile.TemporaryDirectory() as folder:
         run = new_run(arch, precision, device, 2, Path(folder), bench=False)
-        train_step(run, run.objective)
+        for _ in range(WARM):
+            train_step(run, run.objective)
         with simulated.counting() as seen:
             for _ in range(STEPS):
                 train_step(run, run.objective)

@@ -23,9 +23,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from elucid.dnnlib import cli
+from elucid.start import keep_pages
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
 from elucid.training.loop import train_step
+from elucid.training.networks.kernels.memory_format import place_channels
 from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
@@ -146,6 +148,8 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
         took = (time.perf_counter() - began) / steps
     peak, graphs = peak_memory(device), graphs_made()
     denoiser = next(iter(run.ema.averages.values()))
+    if run.denoiser.compute_dtype == torch.float32:  # as in generate.py
+        place_channels(denoiser.model, None, training=False)
     images = torch.zeros(batch, run.dataset.channels, *run.dataset.resolution, device=device)
     if images.shape[1] == 1 and run.denoiser.spec.image_channels == 3:
         images = images.expand(-1, 3, -1, -1)
@@ -223,6 +227,7 @@ def peak_memory(device: torch.device) -> float:
 @click.option("--device", "device_name")
 def main(arch, precision, batch, compiled, repeats, device_name):
     """Print one row as JSON."""
+    keep_pages()  # as the scripts do
     device = choose_device(device_name)
     size = batch or (128 if device.type == "cuda" else BATCHES[arch])
     click.echo(json.dumps(measure(arch, precision, device, size, compiled, repeats)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.torch_utils.sharding.parts import parts, total_norm
+from elucid.torch_utils.sharding.parts import is_sharded, parts, total_norm
 from elucid.training.optim.optimizers import KERNELS, leaves_out_steps
 from elucid.training.optim.schedules import LRSchedule
 from elucid.training.types import Step
@@ -84,6 +84,9 @@ class PhaseOptimizer:
         self.scaler.unscale_(self.optimizer)
         self._require_gradient()
         trained = [p for _, p in self.named_parameters if p.grad is not None]
+        for parameter in trained if leaves_out_steps(self.optimizer) else ():
+            if in_memory(parameter.grad) != in_memory(parameter):
+                parameter.grad = laid_out_like(parameter, parameter.grad)
         grads = parts(p.grad for p in trained)
         norms = torch.stack(torch._foreach_norm(grads))
         self.grad_norm, all_finite = total_norm(norms, trained)
@@ -142,3 +145,19 @@ class PhaseOptimizer:
         chosen = [{name: group[name] for name in KERNELS & group.keys()} for group in self.optimizer.param_groups]
         groups = [{**saved, **own} for saved, own in zip(state["param_groups"], chosen, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": groups})
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    values[name] = laid_out_like(parameter, value)
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a tensor of a parameter's shape in its memory format, which fused kernels take for granted."""
+    if value.shape != parameter.shape or is_sharded(value) or in_memory(value) == in_memory(parameter):
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def in_memory(tensor: Tensor) -> list[int]:
+    """Return the strides of the dimensions with more than one element, which say in which order they lie in memory."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
