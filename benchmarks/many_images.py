@@ -32,7 +32,7 @@ OPEN = """
 import resource, sys, time
 import psutil
 from elucid.training.data.dataset import open_dataset
-from elucid.training.data.stream import BatchStream
+from elucid.training.data.loading.stream import BatchStream
 import torch
 before = psutil.Process().memory_info()
 began = time.perf_counter()

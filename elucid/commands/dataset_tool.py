@@ -11,11 +11,11 @@ import click
 from elucid.commands.command import Group, section, version_option
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import clean_lines
-from elucid.dnnlib.reading.npy import DTYPES
 from elucid.preparation.convert import convert
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
 from elucid.training.data import cache_entries
+from elucid.training.data.npy import DTYPES
 
 _workers = click.option("--workers", type=cli.Count(), metavar="INT", help="Processes.  [default: one per core]")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing --dest.")

@@ -10,10 +10,10 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.dnnlib.reading import npy
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
 from elucid.torch_utils.distributed import choose_device
+from elucid.training.data import npy
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.latents import encoder_line
 from elucid.training.encoders.vae import VAE

@@ -23,7 +23,7 @@ from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data,
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
-from elucid.training.data.stream import BatchStream
+from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
 from elucid.training.networks.checkpointing import checkpoint_regions

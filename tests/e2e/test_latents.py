@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading.npy import to_npy
 from elucid.training.config.build import make_denoiser
 from elucid.training.data.cache import cached
 from elucid.training.data.dataset import open_dataset
+from elucid.training.data.npy import to_npy
 from elucid.training.encoders.vae import VAE
 from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.types import NetSpec

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading import npy
 from elucid.metrics.reference import load_reference
 from elucid.torch_utils.checkpoint import load_state, newest_state
+from elucid.training.data import npy
 from elucid.training.data.cache import cached
 from elucid.training.data.dataset import open_dataset
 from elucid.training.snapshots.snapshot import load_snapshot

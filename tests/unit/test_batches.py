@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from elucid.training.data.loading.order import Shuffled
-from elucid.training.data.stream import BatchStream
+from elucid.training.data.loading.stream import BatchStream
 from elucid.training.encoders.rgb import RGB
 from elucid.training.transforms.coordinates import Coordinates
 from elucid.training.transforms.encode import Encode

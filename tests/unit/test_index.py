@@ -131,7 +131,7 @@ def test_a_folder_inside_a_zip_and_a_root_folder(tmp_path, monkeypatch, about):
 
 
 def test_latents(tmp_path, monkeypatch):
-    from elucid.dnnlib.reading.npy import to_npy
+    from elucid.training.data.npy import to_npy
 
     files = {f"{index}.npy": to_npy(np.full((8, 4, 4), index, np.float16)) for index in range(4)}
     about = {"encoder": {"name": "vae", "model": "m", "scale": 0.5, "sha256": "0"}, "labels": [["2.npy", 1]]}

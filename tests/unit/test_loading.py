@@ -13,7 +13,7 @@ from elucid.training.config.settings import DataOptions
 from elucid.training.data.loading import ahead as loading
 from elucid.training.data.loading import on_device as resident
 from elucid.training.data.loading.ahead import Ahead
-from elucid.training.data.stream import BatchStream
+from elucid.training.data.loading.stream import BatchStream
 from elucid.training.loggers.console import Console
 
 CPU, META = torch.device("cpu"), torch.device("meta")

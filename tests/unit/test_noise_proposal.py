@@ -12,9 +12,9 @@ from PIL import Image
 
 from elucid.commands import dataset_tool
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading import npy
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.verify import verify
+from elucid.training.data import npy
 from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import open_dataset
 from elucid.training.data.statistics import statistics

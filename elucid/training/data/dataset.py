@@ -8,7 +8,7 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.dnnlib.reading import npy
+from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
 from elucid.training.data.base import Dataset
 from elucid.training.data.folders import find_labels

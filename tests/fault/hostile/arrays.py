@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from elucid.dnnlib.reading import checksums
-from elucid.dnnlib.reading.npy import to_npy
+from elucid.training.data.npy import to_npy
 from tests.fault.hostile.kit import EVERY, Case, Kit
 from tests.fault.test_hostile_pickles import Call, attacks
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from elucid.dnnlib.progress import progress_bar
-from elucid.dnnlib.reading import npy
 from elucid.dnnlib.reading.json_text import largest
+from elucid.training.data import npy
 from elucid.training.data.archives import FileSet, FolderFiles, ZipColumns, ZipFiles
 from elucid.training.data.folders import labels_from_folders, root_folder
 from elucid.training.data.index.descriptions import large_description, large_labels
