@@ -50,8 +50,7 @@ def work(arch: str, precision: str) -> dict:
     try:  # as the sampling pipeline does
         from elucid.training.networks.kernels.memory_format import place_channels
 
-        if precision == "fp32":
-            place_channels(denoiser.model, None, training=False)
+        place_channels(denoiser.model, denoiser.compute_dtype)
     except ImportError:
         pass
     how = {"schedule": Karras(SAMPLING_STEPS.get(arch, 4)), "batch_size": 64}

@@ -63,9 +63,9 @@ def train_one(name: str, seed: int, out: Path) -> Path:
 
 def scores(network: Path, samples: Path, out: Path, flags: list[str], count: int = SAMPLES) -> dict[str, float]:
     """Sample, and return the accuracy in percent by the support vector classifier, and the Fréchet distance."""
-    noted = samples.with_suffix(".json")
+    noted = samples.parent / f"{samples.name}.json"  # a name may end in .5
     if not noted.exists():
-        log = samples.with_suffix(".txt")
+        log = samples.parent / f"{samples.name}.txt"
         wanted = [f"--seeds=0-{count - 1}", "--labels", "--device=cpu"]
         call("generate.py", f"--network={network}", f"--outdir={samples}", *wanted, *flags, log=log)
         data = [f"--data={out / 'train.zip'}", f"--test={out / 'test.zip'}", f"--images={samples}"]

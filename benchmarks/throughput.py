@@ -148,8 +148,7 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
         took = (time.perf_counter() - began) / steps
     peak, graphs = peak_memory(device), graphs_made()
     denoiser = next(iter(run.ema.averages.values()))
-    if run.denoiser.compute_dtype == torch.float32:  # as in generate.py
-        place_channels(denoiser.model, None, training=False)
+    place_channels(denoiser.model, denoiser.compute_dtype)  # as in generate.py
     images = torch.zeros(batch, run.dataset.channels, *run.dataset.resolution, device=device)
     if images.shape[1] == 1 and run.denoiser.spec.image_channels == 3:
         images = images.expand(-1, 3, -1, -1)

@@ -120,8 +120,7 @@ class Run:
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
         if not self.shards:
             self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
-        if not self.shards and self.denoiser.compute_dtype == torch.float32 or self.loop.channels_last:
-            place_channels(self.denoiser.model, self.loop.channels_last, training=True)
+            place_channels(self.denoiser.model, self.denoiser.compute_dtype, self.loop.channels_last, training=True)
         if self.loop.fused_norm:
             fuse_norms(self.denoiser.model)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
@@ -150,8 +149,8 @@ class Run:
         named = list(self.loss.parameters_of(self.denoiser, phase))
         if not named:
             raise UserError(f"loss {type(self.loss).__name__} has no parameters to train in phase {phase!r}")
-        # In float32 on a CPU runs of earlier versions, whose memory format is set, keep the kernel of theirs as well.
-        fused = self.denoiser.compute_dtype != torch.float32 or self.loop.channels_last is None
+        # Runs of earlier versions (`stored_options`) keep their kernel in float32 on a CPU, and so their roundings.
+        fused = self.denoiser.compute_dtype != torch.float32 or self.loop.channels_last is not False
         optimizer = make_optimizer({**component, **self.loss.optimizer_options(phase)}, named, fused)
         loss = type(self.loss).__name__
         return PhaseOptimizer(optimizer, self.lr_schedule, named, self.scaler, self.loop.max_grad_norm, phase, loss)

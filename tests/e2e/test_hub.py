@@ -109,9 +109,9 @@ def hub():
         server.shutdown()
 
 
-def run(hub, folder, script, *args):
+def run(hub, folder, script, *args, offline=False):
     where = {**environment(), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_none"}
-    where["HF_HUB_DISABLE_XET"] = "1"
+    where |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": str(int(offline))}
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(command, env=where, capture_output=True, text=True, timeout=120)
 
@@ -171,7 +171,7 @@ def test_parquet_files(hub, tmp_path):
     assert done.returncode == 0 and "6 images" in done.stdout and "test-00000" not in done.stdout, done.stderr
 
 
-def table(values, labels) -> bytes:
+def table(values, labels, repeat=1) -> bytes:
     """A parquet file as the hub's library writes it: pictures as structs, and names of classes in its schema."""
     import pyarrow
     import pyarrow.parquet
@@ -180,11 +180,12 @@ def table(values, labels) -> bytes:
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     features = {"label": {"names": ["red", "green", "blue"], "_type": "ClassLabel"}, "img": {"_type": "Image"}}
     columns = {"img": pyarrow.array(pictures, kind), "label": pyarrow.array(labels, pyarrow.int64())}
+    columns = {name: pyarrow.chunked_array([column] * repeat) for name, column in columns.items()}
     found = pyarrow.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
     file = io.BytesIO()
-    pyarrow.parquet.write_table(found, file, row_group_size=4)
+    pyarrow.parquet.write_table(found, file, row_group_size=4 if repeat == 1 else None)
     return file.getvalue()
 
 
@@ -200,6 +201,9 @@ def test_damaged_parquet_files(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="a.parquet"):
             opened = elucid.datasets.open(path)
             [opened.image(index) for index in range(len(opened))]
+    path.write_bytes(table([0] * 10, [0] * 10, repeat=100_000))
+    with pytest.raises(UserError, match="a.parquet has 1000000 rows in .* too few for pictures"):
+        elucid.datasets.open(path)
     path.write_bytes(whole)
     monkeypatch.setenv("ELUCID_MAX_ARRAY_BYTES", "100")
     with pytest.raises(UserError, match="ELUCID_MAX_ARRAY_BYTES"):
@@ -227,3 +231,14 @@ def test_names():
     for name in ("hf://user", "hf://user/name/../x", "hf://../x/y", "hf://a/b@", "hf://a/b@v/../c"):
         with pytest.raises(UserError, match="not of the form"):
             parsed(name)
+
+
+def test_without_a_connection(hub, tmp_path):
+    """What was downloaded is used; the rest is one line that says why."""
+    hub.repositories["datasets/user/cats"] = {f"cat/{index}.png": picture(index) for index in range(3)}
+    prepare = ["dataset_tool.py", "--source=hf://user/cats", f"--dest={tmp_path / 'cats.zip'}", "--overwrite"]
+    assert run(hub, tmp_path, *prepare).returncode == 0
+    assert run(hub, tmp_path, *prepare, offline=True).returncode == 0
+    done = run(hub, tmp_path, "train.py", "--data=hf://user/none", f"--outdir={tmp_path / 'run'}", offline=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "hf://user/none: it is not here, and the hub cannot be reached" in done.stderr

@@ -118,10 +118,12 @@ def _failures(what: str) -> Iterator[None]:
     library = _library()
     try:
         yield
+    except library.errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError, too
+        raise UserError(f"{what}: it is not here, and the hub cannot be reached; check the connection") from error
     except library.errors.EntryNotFoundError as error:
         raise UserError(f"{what}: the repository has no such file; check the name") from error
     except (library.errors.RepositoryNotFoundError, library.errors.RevisionNotFoundError) as error:
         raise UserError(f"{what}: there is no such repository or revision, or it is not open to you") from error
-    except (library.errors.HfHubHTTPError, library.errors.LocalEntryNotFoundError, ValueError, OSError) as error:
+    except (library.errors.HfHubHTTPError, ValueError, OSError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{what}: {reason}; check the name and the connection") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from elucid.torch_utils.compilation import uncompiled
 
 ALIGNMENT = 64
 """Elements at whose multiples copies begin, since kernels for matrices read aligned memory faster."""
@@ -101,8 +102,7 @@ def observed(model: nn.Module) -> Iterator[dict[nn.Module, set[torch.dtype]]]:
     casting = [one for one in model.modules() if vars(type(one)).get("casts_weights", False)]
     handles = [one.register_forward_pre_hook(look) for one in casting]
     try:
-        # Importing the compiler takes seconds; what has not imported it compiles nothing.
-        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        with uncompiled():
             yield seen
     finally:
         for handle in handles:

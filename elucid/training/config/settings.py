@@ -87,9 +87,10 @@ class LoopOptions:
         self.shard = int(self.shard)
         for name in ("shard", "snapshot_ticks", "state_ticks", "grid_images"):
             require(f"loop.{name}", getattr(self, name), (0, math.inf))
-
         if self.shard and self.precision == "fp16":
             raise UserError("`shard` and `precision`=fp16 exclude each other; use bf16, which needs no loss scale")
+        if self.shard and self.channels_last:
+            raise UserError("`shard` and loop.channels_last exclude each other; leave one out")
         if self.shard and self.compile:
             raise UserError("`shard` and `compile` exclude each other; leave one out")
 

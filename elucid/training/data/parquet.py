@@ -19,6 +19,8 @@ from elucid.training.data.pictures import is_picture
 
 SUFFIX = ".parquet"
 LABELS = ("label", "labels", "fine_label", "class")
+LEAST = 20
+"""Bytes that a picture has at least."""
 GROUPS = 2
 """Groups of rows that are kept in memory: one that is being read, and one before it for threads that are late."""
 
@@ -45,10 +47,12 @@ class ParquetFiles(FileSet):
             ]
             self._groups = [(number, group) for number, group, _ in groups]
             self._starts = np.cumsum([0, *(count for _, _, count in groups)])
-            limits.ENTRIES.require(int(self._starts[-1]), f"{self.path}: the number of its rows")
+            rows, size = int(self._starts[-1]), sum(map(os.path.getsize, self._paths))
+            limits.ENTRIES.require(rows, f"{self.path}: the number of its rows")
+            if rows * LEAST > size + limits.SMALL:  # before anything is made for each
+                raise UserError(f"{self.path} has {rows} rows in {size} bytes, too few for pictures; download it again")
             labels = None if label is None else self._label_values(label)
             class_names = None if label is None else _class_names(schema, label)
-        rows = int(self._starts[-1])
         suffix = ".jpg" if rows and self._cell(0)[:2] == b"\xff\xd8" else ".png"
         names = [f"{row:09d}{suffix}" for row in range(rows)]
         pairs = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
@@ -84,7 +88,9 @@ class ParquetFiles(FileSet):
         file, about = self._files[number], self._files[number].metadata.row_group(group)
         sizes = [about.column(index) for index in range(about.num_columns)]
         sizes = [one for one in sizes if one.path_in_schema.split(".")[0] == self._column]
-        size, compressed = (sum(getattr(one, f"total_{kind}_size") for one in sizes) for kind in _SIZES)
+        size, compressed = (
+            sum(getattr(one, f"total_{kind}_size") for one in sizes) for kind in ("uncompressed", "compressed")
+        )
         where = f"{self._paths[number]}: group {group} of its rows"
         limits.ARRAY_BYTES.require(size, f"{where}: its size")
         limits.require_ratio(size, compressed, where)
@@ -122,9 +128,6 @@ class ParquetFiles(FileSet):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._open()
-
-
-_SIZES = ("uncompressed", "compressed")
 
 
 def tables_in(files: FolderFiles) -> FileSet:

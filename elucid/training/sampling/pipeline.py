@@ -189,8 +189,7 @@ def single_pipeline(
     schedule(outermost, sampler.default_steps)  # so that impossible levels are refused before anything is written
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
-    if denoiser.compute_dtype == torch.float32:
-        place_channels(denoiser.model, None, training=False)
+    place_channels(denoiser.model, denoiser.compute_dtype)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
     description = {
         "ema": options.ema or next(iter(snapshot.emas)),

@@ -7,14 +7,17 @@ WIDE = 128
 """Channels from which on the order makes no difference to a training step on a CPU (docs/performance.md)."""
 
 
-def place_channels(model: nn.Module, last: bool | None, training: bool) -> None:
+def place_channels(
+    model: nn.Module, computes_in: torch.dtype, last: bool | None = None, training: bool = False
+) -> None:
     """Store the weights with channels last, or first, and with them what a convolution returns; None is what is faster.
 
     On a CPU in float32 convolutions of few channels, and those of a pass without gradients, are faster with channels
     last. Elsewhere it is not measured, and it is left to networks that say `takes_channels_last`.
     """
     if last is None:
-        faster = next(model.parameters()).device.type == "cpu" and (not training or _width(model) < WIDE)
+        measured = next(model.parameters()).device.type == "cpu" and computes_in == torch.float32
+        faster = measured and (not training or _width(model) < WIDE)
         last = faster and getattr(model, "takes_channels_last", False)
     if last:
         model.to(memory_format=torch.channels_last)
