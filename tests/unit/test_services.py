@@ -81,8 +81,10 @@ def test_mlflow_in_a_file(tmp_path, monkeypatch):
 def test_trackio_on_this_machine(tmp_path):
     pytest.importorskip("trackio")
     code = f"""
+import runpy
 from pathlib import Path
-from tests.unit.test_services import Trackio, log
+own = runpy.run_path({__file__!r})  # other packages, too, install one called `tests`
+Trackio, log = own["Trackio"], own["log"]
 folder = Path({str(tmp_path)!r}) / "run"
 folder.mkdir()
 log(Trackio(folder), folder, [1000, 2000])
