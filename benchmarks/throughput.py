@@ -104,7 +104,7 @@ def pictures(folder: Path, side: int, channels: int, count: int = 160) -> Path:
 def new_run(arch: str, precision: str, device: torch.device, batch: int, folder: Path, dropout=None, **loop) -> Run:
     """The recipe of CIFAR-10, or of the demo, with this network."""
     demo = arch == "demo"
-    dropout = 0.0 if demo else dropout
+    dropout, cache = 0.0 if demo else dropout, "gpu" if device.type == "cuda" else "none"
     options = {
         "network": NETWORKS[arch] if dropout is None else {**NETWORKS[arch], "dropout": dropout},
         "encoder": {"name": "rgb"},
@@ -116,7 +116,7 @@ def new_run(arch: str, precision: str, device: torch.device, batch: int, folder:
         "ema": {"name": "halflife", "halflife_mimg": [0.5]},
         "sampler": "edm",
         "schedule": "karras",
-        "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "none", "xflip": not demo},
+        "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": cache, "xflip": not demo},
         "loop": {"batch_size": batch, "duration_mimg": 1, "seed": 1, "precision": precision, **loop},
     }
     pictures(folder, SIDES.get(arch, 32), 1 if demo else 3)
