@@ -48,9 +48,9 @@ def work(arch: str, precision: str) -> dict:
         run.stream.close()
     denoiser = next(iter(run.ema.averages.values()))
     try:  # as the sampling pipeline does
-        from elucid.training.networks.kernels.memory_format import place_channels
+        from elucid.training.networks.kernels.choice import choose_kernels
 
-        place_channels(denoiser.model, denoiser.compute_dtype)
+        choose_kernels(denoiser.model, denoiser.compute_dtype)
     except ImportError:
         pass
     how = {"schedule": Karras(SAMPLING_STEPS.get(arch, 4)), "batch_size": 64}

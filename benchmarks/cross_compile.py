@@ -1,4 +1,4 @@
-"""Compile the fused normalisation's Triton kernels for GPUs that are not there: `python -m benchmarks.cross_compile`.
+"""Compile the Triton kernels for GPUs that are not there: `python -m benchmarks.cross_compile`.
 
 It needs the package triton and no GPU, and shows that the kernels compile and what they take of a GPU, not how fast
 they are.
@@ -11,30 +11,28 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from elucid.training.networks.kernels import triton_group_norm as kernels
+from elucid.training.networks.kernels import triton_group_norm as norm
+from elucid.training.networks.kernels import triton_residual as residual
 
 ARCHITECTURES = {"sm_80": 80, "sm_90a": 90, "sm_100a": 100}
 TYPES = {"bf16": "*bf16", "fp16": "*fp16", "fp32": "*fp32"}
-SAME = ("x", "y", "dy", "dx")
-"""Tensors of the network's precision; the others are float32."""
+FLOAT32 = {"means", "squares", "factors", "found", "back", "sums"}
+"""Tensors that are float32; the others have the network's precision."""
+FLOATS = {"eps", "factor"}
+CONSTANTS = {"STORES": True, "ACTIVATES": True, "ADDS": True, "BIASES": True, "MODULATES": True}
 
 
-def signature(kernel, precision: str) -> dict[str, str]:
-    """Types of a kernel's arguments, as at a launch."""
-    counts = {"C", "HW", "CG", "s_image", "s_channel", "s_place"}
-    kinds = {"eps": "fp32", **dict.fromkeys(counts, "i32"), **dict.fromkeys(SAME, TYPES[precision])}
-    kinds |= dict.fromkeys(("ADDS", "MODULATES", "ROWS", "COLS"), "constexpr")
-    return {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
-
-
-def compiled(kernel, precision: str, architecture: str, adds: bool, modulates: bool, channels: int, side: int):
-    """Compile a kernel as for images [B,channels,side,side] with 32 groups, channels last."""
-    _, rows, columns = kernels.grid_and_tile(1, channels, 32, side * side)
-    constants = {"ADDS": adds, "MODULATES": modulates, "ROWS": rows, "COLS": columns, "s_channel": 1}
-    types = {**signature(kernel, precision), "s_channel": "constexpr"}  # as a launch with that stride does
-    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+def compiled(kernel, precision: str, architecture: str, constants: dict, warps: int):
+    """Compile a kernel with all that it can do."""
+    constants = {name: value for name, value in {**CONSTANTS, **constants}.items() if name in kernel.arg_names}
+    types = dict.fromkeys(constants, "constexpr")
+    for name in kernel.arg_names:
+        counts = name in FLOATS or name.startswith("s_") or name in ("C", "CG", "HW", "rows", "chunks", "per_chunk")
+        kind = ("fp32" if name in FLOATS else "i32") if counts else "*fp32" if name in FLOAT32 else TYPES[precision]
+        types.setdefault(name, kind)
+    source = ASTSource(fn=kernel, signature={name: types[name] for name in kernel.arg_names}, constexprs=constants)
     target = GPUTarget("cuda", ARCHITECTURES[architecture], 32)
-    return triton.compile(source, target=target, options={"num_warps": kernels.WARPS})
+    return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 @click.command()
@@ -43,14 +41,18 @@ def compiled(kernel, precision: str, architecture: str, adds: bool, modulates: b
 def main(channels: int, side: int) -> None:
     """Print a line for each kernel, architecture and precision."""
     print(f"triton {triton.__version__}; {channels} channels at {side}x{side}")
-    for name, kernel in {"forward": kernels.forward, "backward": kernels.backward}.items():
+    tile = norm.tile(channels, side * side)
+    group = {"CHUNKS": norm.chunks(side * side, tile), "COLS": channels // 32}
+    sizes = {norm.coefficients: group, norm.gradient_coefficients: group}
+    sizes |= dict.fromkeys((norm.statistics, norm.normalise, norm.sums, norm.gradient), tile)
+    sizes |= dict.fromkeys((residual.forward, residual.backward), {**residual.tile(channels), "STEPS": residual.STEPS})
+    for kernel, constants in sizes.items():
         for architecture in ARCHITECTURES:
             for precision in TYPES:
-                for kind, flags in {"added": (True, False), "modulated": (False, True)}.items():
-                    made = compiled(kernel, precision, architecture, *flags, channels, side)
-                    target = re.search(r"^\.target (\S+)", made.asm["ptx"], re.MULTILINE)[1]
-                    sizes = f"cubin {len(made.asm['cubin']):6d} bytes, shared memory {made.metadata.shared} bytes"
-                    print(f"{name:9s}{kind:10s}{precision}  {target:9s}{sizes}")
+                made = compiled(kernel, precision, architecture, constants, 1 if constants is group else norm.WARPS)
+                target = re.search(r"^\.target (\S+)", made.asm["ptx"], re.MULTILINE)[1]
+                taken = f"cubin {len(made.asm['cubin']):6d} bytes, shared memory {made.metadata.shared} bytes"
+                print(f"{kernel.__name__:22s} {precision}  {target:9s}{taken}")
 
 
 if __name__ == "__main__":

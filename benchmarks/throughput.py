@@ -27,7 +27,7 @@ from elucid.start import keep_pages
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
 from elucid.training.loop import train_step
-from elucid.training.networks.kernels.memory_format import place_channels
+from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
@@ -148,7 +148,7 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
         took = (time.perf_counter() - began) / steps
     peak, graphs = peak_memory(device), graphs_made()
     denoiser = next(iter(run.ema.averages.values()))
-    place_channels(denoiser.model, denoiser.compute_dtype)  # as in generate.py
+    choose_kernels(denoiser.model, denoiser.compute_dtype)  # as in generate.py
     images = torch.zeros(batch, run.dataset.channels, *run.dataset.resolution, device=device)
     if images.shape[1] == 1 and run.denoiser.spec.image_channels == 3:
         images = images.expand(-1, 3, -1, -1)

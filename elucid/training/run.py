@@ -27,8 +27,7 @@ from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
 from elucid.training.encoders.vae import stored_encoder
 from elucid.training.networks.checkpointing import checkpoint_regions
-from elucid.training.networks.kernels.fused_norm import fuse_norms
-from elucid.training.networks.kernels.memory_format import place_channels
+from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
@@ -120,9 +119,8 @@ class Run:
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
         if not self.shards:
             self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
-            place_channels(self.denoiser.model, self.denoiser.compute_dtype, self.loop.channels_last, training=True)
-        if self.loop.fused_norm:
-            fuse_norms(self.denoiser.model)
+            chosen = self.loop.channels_last, self.loop.fused_kernels
+            choose_kernels(self.denoiser.model, self.denoiser.compute_dtype, *chosen, training=True)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
         self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
         self.objective = Objective(self.denoiser, self.loss)

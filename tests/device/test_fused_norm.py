@@ -1,4 +1,4 @@
-"""The fused normalisation: its kernels in Triton's interpreter against torch, and where torch's operations are used.
+"""Fused normalisations and residual sums: their kernels against torch, in Triton's interpreter, and where they run.
 
 The first tests need the package triton, which only the CUDA build of torch brings along (`pip install triton`).
 """
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elucid.training.networks.attention import forward_derivatives
-from elucid.training.networks.kernels import fused_norm
+from elucid.training.networks.kernels import rows
 from elucid.training.networks.layers import GroupNorm
 from tests import scripts
 
@@ -28,14 +28,16 @@ def found(tmp_path_factory):
 
 
 def test_values_and_gradients_are_those_of_torch(found):
-    """For both memory formats, groups of any size, with and without what is added or scales and shifts."""
-    assert len(found["float32"]) == 24 and all(found["formats"])
+    """For groups of any size, tiles that fill an image or not, and with or without all that is fused."""
+    assert len(found["float32"]) == 48 and all(found["formats"])
     assert {name: errors for name, errors in found["float32"].items() if max(errors) > 5e-5} == {}
+    assert len(found["residual"]) == 19
+    assert {name: errors for name, errors in found["residual"].items() if max(errors) > 1e-5} == {}
 
 
 def test_half_precision_is_rounded_once(found):
     """Sums are float32: results are within a rounding of those of torch in float32."""
-    assert len(found["half"]) == 6
+    assert len(found["half"]) == 12
     assert {name: pair for name, pair in found["half"].items() if pair[0] > 2 * pair[1]} == {}
 
 
@@ -44,10 +46,10 @@ def test_second_derivatives(found):
 
 
 @pytest.mark.parametrize("name", ["ddpmpp", "adm", "adm_unet"])
-def test_networks_use_it_for_the_same_result(found, name):
+def test_networks_use_them_for_the_same_result(found, name):
     seen = found["networks"][name]
-    assert seen["error"] < 1e-4 and seen["unchanged on the CPU"]
-    assert seen["calls"] == 10, "two for each of five blocks"
+    assert seen["error"] < 1e-5 and seen["error of gradients"] < 1e-4 and seen["unchanged on the CPU"]
+    assert seen["calls"] > 30
 
 
 class OnCUDA:
@@ -55,21 +57,25 @@ class OnCUDA:
 
     is_cuda, ndim, dtype = True, 4, torch.bfloat16
 
+    def __init__(self, channels_last: bool = True):
+        self.is_contiguous = lambda memory_format: channels_last
+
 
 def test_where_the_kernel_is_used(monkeypatch):
-    """Not without triton, for other types, for derivatives that it has not, and in compiled code."""
-    monkeypatch.setattr(fused_norm, "has_triton", lambda: True)
-    assert fused_norm.runs_fused(OnCUDA()) and not fused_norm.runs_fused(torch.zeros(1, 4, 2, 2))
+    """Not without triton, for other types and orders in memory, for derivatives it lacks, and in compiled code."""
+    monkeypatch.setattr(rows, "has_triton", lambda: True)
+    assert rows.runs_fused(OnCUDA()) and not rows.runs_fused(torch.zeros(1, 4, 2, 2))
+    assert not rows.runs_fused(OnCUDA(channels_last=False))
     double = OnCUDA()
     double.dtype = torch.float64
-    assert not fused_norm.runs_fused(double)
+    assert not rows.runs_fused(double)
     with forward_derivatives():
-        assert not fused_norm.runs_fused(OnCUDA())
+        assert not rows.runs_fused(OnCUDA())
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not fused_norm.runs_fused(OnCUDA())
+    assert not rows.runs_fused(OnCUDA())
     monkeypatch.undo()
-    monkeypatch.setattr(fused_norm, "has_triton", lambda: False)
-    assert not fused_norm.runs_fused(OnCUDA())
+    monkeypatch.setattr(rows, "has_triton", lambda: False)
+    assert not rows.runs_fused(OnCUDA())
 
 
 def test_norms_are_not_fused_unless_asked():

@@ -140,7 +140,7 @@ def test_channels_last_and_fused_norms_train_the_same(pictures):
     """The averages, from which is sampled, have both as well; states of one memory format go on in the other."""
     plain = run_of(pictures)
     start = plain.state_dict()
-    other = run_of(pictures, **{"loop.channels_last": True, "loop.fused_norm": True})
+    other = run_of(pictures, **{"loop.channels_last": True, "loop.fused_kernels": True})
     for network in (other.denoiser.model, *(average.model for average in other.ema.averages.values())):
         layers = dict(network.named_modules())
         weight = layers["enc.16x16_block0.conv0"].weight

@@ -31,7 +31,7 @@ RESUMABLE = {
     "loop.bench",
     "loop.deterministic",
     "loop.channels_last",
-    "loop.fused_norm",
+    "loop.fused_kernels",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
     "loop.state_ticks",
@@ -153,7 +153,9 @@ def stored_options(state: dict) -> dict:
         whole = False
     if not whole:
         raise UserError("the state's options are damaged; resume from another one")
-    options["loop"].setdefault("channels_last", False)  # older runs go on with the same roundings
+    # Older runs go on with the same roundings.
+    options["loop"].setdefault("channels_last", False)
+    options["loop"].setdefault("fused_kernels", options["loop"].pop("fused_norm", False))
     return options
 
 

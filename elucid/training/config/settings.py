@@ -57,7 +57,7 @@ class LoopOptions:
     bench: bool = True
     deterministic: bool = False
     channels_last: bool | None = None
-    fused_norm: bool = False
+    fused_kernels: bool | None = None
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.attention import attention, forward_derivatives_active
 from elucid.training.networks.kernels.fused_norm import norm_silu
+from elucid.training.networks.kernels.fused_residual import FusedResidual
+from elucid.training.networks.kernels.rows import runs_fused
 from elucid.training.networks.layers import (
     Conv2d,
     GroupNorm,
@@ -67,9 +69,14 @@ class Style:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
 
+    @property
+    def scale(self) -> float:
+        """The factor of residual sums."""
+        return math.sqrt(0.5) if self.skip_rescale else 1.0
+
     def join(self, skip: Tensor, branch: Tensor) -> Tensor:
         """Return the residual sum, times 1/sqrt(2) with `skip_rescale` (Song et al. 2021)."""
-        return (skip + branch) * math.sqrt(0.5) if self.skip_rescale else skip + branch
+        return (skip + branch) * self.scale if self.skip_rescale else skip + branch
 
 
 def group_norm(channels: int) -> GroupNorm:
@@ -127,20 +134,30 @@ class Block(nn.Module):
         return self.style.run(self._forward, x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        first, last = self.in_layers[2], self.out_layers[2:]
-        h = first(self._norm_act(self.in_layers, x))
+        first, (dropout, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
+        fused = self.in_layers[0].fused and self.style.activation == "silu" and runs_fused(x)
+        h = first(self._norm_act(self.in_layers, x), biased=not fused)
+        # The biases of convolutions are added where their sums are read anyway.
+        before = first.bias if fused else None
         condition = self.emb_layers(emb)[:, :, None, None]
         if self.style.scale_shift_norm:
-            h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1))
+            h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1), before=before)
         else:
-            h = self._norm_act(self.out_layers, h, condition)
-        return self.style.join(self.skip_connection(self.resample(x)), last(h))
+            h = self._norm_act(self.out_layers, h, condition, before=before)
+        x, h = self.resample(x), dropout(h)
+        if not fused:
+            return self.style.join(skip(x), last(h))
+        narrow = isinstance(skip, nn.Identity)
+        bias = last.bias if narrow else last.bias + skip.bias
+        return FusedResidual.apply(
+            x if narrow else skip(x, biased=False), last(h, biased=False), bias, self.style.scale
+        )
 
-    def _norm_act(self, layers: nn.Sequential, x: Tensor, added=None, scale=None, shift=None) -> Tensor:
+    def _norm_act(self, layers: nn.Sequential, x: Tensor, added=None, scale=None, shift=None, before=None) -> Tensor:
         """Apply the first two layers, with what is added before or scales and shifts in between."""
         norm, act = layers[0], layers[1]
         if norm.fused and self.style.activation == "silu":
-            return norm_silu(norm, x, added, scale, shift)
+            return norm_silu(norm, x, added, scale, shift, before)
         h = norm(x if added is None else x + added)
         return act(h if scale is None else torch.addcmul(shift, h, scale + 1))
 

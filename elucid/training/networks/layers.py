@@ -15,7 +15,10 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
-from elucid.training.networks.kernels.fused_norm import norm_silu
+from elucid.training.networks.kernels.box import doubled, halved
+from elucid.training.networks.kernels.fused_norm import FusedNorm, norm_silu
+from elucid.training.networks.kernels.fused_residual import FusedResidual
+from elucid.training.networks.kernels.rows import runs_fused
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""
@@ -117,7 +120,7 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.box:  # same result without a convolution
-            return F.avg_pool2d(x, 2) if self.mode == "down" else F.interpolate(x, scale_factor=2, mode="nearest")
+            return halved(x) if self.mode == "down" else doubled(x)
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         convolve = F.conv2d if self.mode == "down" else F.conv_transpose2d
@@ -148,10 +151,12 @@ class Conv2d(Weighted):
         self.resample = Resample(resample, taps or [1, 1]) if resample else None
         self.padding, self.stride = kernel // 2, stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, biased: bool = True) -> Tensor:
+        """Convolve x; without the bias if what follows adds it."""
         if self.resample is not None:
             x = self.resample(x)
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding, stride=self.stride)
+        bias = self.bias.to(x.dtype) if biased else None
+        return F.conv2d(x, self.weight.to(x.dtype), bias, padding=self.padding, stride=self.stride)
 
 
 class StridedConv2d(Conv2d):
@@ -184,7 +189,7 @@ class StridedConv2d(Conv2d):
 class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) with 32 groups, or fewer so that each has at least 4 channels."""
 
-    fused = False  # with the SiLU after it, see `fused_norm`
+    fused = False  # computed by the kernels of `fused_norm` where they can run
     casts_weights = True
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -201,6 +206,8 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if forward_ad._current_level >= 0:  # torch's forward derivative takes channels first only
             x = x.contiguous()
+        if self.fused and runs_fused(x):
+            return FusedNorm.apply(x, None, None, self.weight, self.bias, None, None, self.groups, self.eps, False)
         return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
@@ -294,19 +301,29 @@ class ResidualBlock(nn.Module):
             self.proj = Conv2d(n_out, n_out, 1, init=last_init)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv0(norm_silu(self.norm0, x))
+        fused = self.norm0.fused and runs_fused(x)
+        h = self.conv0(norm_silu(self.norm0, x), biased=not fused)
+        # The biases of convolutions are added where their sums are read anyway.
+        before = self.conv0.bias if fused else None
         condition = self.affine(emb)[:, :, None, None]
         if self.adaptive_scale:
-            h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1))
+            h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1), before=before)
         else:
-            h = norm_silu(self.norm1, h, condition)
-        h = self.conv1(F.dropout(h, self.dropout, self.training))
+            h = norm_silu(self.norm1, h, condition, before=before)
+        h = self.conv1(F.dropout(h, self.dropout, self.training), biased=not fused)
+        bias = self.conv1.bias
         if self.skip is not None:
-            x = self.skip(x)
+            x = self.skip(x, biased=not fused)
+            bias = bias + self.skip.bias if fused else bias
         elif self.resample_skip is not None:
             x = self.resample_skip(x)
-        x = self._scaled(x + h)
-        return self._scaled(x + self.attend(self.norm2(x))) if self.heads else x
+        x = FusedResidual.apply(x, h, bias, self.skip_scale) if fused else self._scaled(x + h)
+        if not self.heads:
+            return x
+        if fused:
+            h = self.proj(self.attend_rows(self.norm2(x)), biased=False)
+            return FusedResidual.apply(x, h, self.proj.bias, self.skip_scale)
+        return self._scaled(x + self.proj(self.attend(self.norm2(x))))
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.skip_scale == 1 else x * self.skip_scale
@@ -317,8 +334,15 @@ class ResidualBlock(nn.Module):
         # q, k, v are interleaved along the last axis of a head's channels, as in the published weights.
         qkv = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
         q, k, v = (part.transpose(2, 3).contiguous() for part in qkv.unbind(3))
-        mixed = attention(q, k, v)
-        return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))
+        return attention(q, k, v).transpose(2, 3).reshape(batch, channels, height, width)
+
+    def attend_rows(self, x: Tensor) -> Tensor:
+        """The same for images whose channels are last in memory, as the result's are."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(x).permute(0, 2, 3, 1).reshape(batch, -1, self.heads, channels // self.heads, 3)
+        q, k, v = qkv.permute(4, 0, 2, 1, 3).contiguous()
+        mixed = attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
+        return mixed.permute(0, 3, 1, 2)
 
 
 def implicit_mlp_stem(n_in: int, n_out: int, **inits) -> nn.Sequential:

@@ -15,7 +15,7 @@ from elucid.training.config.build import make_encoder
 from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.clipping import clipped
 from elucid.training.guidance.window import CoordinateWindow, windowed
-from elucid.training.networks.kernels.memory_format import place_channels
+from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
@@ -189,7 +189,7 @@ def single_pipeline(
     schedule(outermost, sampler.default_steps)  # so that impossible levels are refused before anything is written
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
-    place_channels(denoiser.model, denoiser.compute_dtype)
+    choose_kernels(denoiser.model, denoiser.compute_dtype)
     set_precision(denoiser.precision, bench=False)  # benchmarking may select kernels with other rounding in each run
     description = {
         "ema": options.ema or next(iter(snapshot.emas)),

@@ -1,127 +1,139 @@
-"""Group normalisation, modulation and SiLU in one kernel on CUDA, or by torch's operations."""
-
-from functools import cache
-from importlib.util import find_spec
+"""Group normalisation, modulation and SiLU: by kernels that fuse them on CUDA, or by torch's operations."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elucid.training.networks.attention import forward_derivatives_active
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def fuse_norms(network: nn.Module) -> None:
-    """Let the network's group normalisations use the fused kernel where it can run."""
-    for module in network.modules():
-        if hasattr(module, "fused"):
-            module.fused = True
+from elucid.training.networks.kernels.rows import as_rows, runs_fused
 
 
 def norm_silu(
-    norm: nn.Module, x: Tensor, added: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None
+    norm: nn.Module,
+    x: Tensor,
+    added: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    before: Tensor | None = None,
 ) -> Tensor:
-    """silu(norm(x + added) (1 + scale) + shift) for x [B,C,H,W] and others [B,C,1,1]; scale and shift go together."""
+    """silu(norm(x + added + before) (1 + scale) + shift) for x [B,C,H,W], `before` [C] and others [B,C,1,1].
+
+    Scale and shift go together.
+    """
     if norm.fused and runs_fused(x):
-        return FusedNorm.apply(x, added, norm.weight, norm.bias, scale, shift, norm.groups, norm.eps)
+        return FusedNorm.apply(x, added, before, norm.weight, norm.bias, scale, shift, norm.groups, norm.eps, True)
+    x = x if before is None else x + before[:, None, None]
     h = norm(x if added is None else x + added)
     return F.silu(h if scale is None else torch.addcmul(shift, h, scale + 1))
 
 
-def runs_fused(x: Tensor) -> bool:
-    """Return whether the kernel can compute x: on CUDA, uncompiled (a compiler fuses by itself), with triton."""
-    return x.is_cuda and x.ndim == 4 and x.dtype in DTYPES and not _needs_torch() and has_triton()
-
-
-def _needs_torch() -> bool:
-    return torch.compiler.is_compiling() or forward_derivatives_active()
-
-
-@cache
-def has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
-def by_torch(x, added, weight, bias, scale, shift, groups: int, eps: float) -> Tensor:
-    """The same by torch's operations, in float32: what the kernel is measured by, and its second derivatives."""
+def by_torch(x, added, before, weight, bias, scale, shift, groups: int, eps: float, activates: bool) -> Tensor:
+    """The same by torch's operations, in float32: what the kernels are measured by, and their second derivatives."""
     z = x.float() if added is None else x.float() + added.float()
+    z = z if before is None else z + before.float()[:, None, None]
     h = F.group_norm(z, groups, weight.float(), bias.float(), eps)
-    return F.silu(h if scale is None else h * (1 + scale.float()) + shift.float()).to(x.dtype)
+    v = h if scale is None else h * (1 + scale.float()) + shift.float()
+    return (F.silu(v) if activates else v).to(x.dtype)
 
 
 class FusedNorm(torch.autograd.Function):
     """Forward and backward pass by the kernels of `triton_group_norm`; second derivatives by torch's operations."""
 
     @staticmethod
-    def forward(ctx, x, added, weight, bias, scale, shift, groups, eps):
+    def forward(ctx, x, added, before, weight, bias, scale, shift, groups, eps, activates):
         from elucid.training.networks.kernels import triton_group_norm as kernels
 
-        x = _dense(x)
+        x, row = as_rows(x)
         batch, channels = x.shape[:2]
-        y, positions = torch.empty_like(x), x.shape[2] * x.shape[3]
-        means, rstds = (torch.empty(batch, groups, device=x.device) for _ in range(2))
-        grid, rows, columns = kernels.grid_and_tile(batch, channels, groups, positions)
-        how = {"ADDS": added is not None, "MODULATES": scale is not None, "ROWS": rows, "COLS": columns}
-        how["num_warps"] = kernels.WARPS
-        parts = _of_channels(x, added, weight, bias, scale, shift)
-        sizes = channels, positions, channels // groups
+        positions = x.shape[2] * x.shape[3]
+        sizes = kernels.tile(channels, positions)
+        parts = kernels.chunks(positions, sizes)
+        y = torch.empty_like(x, memory_format=torch.channels_last)
+        means, squares = torch.empty(2, batch, parts, channels, device=x.device)
+        factors = torch.empty(5, batch, channels, device=x.device)
+        added, (scale, shift) = _strided(added)[0], _strided(scale, shift)
+        columns = -(-channels // sizes["COLS"])
+        how = {"num_warps": kernels.WARPS}
         with torch.cuda.device_of(x):
-            kernels.forward[grid](x, *parts, y, means, rstds, *sizes, eps, *_strides(x), **how)
-        ctx.save_for_backward(x, added, weight, bias, scale, shift, means, rstds)
-        ctx.groups, ctx.eps = groups, eps
+            kernels.statistics[parts, columns, batch](x, means, squares, channels, positions, row, **sizes, **how)
+            kernels.coefficients[groups, batch](
+                *(means, squares, *(x if one is None else one for one in (added, before)), weight, bias),
+                *(x if one is None else one for one in (scale, shift)),
+                *(factors, channels, channels // groups, positions, eps, *(_step(one) for one in (added, scale))),
+                *(parts, sizes["ROWS"] * sizes["STEPS"]),
+                **{"ADDS": added is not None, "BIASES": before is not None, "MODULATES": scale is not None},
+                **_of_group(parts, channels // groups),
+            )
+            _by_tile(kernels.normalise, x, sizes)(x, factors, y, channels, positions, row, activates)
+        ctx.save_for_backward(x, added, before, weight, bias, scale, shift, factors)
+        ctx.how = groups, eps, activates
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, added, weight, bias, scale, shift, means, rstds = ctx.saved_tensors
-        given = x, added, weight, bias, scale, shift
+        *given, factors = ctx.saved_tensors
+        groups, eps, activates = ctx.how
         if torch.is_grad_enabled():
             wanted = [one for one, needed in zip(given, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(by_torch(*given, ctx.groups, ctx.eps), wanted, dy, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:6]), None, None
+            made = by_torch(*given, groups, eps, activates)
+            found = iter(torch.autograd.grad(made, wanted, dy, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:7]), None, None, None
         from elucid.training.networks.kernels import triton_group_norm as kernels
 
+        x, added, before, weight, bias, scale, shift = given
+        (x, row), (dy, dy_row) = as_rows(x), as_rows(dy)
         batch, channels = x.shape[:2]
-        dx, positions = torch.empty_like(x), x.shape[2] * x.shape[3]
-        sums, sums_hat, dadded = (torch.empty(batch, channels, device=x.device) for _ in range(3))
-        grid, rows, columns = kernels.grid_and_tile(batch, channels, ctx.groups, positions)
-        how = {"ADDS": added is not None, "MODULATES": scale is not None, "ROWS": rows, "COLS": columns}
-        how["num_warps"] = kernels.WARPS
-        parts, dy = _of_channels(*given), _dense(dy, x)
-        sizes = channels, positions, channels // ctx.groups
+        positions = x.shape[2] * x.shape[3]
+        sizes = kernels.tile(channels, positions)
+        parts = kernels.chunks(positions, sizes)
+        columns = -(-channels // sizes["COLS"])
+        dx = torch.empty_like(x, memory_format=torch.channels_last)
+        sums, back = (torch.empty(*shape, channels, device=x.device) for shape in ((2, batch, parts), (5, batch)))
+        like = {"dtype": x.dtype if scale is None else scale.dtype, "device": x.device}
+        dscale, dshift = torch.empty(2, batch, 0 if scale is None else channels, 1, 1, **like)
+        how = {"ACTIVATES": activates, "num_warps": kernels.WARPS}
         with torch.cuda.device_of(x):
-            kernels.backward[grid](x, *parts, means, rstds, dy, dx, sums, sums_hat, dadded, *sizes, *_strides(x), **how)
-        return dx, *_others(given, sums, sums_hat, dadded), None, None
+            kernels.sums[parts, columns, batch](x, factors, dy, sums, channels, positions, row, dy_row, **sizes, **how)
+            kernels.gradient_coefficients[groups, batch](
+                *(sums, factors, weight, bias, x if scale is None else scale, back, dscale, dshift, channels),
+                *(channels // groups, positions, _step(scale), parts),
+                **{"MODULATES": scale is not None},
+                **_of_group(parts, channels // groups),
+            )
+            _by_tile(kernels.gradient, x, sizes)(x, factors, back, dy, dx, channels, positions, row, dy_row, activates)
+        dweight, dbias, dbefore = back[:3].sum(dim=1).to(weight.dtype)
+        return (
+            dx,
+            None if added is None else back[2].to(added.dtype)[:, :, None, None],
+            None if before is None else dbefore.to(before.dtype),
+            dweight,
+            dbias.to(bias.dtype),
+            *((None, None) if scale is None else (dscale, dshift)),
+            *(None, None, None),
+        )
 
 
-def _others(given, sums: Tensor, sums_hat: Tensor, dadded: Tensor):
-    """Gradients of added, weight, bias, scale and shift from the sums over positions, [B,C] each."""
-    _, added, weight, bias, scale, shift = given
-    gain = 1 if scale is None else 1 + scale.float().flatten(1)
-    yield None if added is None else dadded.reshape(added.shape).to(added.dtype)
-    yield (gain * sums_hat).sum(dim=0).to(weight.dtype)
-    yield (gain * sums).sum(dim=0).to(bias.dtype)
-    yield None if scale is None else (weight * sums_hat + bias * sums).reshape(scale.shape).to(scale.dtype)
-    yield None if shift is None else sums.reshape(shift.shape).to(shift.dtype)
+def _by_tile(kernel, x: Tensor, sizes: dict):
+    """Return the call of a kernel for each tile of x; its last argument is ACTIVATES."""
+    from elucid.training.networks.kernels import triton_group_norm as kernels
+
+    batch, channels = x.shape[:2]
+    grid = -(-x.shape[2] * x.shape[3] // sizes["ROWS"]), -(-channels // sizes["COLS"]), batch
+    constants = {name: sizes[name] for name in ("COLS", "ROWS", "EVEN")}
+    return lambda *given: kernel[grid](*given, **constants, num_warps=kernels.WARPS)
 
 
-def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return x in one of the two memory formats, that of `like` if given."""
-    if like is not None and x.stride() != like.stride():
-        return torch.empty_like(like).copy_(x)
-    return x if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+def _of_group(parts: int, channels: int) -> dict[str, int]:
+    """Return the constants of the kernels that combine the chunks of a group: powers of two."""
+    return {"CHUNKS": 1 << (parts - 1).bit_length(), "COLS": 1 << (channels - 1).bit_length(), "num_warps": 1}
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Strides of an image, a channel and a position, which is both row and column in the two memory formats."""
-    channels, positions = x.shape[1], x.shape[2] * x.shape[3]
-    whole = channels * positions
-    return (whole, positions, 1) if x.is_contiguous() else (whole, 1, channels)
+def _strided(*conditions: Tensor | None) -> list[Tensor | None]:
+    """Return conditions [B,C,1,1] whose channels are adjacent, with the same distance between images."""
+    given = [one for one in conditions if one is not None]
+    if all(one.stride(1) == 1 and one.stride(0) == given[0].stride(0) for one in given):
+        return list(conditions)
+    return [None if one is None else one.contiguous() for one in conditions]
 
 
-def _of_channels(x, added, weight, bias, scale, shift) -> tuple[Tensor, ...]:
-    """Return all but x as float32 [B,C] or [C]; x stands for what is missing, which is not read."""
-    each = (one if one is None else one.reshape(len(x), -1).float().contiguous() for one in (added, scale, shift))
-    added, scale, shift = (x if one is None else one for one in each)
-    return added, weight.float(), bias.float(), scale, shift
+def _step(condition: Tensor | None) -> int:
+    return 0 if condition is None else condition.stride(0)

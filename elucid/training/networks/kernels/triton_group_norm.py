@@ -1,129 +1,233 @@
 """Triton kernels of group normalisation with modulation and SiLU; `fused_norm` calls them. Needs the package triton.
 
-A program computes one group of one image: positions are rows of a tile, the group's channels its columns. Tensors are
-read with strides, so that both memory formats serve; sums are float32.
+Images are rows of channels, [B, positions, C]: channels are last in memory. No kernel needs the sums of a group while
+it reads an image: `statistics` and `sums` reduce tiles of an image to one row for each chunk of its positions,
+`coefficients` and `gradient_coefficients` combine the chunks of a group to factors for each image and channel, and
+`normalise` and `gradient` apply these to each element. All sums are float32, and are added in a fixed order.
 """
 
 import triton
 import triton.language as tl
 
 TILE = 4096
-"""Elements of a tile at most, unless a single row has more."""
+"""Elements of a tile, of up to 128 channels."""
 
-WARPS = 8
+CHUNKS = 32
+"""Parts of an image at most that are reduced by a program each."""
+
+WARPS = 4
 """Groups of 32 threads for a tile."""
 
 
-def grid_and_tile(batch: int, channels: int, groups: int, positions: int) -> tuple[tuple[int, int], int, int]:
-    """Return the grid, and rows and columns of a tile, which are powers of two."""
-    columns = triton.next_power_of_2(channels // groups)
-    return (batch, groups), max(min(triton.next_power_of_2(positions), TILE // columns), 1), columns
+def tile(channels: int, positions: int) -> dict[str, int | bool]:
+    """Return rows and columns of a tile, and how many tiles a chunk has, as constants of the kernels."""
+    columns = 128
+    while columns > 32 and channels % columns:
+        columns //= 2
+    rows = min(TILE // columns, triton.next_power_of_2(positions))
+    steps = triton.cdiv(positions, rows * CHUNKS)
+    even = positions % (rows * steps) == 0 and channels % columns == 0
+    return {"COLS": columns, "ROWS": rows, "STEPS": steps, "EVEN": even}
+
+
+def chunks(positions: int, sizes: dict) -> int:
+    return triton.cdiv(positions, sizes["ROWS"] * sizes["STEPS"])
 
 
 @triton.jit
-def _tile(start, pointer, image, group, HW, CG, s_image, s_channel, s_place, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Return offsets and mask of the tile that starts at a position."""
-    rows, columns = start + tl.arange(0, ROWS), tl.arange(0, COLS)
+def tile_of(pointer, image, row, columns, HW, C, s_row, ROWS: tl.constexpr, EVEN: tl.constexpr):
+    """Return the addresses of a tile of an image [HW,C] that starts at a row, and which of them are inside."""
+    rows = row + tl.arange(0, ROWS)
     # 64 bits, as a batch may have more than 2^31 elements.
-    base = pointer + image.to(tl.int64) * s_image + group.to(tl.int64) * CG * s_channel
-    places = base + rows[:, None] * s_place + columns[None, :] * s_channel
-    return places, (rows[:, None] < HW) & (columns[None, :] < CG)
+    places = pointer + image.to(tl.int64) * HW * s_row + rows[:, None] * s_row + columns[None, :]
+    inside = (rows[:, None] < HW) & (columns[None, :] < C)
+    if EVEN:
+        inside = tl.full(inside.shape, True, tl.int1)
+    return places, inside
 
 
 @triton.jit
-def _of_channels(pointer, image, group, C, CG, COLS: tl.constexpr):
-    """Load a row [COLS] of the group's channels from float32 [B,C]."""
-    columns = tl.arange(0, COLS)
-    return tl.load(pointer + image * C + group * CG + columns, mask=columns < CG, other=0.0)
+def of_image(pointer, which, image, columns, B, C):
+    """Load factor `which` of [.,B,C] for the channels of an image."""
+    return tl.load(pointer + (which * B + image) * C + columns, mask=columns < C, other=0.0)
 
 
 @triton.jit
-def forward(
-    x, added, weight, bias, scale, shift, y, means, rstds, C, HW, CG, eps, s_image, s_channel, s_place,
-    ADDS: tl.constexpr, MODULATES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+def slope(v, dy, ACTIVATES: tl.constexpr):
+    """Return the gradient of v from that of silu(v), or from that of v."""
+    if ACTIVATES:
+        sigmoid = 1.0 / (1.0 + tl.exp(-v))
+        dy = dy * sigmoid * (1.0 + v * (1.0 - sigmoid))
+    return dy
+
+
+@triton.jit
+def statistics(
+    x, means, squares, C, HW, s_row,
+    COLS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """y = silu((w (z - mean) rstd + b) (1 + scale) + shift) with z = x + added; mean and rstd [B,G] are kept."""
-    image, group = tl.program_id(0), tl.program_id(1)
-    count = (CG * HW).to(tl.float32)
-    plus = tl.zeros([COLS], tl.float32)
-    if ADDS:
-        plus = _of_channels(added, image, group, C, CG, COLS)
-    total = tl.zeros([ROWS, COLS], tl.float32)
-    for start in range(0, HW, ROWS):
-        places, inside = _tile(start, x, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        z = tl.load(places, mask=inside, other=0.0).to(tl.float32) + plus[None, :]
-        total += tl.where(inside, z, 0.0)
-    mean = tl.sum(tl.sum(total, axis=1), axis=0) / count
-    total = tl.zeros([ROWS, COLS], tl.float32)
-    for start in range(0, HW, ROWS):  # again, as a difference of large sums would lose digits
-        places, inside = _tile(start, x, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        z = tl.load(places, mask=inside, other=0.0).to(tl.float32) + plus[None, :] - mean
-        total += tl.where(inside, z * z, 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(tl.sum(total, axis=1), axis=0) / count + eps)
-    groups = tl.num_programs(1)
-    tl.store(means + image * groups + group, mean)
-    tl.store(rstds + image * groups + group, rstd)
-    w = _of_channels(weight, 0, group, C, CG, COLS)
-    b = _of_channels(bias, 0, group, C, CG, COLS)
-    if MODULATES:
-        gain = 1.0 + _of_channels(scale, image, group, C, CG, COLS)
-        w, b = w * gain, b * gain + _of_channels(shift, image, group, C, CG, COLS)
-    for start in range(0, HW, ROWS):
-        places, inside = _tile(start, x, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        z = tl.load(places, mask=inside, other=0.0).to(tl.float32) + plus[None, :]
-        v = (z - mean) * rstd * w[None, :] + b[None, :]
-        out, _ = _tile(start, y, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        tl.store(out, v / (1.0 + tl.exp(-v)), mask=inside)
+    """Mean of each channel over a chunk's positions, and the sum of squared distances from it: [B,chunks,C] each."""
+    chunk, image = tl.program_id(0), tl.program_id(2)
+    columns = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    start = chunk * ROWS * STEPS
+    places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
+    values = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    # Distances from about the mean, as a difference of large sums would lose digits.
+    about = tl.sum(values, axis=0) / tl.minimum(HW - start, ROWS)
+    total, square = tl.zeros([ROWS, COLS], tl.float32), tl.zeros([ROWS, COLS], tl.float32)
+    for step in range(STEPS):
+        places, inside = tile_of(x, image, start + step * ROWS, columns, HW, C, s_row, ROWS, EVEN)
+        values = tl.load(places, mask=inside, other=0.0).to(tl.float32) - about[None, :]
+        values = tl.where(inside, values, 0.0)
+        total += values
+        square += values * values
+    count = tl.minimum(HW - start, ROWS * STEPS)
+    summed = tl.sum(total, axis=0)
+    own = (image * tl.num_programs(0) + chunk) * C + columns
+    tl.store(means + own, about + summed / count, mask=columns < C)
+    tl.store(squares + own, tl.sum(square, axis=0) - summed * summed / count, mask=columns < C)
 
 
 @triton.jit
-def backward(
-    x, added, weight, bias, scale, shift, means, rstds, dy, dx, sums, sums_hat, dadded, C, HW, CG,
-    s_image, s_channel, s_place,
-    ADDS: tl.constexpr, MODULATES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+def coefficients(
+    means, squares, added, before, weight, bias, scale, shift, factors,
+    C, CG, HW, eps, s_added, s_scale, chunks, per_chunk,
+    ADDS: tl.constexpr, BIASES: tl.constexpr, MODULATES: tl.constexpr, CHUNKS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of x, and for each image and channel the sums over positions of dv, dv x_hat and dx.
+    """Factors [5,B,C]: rstd, -mean rstd, and v = x factor2 + factor3; last the sum of x_hat over a channel's positions.
 
-    v is what SiLU is applied to, x_hat = (z - mean) rstd; the gradients of all else follow from these sums.
+    x_hat = x factor0 + factor1 = (x + added + before - mean) rstd, v = (w x_hat + b) (1 + scale) + shift.
     """
-    image, group = tl.program_id(0), tl.program_id(1)
-    count, groups = (CG * HW).to(tl.float32), tl.num_programs(1)
-    mean, rstd = tl.load(means + image * groups + group), tl.load(rstds + image * groups + group)
+    group, image, B = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    columns = tl.arange(0, COLS)
+    channels, there = group * CG + columns, columns < CG
+    part = tl.arange(0, CHUNKS)
+    places = (image * chunks + part[:, None]) * C + channels[None, :]
+    inside = (part[:, None] < chunks) & there[None, :]
+    counts = tl.where(inside, tl.minimum(HW - part * per_chunk, per_chunk)[:, None].to(tl.float32), 0.0)
     plus = tl.zeros([COLS], tl.float32)
     if ADDS:
-        plus = _of_channels(added, image, group, C, CG, COLS)
-    w = _of_channels(weight, 0, group, C, CG, COLS)
-    b = _of_channels(bias, 0, group, C, CG, COLS)
+        plus += tl.load(added + image * s_added + channels, mask=there, other=0.0).to(tl.float32)
+    if BIASES:
+        plus += tl.load(before + channels, mask=there, other=0.0).to(tl.float32)
+    mean = tl.load(means + places, mask=inside, other=0.0) + plus[None, :]
+    square = tl.load(squares + places, mask=inside, other=0.0)
+    of_channel = tl.sum(counts * mean, axis=0)
+    centre = tl.sum(of_channel, axis=0) / (HW * CG)
+    square += counts * (mean - centre) * (mean - centre)
+    rstd = 1.0 / tl.sqrt(tl.sum(tl.sum(square, axis=1), axis=0) / (HW * CG) + eps)
+    gain = tl.load(weight + channels, mask=there, other=0.0).to(tl.float32)
+    offset = tl.load(bias + channels, mask=there, other=0.0).to(tl.float32)
     if MODULATES:
-        gain = 1.0 + _of_channels(scale, image, group, C, CG, COLS)
-        w, b = w * gain, b * gain + _of_channels(shift, image, group, C, CG, COLS)
+        more = 1.0 + tl.load(scale + image * s_scale + channels, mask=there, other=0.0).to(tl.float32)
+        gain = gain * more
+        offset = offset * more + tl.load(shift + image * s_scale + channels, mask=there, other=0.0).to(tl.float32)
+    own = factors + image * C + channels
+    moved = (plus - centre) * rstd
+    tl.store(own, tl.zeros([COLS], tl.float32) + rstd, mask=there)
+    tl.store(own + B * C, moved, mask=there)
+    tl.store(own + 2 * B * C, gain * rstd, mask=there)
+    tl.store(own + 3 * B * C, gain * moved + offset, mask=there)
+    tl.store(own + 4 * B * C, (of_channel - HW * centre) * rstd, mask=there)
+
+
+@triton.jit
+def normalise(
+    x, factors, y, C, HW, s_row,
+    ACTIVATES: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """y = silu(v), or v."""
+    image, B = tl.program_id(2), tl.num_programs(2)
+    columns = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    start = tl.program_id(0) * ROWS
+    places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
+    gain, offset = of_image(factors, 2, image, columns, B, C), of_image(factors, 3, image, columns, B, C)
+    v = tl.load(places, mask=inside, other=0.0).to(tl.float32) * gain[None, :] + offset[None, :]
+    if ACTIVATES:
+        v = v / (1.0 + tl.exp(-v))
+    places, inside = tile_of(y, image, start, columns, HW, C, C, ROWS, EVEN)
+    tl.store(places, v, mask=inside)
+
+
+@triton.jit
+def sums(
+    x, factors, dy, found, C, HW, s_row, s_dy,
+    ACTIVATES: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Sums of dv and of dv x_hat over a chunk's positions, [2,B,chunks,C]; dv is the gradient of v."""
+    chunk, image, B = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    columns = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    rstd, moved = of_image(factors, 0, image, columns, B, C), of_image(factors, 1, image, columns, B, C)
+    gain, offset = of_image(factors, 2, image, columns, B, C), of_image(factors, 3, image, columns, B, C)
     total, total_hat = tl.zeros([ROWS, COLS], tl.float32), tl.zeros([ROWS, COLS], tl.float32)
-    for start in range(0, HW, ROWS):
-        places, inside = _tile(start, x, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        given, _ = _tile(start, dy, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        x_hat = (tl.load(places, mask=inside, other=0.0).to(tl.float32) + plus[None, :] - mean) * rstd
-        v = x_hat * w[None, :] + b[None, :]
-        sigmoid = 1.0 / (1.0 + tl.exp(-v))
-        dv = tl.load(given, mask=inside, other=0.0).to(tl.float32) * sigmoid * (1.0 + v * (1.0 - sigmoid))
+    for step in range(STEPS):
+        start = (chunk * STEPS + step) * ROWS
+        places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
+        given, _ = tile_of(dy, image, start, columns, HW, C, s_dy, ROWS, EVEN)
+        values = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+        dv = tl.load(given, mask=inside, other=0.0).to(tl.float32)
+        dv = slope(values * gain[None, :] + offset[None, :], dv, ACTIVATES)
         total += dv
-        total_hat += tl.where(inside, dv * x_hat, 0.0)
-    of_dv, of_dv_hat = tl.sum(total, axis=0), tl.sum(total_hat, axis=0)
+        total_hat += dv * (values * rstd[None, :] + moved[None, :])
+    own = found + (image * tl.num_programs(0) + chunk) * C + columns
+    tl.store(own, tl.sum(total, axis=0), mask=columns < C)
+    tl.store(own + B * tl.num_programs(0) * C, tl.sum(total_hat, axis=0), mask=columns < C)
+
+
+@triton.jit
+def gradient_coefficients(
+    found, factors, weight, bias, scale, back, dscale, dshift, C, CG, HW, s_scale, chunks,
+    MODULATES: tl.constexpr, CHUNKS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """What an image adds to the gradients of weight and bias, and to that of all that is added to x: back[0:3].
+
+    back[3:5] are the terms of dx = dv factor2 - back3 - x_hat back4; back is [5,B,C]. Also the gradients of scale and
+    shift.
+    """
+    group, image, B = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     columns = tl.arange(0, COLS)
-    own, there = image * C + group * CG + columns, columns < CG
-    tl.store(sums + own, of_dv, mask=there)
-    tl.store(sums_hat + own, of_dv_hat, mask=there)
-    centre, slope = tl.sum(w * of_dv, axis=0) / count, tl.sum(w * of_dv_hat, axis=0) / count
-    total = tl.zeros([ROWS, COLS], tl.float32)
-    for start in range(0, HW, ROWS):
-        places, inside = _tile(start, x, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        given, _ = _tile(start, dy, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        x_hat = (tl.load(places, mask=inside, other=0.0).to(tl.float32) + plus[None, :] - mean) * rstd
-        v = x_hat * w[None, :] + b[None, :]
-        sigmoid = 1.0 / (1.0 + tl.exp(-v))
-        dv = tl.load(given, mask=inside, other=0.0).to(tl.float32) * sigmoid * (1.0 + v * (1.0 - sigmoid))
-        dz = rstd * (dv * w[None, :] - centre - x_hat * slope)
-        out, _ = _tile(start, dx, image, group, HW, CG, s_image, s_channel, s_place, ROWS, COLS)
-        tl.store(out, dz, mask=inside)
-        total += tl.where(inside, dz, 0.0)
-    if ADDS:
-        tl.store(dadded + own, tl.sum(total, axis=0), mask=there)
+    channels, there = group * CG + columns, columns < CG
+    part = tl.arange(0, CHUNKS)
+    places = (image * chunks + part[:, None]) * C + channels[None, :]
+    inside = (part[:, None] < chunks) & there[None, :]
+    total = tl.sum(tl.load(found + places, mask=inside, other=0.0), axis=0)
+    total_hat = tl.sum(tl.load(found + B * chunks * C + places, mask=inside, other=0.0), axis=0)
+    own = image * C + channels
+    gain = tl.load(factors + 2 * B * C + own, mask=there, other=0.0)
+    of_hat = tl.load(factors + 4 * B * C + own, mask=there, other=0.0)
+    centre = tl.sum(gain * total, axis=0) / (HW * CG)
+    tilt = tl.sum(gain * total_hat, axis=0) / (HW * CG)
+    tl.store(back + 2 * B * C + own, gain * total - HW * centre - tilt * of_hat, mask=there)
+    tl.store(back + 3 * B * C + own, tl.zeros([COLS], tl.float32) + centre, mask=there)
+    tl.store(back + 4 * B * C + own, tl.zeros([COLS], tl.float32) + tilt, mask=there)
+    if MODULATES:
+        w = tl.load(weight + channels, mask=there, other=0.0).to(tl.float32)
+        b = tl.load(bias + channels, mask=there, other=0.0).to(tl.float32)
+        tl.store(dscale + own, w * total_hat + b * total, mask=there)
+        tl.store(dshift + own, total, mask=there)
+        more = 1.0 + tl.load(scale + image * s_scale + channels, mask=there, other=0.0).to(tl.float32)
+        total, total_hat = total * more, total_hat * more
+    tl.store(back + own, total_hat, mask=there)
+    tl.store(back + B * C + own, total, mask=there)
+
+
+@triton.jit
+def gradient(
+    x, factors, back, dy, dx, C, HW, s_row, s_dy,
+    ACTIVATES: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """dx = dv factor2 - back3 - x_hat back4."""
+    image, B = tl.program_id(2), tl.num_programs(2)
+    columns = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    start = tl.program_id(0) * ROWS
+    rstd, moved = of_image(factors, 0, image, columns, B, C), of_image(factors, 1, image, columns, B, C)
+    gain, offset = of_image(factors, 2, image, columns, B, C), of_image(factors, 3, image, columns, B, C)
+    centre, tilt = of_image(back, 3, image, columns, B, C), of_image(back, 4, image, columns, B, C)
+    places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
+    given, _ = tile_of(dy, image, start, columns, HW, C, s_dy, ROWS, EVEN)
+    values = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    dv = tl.load(given, mask=inside, other=0.0).to(tl.float32)
+    dv = slope(values * gain[None, :] + offset[None, :], dv, ACTIVATES)
+    hat = values * rstd[None, :] + moved[None, :]
+    places, inside = tile_of(dx, image, start, columns, HW, C, C, ROWS, EVEN)
+    tl.store(places, dv * gain[None, :] - centre[None, :] - hat * tilt[None, :], mask=inside)
