@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.graphs.recording import recorded
 from elucid.torch_utils.rng import PerSeedRandom
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.encoders.base import Encoder
 from elucid.training.noise.schedules import Karras, Schedule
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import Callback, Sampler, state_dtype
 from elucid.training.samplers.edm import EDMSampler
@@ -60,7 +62,14 @@ def generate(
     make = sampling(denoiser, encoder, device, **parts, noise=noise)
     if torch.device(device).type == "cpu":
         return in_blocks(make, block_size(denoiser), items, batch_size)
-    return (make(part) for part in chunks(items, batch_size))
+    return _in_turn(make, chunks(items, batch_size), denoiser)
+
+
+def _in_turn(make: Callable, parts: Iterable, denoiser) -> Generator[Samples, None, None]:
+    networks = [one.model for one in denoiser.modules() if isinstance(one, Preconditioned)]
+    with working_weights(denoiser), recorded(networks):
+        for part in parts:
+            yield make(part)
 
 
 def sampling(

@@ -1,0 +1,1 @@
+"""Calls of networks as graphs, which the host starts as a whole."""
