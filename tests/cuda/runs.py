@@ -1,0 +1,108 @@
+"""Small runs for the tests on CUDA, and the device they are for.
+
+ELUCID_CUDA_TESTS_ON=cpu tries the tests themselves where there is no GPU: all that they compare is then computed on
+the CPU, and what only CUDA can show, such as waits, is not looked for. Without it they are skipped there.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from elucid.torch_utils.precision import set_precision
+from elucid.training.run import Run
+
+DEVICE = torch.device(os.environ.get("ELUCID_CUDA_TESTS_ON", "cuda"))
+CPU = torch.device("cpu")
+
+NETWORK = {"name": "ddpmpp", "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]}
+"""A network for 16x16 pixels in which all kinds of blocks occur: with attention, with another resolution, plain."""
+
+CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.5}, "loss": {"name": "edm"}}
+"""The recipe of CIFAR-10 with that network: EDM's loss, augmentation, classes, Adam, two averages, dropout."""
+
+EDM = {"name": "edm"}
+LEVELS = {"name": "ddpm", "diffusion_steps": 50}
+RECIPES = {
+    "edm": CIFAR,
+    "adm": {**CIFAR, "network": {**NETWORK, "name": "adm"}},
+    "cdm": {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": EDM}},
+    "patch": {**CIFAR, "loss": {"name": "patch", "base": EDM}},
+    "simple": {**CIFAR, "precond": LEVELS, "loss": {"name": "simple"}},
+    "hybrid": {**CIFAR, "precond": LEVELS, "loss": {"name": "hybrid"}},
+    "vp": {**CIFAR, "precond": {"name": "vp"}, "loss": {"name": "vp"}},
+    "iddpm": {**CIFAR, "precond": {"name": "iddpm"}, "loss": {"name": "iddpm"}},
+}
+
+
+def pictures(folder: Path) -> Path:
+    """Sixteen pictures of 16x16 in four folders, one for each class."""
+    generator = np.random.default_rng(0)
+    for index in range(16):
+        path = folder / "pictures" / f"class{index % 4}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return folder / "pictures"
+
+
+def new_run(folder: Path, parts: dict, device: torch.device = DEVICE, cache: str = "gpu", **loop) -> Run:
+    """A run of one of the recipes on the pictures, with torch's switches set as training sets them."""
+    rest = {
+        "encoder": {"name": "rgb"},
+        "precond": {"name": "edm"},
+        "optimizer": {"name": "adam", "lr": 1e-3},
+        "lr_schedule": {"name": "constant", "warmup_kimg": 0.01},
+        "ema": {"name": "halflife", "halflife_mimg": [0.5, 0.1]},
+        "sampler": "edm",
+        "schedule": "karras",
+        "dataset": {"path": str(pictures(folder)), "use_labels": True, "cache": cache, "xflip": True},
+        "loop": {"batch_size": 8, "duration_mimg": 1e-3, "seed": 1, "bench": False, **loop},
+    }
+    run = Run({**rest, **parts}, device)
+    set_precision(run.loop.precision, run.loop.bench)
+    return run
+
+
+def away_from_the_start(module: torch.nn.Module, seed: int = 0) -> None:
+    """Give all weights random values, as those of the initialisation are partly zero; the same on all devices."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+
+
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """Let torch raise RuntimeError where the host waits for CUDA."""
+    if DEVICE.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@contextmanager
+def numbers_of_the_host() -> Iterator[None]:
+    """Draw on the host what is drawn on the device, whose generator gives other numbers."""
+
+    def placed(draw):
+        return lambda *args, device=None, **more: draw(*args, **more).to(device or "cpu")
+
+    def alike(draw):
+        return lambda x, **more: draw(x.shape, dtype=x.dtype).to(x.device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        normal, uniform = torch.randn, torch.rand
+        for name in ("randn", "rand", "randint", "randperm"):
+            patch.setattr(torch, name, placed(getattr(torch, name)))
+        patch.setattr(torch, "randn_like", alike(normal))
+        patch.setattr(torch, "rand_like", alike(uniform))
+        yield
