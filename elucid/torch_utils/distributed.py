@@ -37,10 +37,15 @@ def choose_device(name: str | None = None) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"`device`={name}: no CUDA device is visible; use `device`=cpu")
-        if device.index is None:
-            device = torch.device("cuda", local_rank())
-        if device.index >= torch.cuda.device_count():
-            raise UserError(f"`device`={device}: only {torch.cuda.device_count()} CUDA devices are visible")
+        visible = torch.cuda.device_count()
+        if device.index is None and local_rank() >= visible:
+            raise UserError(
+                f"no GPU is left for process {local_rank()} of this machine, which has {visible}: start at most as "
+                "many processes (torchrun --nproc_per_node), or use `device`=cpu"
+            )
+        device = torch.device("cuda", local_rank() if device.index is None else device.index)
+        if device.index >= visible:
+            raise UserError(f"`device`={device}: only {visible} CUDA devices are visible; use cuda:{visible - 1}")
         torch.cuda.set_device(device)
     return device
 

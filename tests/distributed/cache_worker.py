@@ -7,6 +7,7 @@ does at its second image: `goes on` or `dies`.
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -20,17 +21,18 @@ from elucid.training.data.dataset import ImageDataset
 
 path, seconds, patience, then = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 distributed.TIMEOUT, distributed.SAY_AFTER = timedelta(seconds=patience), 0.2
-plain, read = ImageDataset.image, 0
+plain, read, turn = ImageDataset.image, 0, threading.Lock()
 
 
 def slowly(self, index):
-    """Of one image; the process may be killed in between, as by the system when memory runs out."""
+    """Of one image, one at a time on any number of cores; a kill in between is as when memory runs out."""
     global read
-    read += 1
-    time.sleep(seconds)
-    if then == "dies" and read == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, index)
+    with turn:
+        read += 1
+        time.sleep(seconds)
+        if then == "dies" and read == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, index)
 
 
 def slow_statistics(dataset):

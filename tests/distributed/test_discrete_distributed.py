@@ -23,7 +23,8 @@ def test_loss_aware_levels_are_shared_and_resume_to_the_bit(tmp_path):
     for name, duration in (("whole", "0.0008"), ("halved", "0.0004")):
         out = [f"--data={data}", f"--outdir={tmp_path / name}"]
         scripts.run("train.py", *TRAIN, *out, f"--duration={duration}", processes=2)
-    scripts.run("train.py", "--resume=" + str(tmp_path / "halved"), "--duration=0.0008", processes=2)
+    resume = [f"--resume={tmp_path / 'halved'}", "--device=cpu"]
+    scripts.run("train.py", *resume, "--duration=0.0008", processes=2)
     for name in ("whole", "halved"):
         states[name] = history(scripts.newest(tmp_path / name, "training-state"))
     assert int(states["whole"]["loss.noise.counts"].sum()) == 800  # of both processes

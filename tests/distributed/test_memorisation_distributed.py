@@ -26,7 +26,9 @@ def test_memorisation_and_loss(tmp_path, monkeypatch):
     train, test, samples = paths.values()
     flags = [f"--train={train}", f"--test={test}", f"--images={samples}", f"--dest={tmp_path}/two.json", "--json"]
     both = {"processes": 2, "folder": tmp_path}
-    found = last(scripts.run("evaluate.py", "memorisation", *flags, "--detector=pixels", "--batch=8", **both))
+    found = last(
+        scripts.run("evaluate.py", "memorisation", *flags, "--detector=pixels", "--batch=8", "--device=cpu", **both)
+    )
     alone = elucid.memorisation(
         train, test, samples, detector="pixels", device="cpu", dest=tmp_path / "one.json"
     ).as_dict()

@@ -29,7 +29,7 @@ def start(tmp_path):
     started = []
 
     def start(then: str) -> list[subprocess.Popen]:
-        args = [tmp_path / "pictures", 1.2, PATIENCE, then]
+        args = [tmp_path / "pictures", 0.7, PATIENCE, then]
         for rank in (0, 1):
             own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             environment = scripts.environment(tmp_path) | {name: str(value) for name, value in own.items()}

@@ -139,7 +139,7 @@ def test_class_folders_are_continued(generate, script, snapshots, tmp_path):
 
 
 def test_finished_seeds_are_skipped(generate, script, snapshots, tmp_path):
-    flags = ["--seeds=0-4", "--steps=1"]
+    flags = ["--seeds=0-4", "--steps=1", "--device=cpu"]
     first = generate("digits", "out", *flags, "--labels")
     (tmp_path / "out/000002.png").unlink()
     (tmp_path / "out/dataset.json").unlink()

@@ -119,7 +119,7 @@ def test_the_best_snapshot_is_kept_and_is_not_the_newest(scored):
     values = {256: scores(scored)[1], 128: scores(scored)[0]}
     assert note["nimg"] == min(values, key=values.get) and note["value"] == values[note["nimg"]]
     assert elucid.load(scored).snapshot.nimg == 256
-    best = elucid.load(scored / "best-snapshot.pkl")
+    best = elucid.load(scored / "best-snapshot.pkl", device="cpu")
     assert best.snapshot.nimg == note["nimg"]
     reference = scored / "evaluations" / "reference-random.npz"
     again = elucid.score(best.sample(range(22), steps=3), reference, metrics="kid", device="cpu")

@@ -65,7 +65,7 @@ def test_a_finished_run(run, watch, data):
     values = [value for _, value in result.curves[0].series[0].points]
     assert float(out[-1]) == pytest.approx(min(values), rel=1e-4) and result.value == min(values)
     alone = elucid.score(
-        elucid.load(run / "network-snapshot-000002.pkl").sample(range(12), steps=2), data,
+        elucid.load(run / "network-snapshot-000002.pkl", device="cpu").sample(range(12), steps=2), data,
         metrics=["kid"], detector="random", device="cpu",
     )  # fmt: skip
     assert values[1] == pytest.approx(alone.value, rel=1e-4)

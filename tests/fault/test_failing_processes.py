@@ -29,10 +29,10 @@ def failed(done) -> tuple[list[str], set[str]]:
 @pytest.mark.parametrize(
     "script, flags",
     [
-        ("generate.py", ["--network=nowhere.pkl", "--outdir=nowhere"]),
+        ("generate.py", ["--network=nowhere.pkl", "--outdir=nowhere", "--device=cpu"]),
         ("generate.py", ["--no-such-flag"]),
-        ("fid.py", ["calc", "--images=nowhere", "--ref=nowhere.npz"]),
-        ("train.py", ["--data=nowhere", "--outdir=nowhere"]),
+        ("fid.py", ["calc", "--images=nowhere", "--ref=nowhere.npz", "--device=cpu"]),
+        ("train.py", ["--data=nowhere", "--outdir=nowhere", "--device=cpu"]),
     ],
 )
 def test_an_error_of_all_processes_is_printed_once(script, flags):

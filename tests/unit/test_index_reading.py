@@ -73,6 +73,7 @@ TEXTS = [
 TEXTS += [b'{"labels": [["a.png", 0]], "labels": [["b.png", 0]]}', b'{"labels": [["\\ud800", 0]]} ', b"\xef\xbb\xbf{}"]
 TEXTS += [b' {\n"labels" :\t[ ["\\u0061.png" , 1 ] ,\r\n["b.png",0] ] , "x":{"y":[1,2]}}\n', b'{"x": 1} x', b"[" * 2000]
 TEXTS += [b'{"x": ' + b"[" * 2000 + b"]" * 2000 + b', "labels": [["a.png", 0]]}', json.dumps({}).encode("utf-16")]
+TEXTS += [b'{"x": %s%s, "labels": [["a.png", 0]]}' % (b"[" * depth, b"]" * depth) for depth in (98, 99, 100)]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 1 << 16])

@@ -23,7 +23,7 @@ def parse_json(text: bytes | str, where: str, files: int = 0) -> Any:
         content = json.loads(text)
         if has_surrogates(text):
             json.dumps(content, ensure_ascii=False).encode()
-        _require_shallow(content)
+        require_shallow(content)
         return content
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply; fix or remove it") from error
@@ -61,7 +61,7 @@ def read_json(path: str | os.PathLike) -> Any:
     return parse_json(text, os.fspath(path))
 
 
-def _require_shallow(content: Any) -> None:
+def require_shallow(content: Any) -> None:
     """Raise RecursionError if the content is nested so deeply that code which walks it could overflow the stack."""
     layer = [content] if isinstance(content, (dict, list)) else []
     for _ in range(limits.DEEPEST):

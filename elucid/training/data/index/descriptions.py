@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading.json_text import has_surrogates, parse_json, require_small
+from elucid.dnnlib.reading.json_text import has_surrogates, parse_json, require_shallow, require_small
 from elucid.training.data.index.names import Items
 from elucid.training.data.labels import Labels, class_names, classes, from_json, is_vector, plain_name, vectors
 
@@ -114,6 +114,7 @@ def _values(text: str, scan) -> Iterator[tuple[str, Any]]:
             value, place = scan(text, place)
             if key == "labels":
                 raise Unusual
+            require_shallow([value])  # as deep in a list as in the object
             yield key, value
         comma = _BETWEEN.match(text, place)
         if comma is None:
