@@ -31,8 +31,8 @@ class WorkingWeights:
     first argument, says so by the attribute `casts_weights`, for itself and not for classes derived from it. Which of
     these see x in the reduced type is found in the first pass; all other modules keep their weights. Of a network that
     is compiled that is a pass of its own, as it runs uncompiled: the results are those of later passes. Values are
-    those of the casts. The gradient of each pass is converted to the type of the weights and added there, so that sums over
-    passes are in float32.
+    those of the casts. The gradient of each pass is converted to the type of the weights and added there, so that sums
+    over passes are in float32.
     """
 
     def __init__(self):
