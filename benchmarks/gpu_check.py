@@ -6,9 +6,11 @@
 2. Training steps and samples of each recipe equal those of the CPU.
 3. A steady step never waits for the device: torch is told to raise an error if it does.
 4. With two GPUs or more: two processes end where one does.
+5. The tests of `tests/cuda` pass: the same bits, no waits, numbers, compilation, scores, memory, commands.
 Tolerances are those of float32 sums in another order. `--device=cpu` tries the program itself.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -125,6 +127,15 @@ def two_processes(device: torch.device) -> list[tuple[str, float, float]]:
     return [("two processes against one", float(done.returncode != 0), 0.5)]
 
 
+def promises(device: torch.device) -> list[tuple[str, float, float]]:
+    """1 if the tests of what is promised on CUDA fail, else 0."""
+    if device.type != "cuda":
+        return []
+    processes = str(min(8, os.cpu_count() or 1))
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", processes, "tests/cuda"])
+    return [("tests/cuda", float(done.returncode != 0), 0.5)]
+
+
 @click.command()
 @click.option("--device", "device_name", default="cuda", show_default=True)
 def main(device_name):
@@ -133,7 +144,7 @@ def main(device_name):
     set_precision("fp32", bench=False)
     with tempfile.TemporaryDirectory() as folder:
         found = [*networks(device), *recipes(device, Path(folder)), *steady_step(device, Path(folder))]
-    found += two_processes(device)
+    found += [*two_processes(device), *promises(device)]
     wrong = [what for what, error, tolerance in found if not error <= tolerance]
     for what, error, tolerance in found:
         click.echo(f"{'WRONG' if what in wrong else 'ok':5s}  {what}: {error:.2g} (at most {tolerance:g})")

@@ -12,6 +12,7 @@ from torch._inductor import codecache
 from torch.nn import functional as F
 
 from elucid.torch_utils.compilation import compiled
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser, make_network
 from elucid.training.divergence import first_bad_module
 from elucid.training.losses.dsm import DSM
@@ -173,6 +174,24 @@ def gradients(denoiser) -> list[torch.Tensor]:
     torch.manual_seed(1)
     evaluated(denoiser).square().sum().backward()
     return [parameter.grad for parameter in denoiser.parameters()]
+
+
+def test_the_first_pass_with_working_weights_is_compiled_as_all_are():
+    """So a run that is resumed ends with the same bits: which weights to cast is found in a pass apart."""
+    denoiser = made({**TINY, "dropout": 0.5}).train()
+    denoiser.precision = "bf16"
+    outs, states, calls = [], [], []
+    with counted(regions(denoiser.model)) as backend, working_weights(denoiser):
+        for _ in range(2):
+            torch.manual_seed(1)
+            before = backend.calls
+            outs.append(evaluated(denoiser))
+            states.append(torch.get_rng_state())
+            calls.append(backend.calls - before)
+    assert calls == [len(regions(denoiser.model))] * 2 and denoiser.model.training
+    assert torch.equal(*outs) and torch.equal(*states)
+    outs[0].sum().backward()
+    assert all(one.grad is not None for one in denoiser.parameters())
 
 
 def test_what_has_hooks_or_forward_derivatives_runs_uncompiled():

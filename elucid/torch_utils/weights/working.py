@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.torch_utils.compilation import uncompiled
+from elucid.torch_utils.rng import random_state_kept
 
 ALIGNMENT = 64
 """Elements at whose multiples copies begin, since kernels for matrices read aligned memory faster."""
@@ -28,9 +29,10 @@ class WorkingWeights:
 
     A class of modules whose forward pass reads its parameters and buffers only as `weight.to(x.dtype)`, x being its
     first argument, says so by the attribute `casts_weights`, for itself and not for classes derived from it. Which of
-    these see x in the reduced type is found in the first pass; all other modules keep their weights. Values are those
-    of the casts. The gradient of each pass is converted to the type of the weights and added there, so that sums over
-    passes are in float32.
+    these see x in the reduced type is found in the first pass; all other modules keep their weights. Of a network that
+    is compiled that is a pass of its own, as it runs uncompiled: the results are those of later passes. Values are
+    those of the casts. The gradient of each pass is converted to the type of the weights and added there, so that sums
+    over passes are in float32.
     """
 
     def __init__(self):
@@ -49,10 +51,13 @@ class WorkingWeights:
         with LOCK:
             copies = self.copies.get(dtype)
             if copies is None:
-                with observed(model) as seen:
+                again = any(getattr(one, "_compiled_call_impl", None) is not None for one in model.modules())
+                with without_a_trace(model) if again else nullcontext(), observed(model) as seen:
                     out = model(*inputs)
-                self.copies[dtype] = Copies([one for one, types in seen.items() if types == {dtype}], dtype)
-                return out
+                copies = Copies([one for one, types in seen.items() if types == {dtype}], dtype)
+                self.copies[dtype] = copies
+                if not again:
+                    return out
             if not copies.replaced():
                 copies.refresh()
         # Others in their place, as torch.func.functional_call puts them there, are the ones that are meant.
@@ -89,6 +94,20 @@ def working_weights(module: nn.Module, keep: bool = False) -> Iterator[None]:
             if isinstance(own, WorkingWeights):
                 stack.enter_context(own.in_use(keep))
         yield
+
+
+@contextmanager
+def without_a_trace(model: nn.Module) -> Iterator[None]:
+    """Context in which a pass changes neither buffers, as those of batch normalisation, nor random generators."""
+    modes = [(one, one.training) for one in model.modules()]
+    device = next(model.parameters()).device
+    with random_state_kept(device), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for one, training in modes:
+                one.training = training
 
 
 @contextmanager
