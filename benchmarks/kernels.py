@@ -9,7 +9,6 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -20,7 +19,7 @@ from benchmarks.throughput import NETWORKS, new_run, seconds
 from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
-from elucid.training.loop import train_step
+from elucid.training.loop import train_step, working_as_asked
 
 KINDS = {
     "layout of convolutions": r"nchwToNhwc|nhwcToNchw|nchwAddPadding|transpose_readWrite",
@@ -53,8 +52,8 @@ def main(arch, precision, batch, compiled, options, top):
     set_precision(precision)
     loop = {name: json.loads(value) for name, _, value in (one.partition("=") for one in options)}
     with tempfile.TemporaryDirectory() as folder:
-        run = new_run(arch, precision, device, batch, Path(folder), **loop)
-        with run.denoiser.compiled(click.echo) if compiled else nullcontext():
+        run = new_run(arch, precision, device, batch, Path(folder), compile=compiled, **loop)
+        with working_as_asked(run):
             step = seconds(lambda: train_step(run, run.objective), device, 10, warm=5)
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
                 for _ in range(STEPS):

@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -26,7 +25,7 @@ from elucid.dnnlib import cli
 from elucid.start import keep_pages
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision
-from elucid.training.loop import train_step
+from elucid.training.loop import train_step, working_as_asked
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run
@@ -127,7 +126,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     """One row of the table."""
     set_precision(precision)
     with tempfile.TemporaryDirectory() as folder:
-        run = new_run(arch, precision, device, batch, Path(folder), **loop)
+        run = new_run(arch, precision, device, batch, Path(folder), compile=compiled, **loop)
         try:
             return {"arch": arch, "precision": precision, "compile": compiled, "batch": batch} | row(
                 run, compiled, repeats
@@ -139,7 +138,7 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
 def row(run: Run, compiled: bool, repeats: int) -> dict:
     device, batch = run.device, run.loop.batch_size
     reset_peak_memory(device)
-    with run.denoiser.compiled(click.echo) if compiled else nullcontext():
+    with working_as_asked(run):
         first = seconds(lambda: train_step(run, run.objective), device, 1, warm=0)
         steps, waited = 2 + repeats, getattr(run.stream, "waited", 0.0)
         began = time.perf_counter()

@@ -138,7 +138,7 @@ class Block(nn.Module):
         fused = self.in_layers[0].fused and self.style.activation == "silu" and runs_fused(x)
         h = first(self._norm_act(self.in_layers, x), biased=not fused)
         # The biases of convolutions are added where their sums are read anyway.
-        before = first.bias if fused else None
+        before = first.bias.to(x.dtype) if fused else None
         condition = self.emb_layers(emb)[:, :, None, None]
         if self.style.scale_shift_norm:
             h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1), before=before)
@@ -148,7 +148,7 @@ class Block(nn.Module):
         if not fused:
             return self.style.join(skip(x), last(h))
         narrow = isinstance(skip, nn.Identity)
-        bias = last.bias if narrow else last.bias + skip.bias
+        bias = last.bias.to(x.dtype) if narrow else last.bias.to(x.dtype) + skip.bias.to(x.dtype)
         return FusedResidual.apply(
             x if narrow else skip(x, biased=False), last(h, biased=False), bias, self.style.scale
         )

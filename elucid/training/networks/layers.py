@@ -206,9 +206,10 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if forward_ad._current_level >= 0:  # torch's forward derivative takes channels first only
             x = x.contiguous()
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         if self.fused and runs_fused(x):
-            return FusedNorm.apply(x, None, None, self.weight, self.bias, None, None, self.groups, self.eps, False)
-        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return FusedNorm.apply(x, None, None, weight, bias, None, None, self.groups, self.eps, False)
+        return F.group_norm(x, self.groups, weight, bias, self.eps)
 
 
 class PositionalEmbedding(nn.Module):
@@ -304,17 +305,17 @@ class ResidualBlock(nn.Module):
         fused = self.norm0.fused and runs_fused(x)
         h = self.conv0(norm_silu(self.norm0, x), biased=not fused)
         # The biases of convolutions are added where their sums are read anyway.
-        before = self.conv0.bias if fused else None
+        before = self.conv0.bias.to(x.dtype) if fused else None
         condition = self.affine(emb)[:, :, None, None]
         if self.adaptive_scale:
             h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = norm_silu(self.norm1, h, condition, before=before)
         h = self.conv1(F.dropout(h, self.dropout, self.training), biased=not fused)
-        bias = self.conv1.bias
+        bias = self.conv1.bias.to(x.dtype)
         if self.skip is not None:
             x = self.skip(x, biased=not fused)
-            bias = bias + self.skip.bias if fused else bias
+            bias = bias + self.skip.bias.to(x.dtype) if fused else bias
         elif self.resample_skip is not None:
             x = self.resample_skip(x)
         x = FusedResidual.apply(x, h, bias, self.skip_scale) if fused else self._scaled(x + h)
@@ -322,7 +323,7 @@ class ResidualBlock(nn.Module):
             return x
         if fused:
             h = self.proj(self.attend_rows(self.norm2(x)), biased=False)
-            return FusedResidual.apply(x, h, self.proj.bias, self.skip_scale)
+            return FusedResidual.apply(x, h, self.proj.bias.to(x.dtype), self.skip_scale)
         return self._scaled(x + self.proj(self.attend(self.norm2(x))))
 
     def _scaled(self, x: Tensor) -> Tensor:

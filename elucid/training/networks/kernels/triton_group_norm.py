@@ -12,7 +12,7 @@ import triton.language as tl
 TILE = 4096
 """Elements of a tile, of up to 128 channels."""
 
-CHUNKS = 32
+CHUNKS = 8
 """Parts of an image at most that are reduced by a program each."""
 
 WARPS = 4
@@ -70,12 +70,11 @@ def statistics(
     chunk, image = tl.program_id(0), tl.program_id(2)
     columns = tl.program_id(1) * COLS + tl.arange(0, COLS)
     start = chunk * ROWS * STEPS
-    places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
-    values = tl.load(places, mask=inside, other=0.0).to(tl.float32)
-    # Distances from about the mean, as a difference of large sums would lose digits.
-    about = tl.sum(values, axis=0) / tl.minimum(HW - start, ROWS)
+    # Distances from a value among them, as a difference of large sums would lose digits.
+    row = x + (image.to(tl.int64) * HW + start) * s_row
+    about = tl.load(row + columns, mask=columns < C, other=0.0).to(tl.float32)
     total, square = tl.zeros([ROWS, COLS], tl.float32), tl.zeros([ROWS, COLS], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, num_stages=3):
         places, inside = tile_of(x, image, start + step * ROWS, columns, HW, C, s_row, ROWS, EVEN)
         values = tl.load(places, mask=inside, other=0.0).to(tl.float32) - about[None, :]
         values = tl.where(inside, values, 0.0)
@@ -160,7 +159,7 @@ def sums(
     rstd, moved = of_image(factors, 0, image, columns, B, C), of_image(factors, 1, image, columns, B, C)
     gain, offset = of_image(factors, 2, image, columns, B, C), of_image(factors, 3, image, columns, B, C)
     total, total_hat = tl.zeros([ROWS, COLS], tl.float32), tl.zeros([ROWS, COLS], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, num_stages=3):
         start = (chunk * STEPS + step) * ROWS
         places, inside = tile_of(x, image, start, columns, HW, C, s_row, ROWS, EVEN)
         given, _ = tile_of(dy, image, start, columns, HW, C, s_dy, ROWS, EVEN)
