@@ -7,7 +7,6 @@ from pathlib import Path
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import deterministic
-from elucid.torch_utils.graphs.recording import recorded
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.precision import set_precision, what_is_lacking
 from elucid.torch_utils.weights.working import working_weights
@@ -65,13 +64,11 @@ def train(run: Run, folder: Path, hooks: Hook) -> bool:
 
 @contextmanager
 def working_as_asked(run: Run) -> Iterator[None]:
-    """Context of the training, with deterministic kernels and a compiled or recorded network if the run wants them."""
+    """Context of the training, with deterministic kernels and a compiled network if the run wants them."""
     with ExitStack() as stack:
         stack.enter_context(deterministic(run.loop.deterministic, run.device))
         if run.loop.compile:
             stack.enter_context(run.denoiser.compiled(lambda text: run.log(text)))
-        elif run.records_calls:
-            stack.enter_context(recorded([run.denoiser.model]))
         yield
 
 

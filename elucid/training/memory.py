@@ -201,7 +201,9 @@ def free_memory(device: torch.device) -> float:
     """Return the bytes that are free for this process: on the device, or its share of the host's."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
+        free, whole = torch.cuda.mem_get_info(device)
+        allowed = getattr(torch.cuda.memory, "get_per_process_memory_fraction", lambda _: 1.0)(device) * whole
+        return max(min(free, allowed - torch.cuda.memory_reserved(device)), 0)
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # of a container
         group = Path("/sys/fs/cgroup")

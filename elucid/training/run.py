@@ -177,12 +177,6 @@ class Run:
         return self.shard_group > 1
 
     @property
-    def records_calls(self) -> bool:
-        """Whether calls of the network are replayed as CUDA graphs, which what is recomputed or shared out cannot be."""
-        whole = not self.shards and not self.loop.checkpointing
-        return self.device.type == "cuda" and whole and self.loop.cuda_graphs is not False
-
-    @property
     def step(self) -> Step:
         """Training progress before the next step."""
         return Step(self.index, self.nimg, self.loop.total_nimg, self.loop.seed, self.loop.batch_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from elucid.training.config.build import make_network
-from elucid.training.networks import adm_layers, layers
+from elucid.training.networks import adm_layers, blocks, layers
 from elucid.training.networks.kernels import fused_norm, fused_residual, rows
 from elucid.training.types import NetSpec
 
@@ -119,10 +119,10 @@ def of_network(name: str) -> dict:
     x, c_noise = torch.randn(1, 3, 8, 8).to(memory_format=torch.channels_last), torch.ones(1)
     plain = network(x, c_noise, {})
     unchanged = torch.equal(other(x, c_noise, {}), plain)
-    for module in (fused_norm, layers, adm_layers):
+    for module in (fused_norm, layers, blocks, adm_layers):
         module.runs_fused = lambda given: not calls.append(given.shape)  # as on CUDA
     fused = other(x, c_noise, {})
-    for module in (fused_norm, layers, adm_layers):
+    for module in (fused_norm, layers, blocks, adm_layers):
         module.runs_fused = decides
     dy = torch.randn(plain.shape)
     gradients = (torch.autograd.grad(y, list(net.parameters()), dy) for y, net in ((fused, other), (plain, network)))

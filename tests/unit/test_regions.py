@@ -11,8 +11,8 @@ from elucid.training.config.build import make_denoiser
 from elucid.training.memory import _Stored
 from elucid.training.networks.adm_layers import Stage
 from elucid.training.networks.attention import jvp
+from elucid.training.networks.blocks import ResidualBlock
 from elucid.training.networks.checkpointing import checkpoint_regions
-from elucid.training.networks.layers import ResidualBlock
 from elucid.training.networks.regions import regions
 from elucid.training.types import NetSpec
 

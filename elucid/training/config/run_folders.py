@@ -32,7 +32,6 @@ RESUMABLE = {
     "loop.deterministic",
     "loop.channels_last",
     "loop.fused_kernels",
-    "loop.cuda_graphs",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
     "loop.state_ticks",

@@ -58,7 +58,6 @@ class LoopOptions:
     deterministic: bool = False
     channels_last: bool | None = None
     fused_kernels: bool | None = None
-    cuda_graphs: bool | None = None
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500

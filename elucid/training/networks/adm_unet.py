@@ -19,8 +19,9 @@ from elucid.training.networks.adm_layers import (
     Upsample,
     group_norm,
 )
+from elucid.training.networks.blocks import implicit_mlp_stem
 from elucid.training.networks.conditioning import Conditioned
-from elucid.training.networks.layers import Conv2d, Linear, PositionalEmbedding, Resample, implicit_mlp_stem, zeros
+from elucid.training.networks.layers import Conv2d, Linear, PositionalEmbedding, Resample, zeros
 from elucid.training.networks.resolutions import ResolutionPlan
 from elucid.training.types import Cond
 
@@ -115,7 +116,7 @@ class ADMUNet(ADMHalf):
     not fit.
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = recordable = True
 
     def __init__(
         self,

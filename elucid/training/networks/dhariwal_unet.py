@@ -4,14 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from elucid.training.networks.blocks import ResidualBlock, implicit_mlp_stem
 from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import (
     Conv2d,
     GroupNorm,
     Linear,
     PositionalEmbedding,
-    ResidualBlock,
-    implicit_mlp_stem,
     lecun_uniform,
     unit_normal,
     zeros,
@@ -26,7 +25,7 @@ class DhariwalUNet(Conditioned):
     Self-attention at `attn_resolutions`, 64 channels per head. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
-    uses_all_parameters = takes_channels_last = True
+    uses_all_parameters = takes_channels_last = recordable = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from elucid.training.networks.blocks import ResidualBlock, implicit_mlp_stem
 from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import (
     Conv2d,
@@ -15,9 +16,7 @@ from elucid.training.networks.layers import (
     Linear,
     PositionalEmbedding,
     Resample,
-    ResidualBlock,
     StridedConv2d,
-    implicit_mlp_stem,
     xavier_uniform,
 )
 from elucid.training.networks.resolutions import ResolutionPlan
@@ -47,7 +46,7 @@ class SongUNet(Conditioned):
     first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
     """
 
-    uses_all_parameters = takes_channels_last = True
+    uses_all_parameters = takes_channels_last = recordable = True
 
     def __init__(
         self,

@@ -20,9 +20,7 @@ def norm_silu(
     Scale and shift go together.
     """
     if norm.fused and runs_fused(x):
-        # Casts as in every layer, whose values do not depend on whether copies of the weights are in their place.
-        weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
-        return FusedNorm.apply(x, added, before, weight, bias, scale, shift, norm.groups, norm.eps, True)
+        return norm(x, added, before, scale, shift, activates=True)  # as a module, so that its weights are seen in use
     x = x if before is None else x + before[:, None, None]
     h = norm(x if added is None else x + added)
     return F.silu(h if scale is None else torch.addcmul(shift, h, scale + 1))
