@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_network
 from elucid.training.networks import adm_layers, blocks, layers
 from elucid.training.networks.kernels import fused_norm, fused_residual, rows
+from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.types import NetSpec
 
 KINDS = ("plain", "added", "modulated", "biased", "all but silu")
@@ -132,6 +134,39 @@ def of_network(name: str) -> dict:
     return {**seen, "error of gradients": largest}
 
 
+def of_working_weights(name: str) -> dict:
+    """A network in bf16 in whose layers copies of the weights take part from the second pass on."""
+    torch.manual_seed(0)
+    small = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
+    network = make_network({"name": name, **small}, NetSpec((8, 8), 3)).to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if hasattr(module, "fused"):
+            module.fused = True
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.2)
+    denoiser, x, decides = (
+        EDMPrecond(network, NetSpec((8, 8), 3), precision="bf16"),
+        torch.randn(1, 3, 8, 8),
+        rows.runs_fused,
+    )
+    for module in (fused_norm, layers, blocks, adm_layers):
+        module.runs_fused = lambda given: given.is_contiguous(memory_format=torch.channels_last)
+    x, passes = x.to(memory_format=torch.channels_last), []
+    for _ in range(2):
+        with working_weights(denoiser, keep=True):
+            for _ in range(2):
+                y = denoiser(x, 0.5).x0
+                passes.append([y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))])
+    for module in (fused_norm, layers, blocks, adm_layers):
+        module.runs_fused = decides
+    copied = {id(one) for one in denoiser.working.copies[torch.bfloat16].masters}
+    norms = [one for one in network.modules() if isinstance(one, layers.GroupNorm)]
+    return {
+        "equal": all(torch.equal(*pair) for other in passes[1:] for pair in zip(passes[0], other, strict=True)),
+        "norms are copied": all(id(one.weight) in copied for one in norms),
+    }
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     found: dict = {"float32": {}, "half": {}, "second": {}, "residual": {}, "formats": []}
@@ -156,6 +191,7 @@ def main(path: str) -> None:
         found["half"][f"residual, {dtype}"] = [max(given), torch.finfo(dtype).eps]
     for kind in KINDS:
         found["second"][kind] = compared(second, *inputs(kind, SHAPES["narrow groups"]))
+    found["working"] = {name: of_working_weights(name) for name in NETWORKS}
     found["networks"] = {name: of_network(name) for name in NETWORKS}
     Path(path).write_text(json.dumps(found, indent=1))
 

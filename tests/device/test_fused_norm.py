@@ -52,6 +52,12 @@ def test_networks_use_them_for_the_same_result(found, name):
     assert seen["calls"] > 30
 
 
+@pytest.mark.parametrize("name", ["ddpmpp", "adm", "adm_unet"])
+def test_working_weights_change_nothing(found, name):
+    """The first pass, which reads the weights themselves, has the bits of those that read copies."""
+    assert found["working"][name] == {"equal": True, "norms are copied": True}
+
+
 class OnCUDA:
     """As far as `runs_fused` looks at a tensor."""
 

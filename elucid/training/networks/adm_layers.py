@@ -136,8 +136,9 @@ class Block(nn.Module):
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         first, (dropout, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
         fused = self.in_layers[0].fused and self.style.activation == "silu" and runs_fused(x)
-        h = first(self._norm_act(self.in_layers, x), biased=not fused)
         # The biases of convolutions are added where their sums are read anyway.
+        how = {"biased": False} if fused else {}
+        h = first(self._norm_act(self.in_layers, x), **how)
         before = first.bias.to(x.dtype) if fused else None
         condition = self.emb_layers(emb)[:, :, None, None]
         if self.style.scale_shift_norm:

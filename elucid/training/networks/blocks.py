@@ -57,18 +57,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         fused = self.norm0.fused and runs_fused(x)
-        h = self.conv0(norm_silu(self.norm0, x), biased=not fused)
         # The biases of convolutions are added where their sums are read anyway.
+        how = {"biased": False} if fused else {}
+        h = self.conv0(norm_silu(self.norm0, x), **how)
         before = self.conv0.bias.to(x.dtype) if fused else None
         condition = self.affine(emb)[:, :, None, None]
         if self.adaptive_scale:
             h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = norm_silu(self.norm1, h, condition, before=before)
-        h = self.conv1(F.dropout(h, self.dropout, self.training), biased=not fused)
+        h = self.conv1(F.dropout(h, self.dropout, self.training), **how)
         bias = self.conv1.bias.to(x.dtype)
         if self.skip is not None:
-            x = self.skip(x, biased=not fused)
+            x = self.skip(x, **how)
             bias = bias + self.skip.bias.to(x.dtype) if fused else bias
         elif self.resample_skip is not None:
             x = self.resample_skip(x)
@@ -76,7 +77,7 @@ class ResidualBlock(nn.Module):
         if not self.heads:
             return x
         if fused:
-            h = self.proj(self.attend_rows(self.norm2(x)), biased=False)
+            h = self.proj(self.attend_rows(self.norm2(x)), **how)
             return FusedResidual.apply(x, h, self.proj.bias.to(x.dtype), self.skip_scale)
         return self._scaled(x + self.proj(self.attend(self.norm2(x))))
 
