@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
         else:
             h = norm_silu(self.norm1, h, condition, before=before)
         h = self.conv1(F.dropout(h, self.dropout, self.training), **how)
-        bias = self.conv1.bias.to(x.dtype)
+        bias = self.conv1.bias.to(x.dtype) if fused else None
         if self.skip is not None:
             x = self.skip(x, **how)
             bias = bias + self.skip.bias.to(x.dtype) if fused else bias
