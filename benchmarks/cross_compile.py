@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 
 from elucid.training.networks.kernels import triton_group_norm as norm
 from elucid.training.networks.kernels import triton_residual as residual
+from elucid.training.networks.kernels.rows import WARPS
 
 ARCHITECTURES = {"sm_80": 80, "sm_90a": 90, "sm_100a": 100}
 TYPES = {"bf16": "*bf16", "fp16": "*fp16", "fp32": "*fp32"}
@@ -49,7 +50,7 @@ def main(channels: int, side: int) -> None:
     for kernel, constants in sizes.items():
         for architecture in ARCHITECTURES:
             for precision in TYPES:
-                made = compiled(kernel, precision, architecture, constants, 1 if constants is group else norm.WARPS)
+                made = compiled(kernel, precision, architecture, constants, 1 if constants is group else WARPS)
                 target = re.search(r"^\.target (\S+)", made.asm["ptx"], re.MULTILINE)[1]
                 taken = f"cubin {len(made.asm['cubin']):6d} bytes, shared memory {made.metadata.shared} bytes"
                 print(f"{kernel.__name__:22s} {precision}  {target:9s}{taken}")

@@ -10,20 +10,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from elucid.torch_utils.precision import set_precision
 from elucid.training.run import Run
 from elucid.training.samplers.sde import reverse_sde_path
+from tests import small_runs
 
 DEVICE = torch.device(os.environ.get("ELUCID_CUDA_TESTS_ON", "cuda"))
 CPU = torch.device("cpu")
 
-NETWORK = {"name": "ddpmpp", "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]}
-"""A network for 16x16 pixels in which all kinds of blocks occur: with attention, with another resolution, plain."""
+NETWORK = {**small_runs.NETWORK, "model_channels": 32}
 
 CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.5}, "loss": {"name": "edm"}}
 """The recipe of CIFAR-10 with that network: EDM's loss, augmentation, classes, Adam, two averages, dropout."""
@@ -42,30 +40,10 @@ RECIPES = {
 }
 
 
-def pictures(folder: Path) -> Path:
-    """Sixteen pictures of 16x16 in four folders, one for each class."""
-    generator = np.random.default_rng(0)
-    for index in range(16):
-        path = folder / "pictures" / f"class{index % 4}" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-    return folder / "pictures"
-
-
 def new_run(folder: Path, parts: dict, device: torch.device = DEVICE, cache: str = "gpu", **loop) -> Run:
     """A run of one of the recipes on the pictures, with torch's switches set as training sets them."""
-    rest = {
-        "encoder": {"name": "rgb"},
-        "precond": {"name": "edm"},
-        "optimizer": {"name": "adam", "lr": 1e-3},
-        "lr_schedule": {"name": "constant", "warmup_kimg": 0.01},
-        "ema": {"name": "halflife", "halflife_mimg": [0.5, 0.1]},
-        "sampler": "edm",
-        "schedule": "karras",
-        "dataset": {"path": str(pictures(folder)), "use_labels": True, "cache": cache, "xflip": True},
-        "loop": {"batch_size": 8, "duration_mimg": 1e-3, "seed": 1, "bench": False, **loop},
-    }
-    run = Run({**rest, **parts}, device)
+    small_runs.pictures(folder)
+    run = Run(small_runs.options(folder, parts, {"cache": cache, "xflip": True}, **loop), device)
     set_precision(run.loop.precision, run.loop.bench)
     return run
 

@@ -9,9 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from elucid.torch_utils.rng import seed_everything
 from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
@@ -23,38 +21,17 @@ from elucid.training.sampling.generate import generate
 from elucid.training.saving import on_host
 from elucid.training.types import LossOutput
 from tests.device import simulated
+from tests.small_runs import NETWORK, options, pictures
 
 STEPS = 2
 """Steps that are counted, after one that creates the state of the optimizer."""
 
-NETWORK = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]}
 CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.12}, "loss": {"name": "edm"}}
 """The recipe of CIFAR-10 with a tiny network: EDM's loss, augmentation, classes, Adam, EMA."""
 
 
-def pictures(folder: Path) -> Path:
-    """Sixteen pictures of 16x16 in four folders, one for each class."""
-    generator = np.random.default_rng(0)
-    for index in range(16):
-        path = folder / "pictures" / f"class{index % 4}" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-    return folder / "pictures"
-
-
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
-    rest = {
-        "encoder": {"name": "rgb"},
-        "precond": {"name": "edm"},
-        "optimizer": {"name": "adam", "lr": 1e-3},
-        "lr_schedule": {"name": "constant", "warmup_kimg": 0.01},
-        "ema": {"name": "halflife", "halflife_mimg": [0.5, 0.1]},
-        "sampler": "edm",
-        "schedule": "karras",
-        "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "none"},
-        "loop": {"batch_size": 8, "duration_mimg": 1e-3, "seed": 1, "bench": False, "channels_last": False, **loop},
-    }
-    return Run({**rest, **parts}, device)
+    return Run(options(folder, parts, {"cache": "none"}, channels_last=False, **loop), device)
 
 
 def trained(folder: Path, parts: dict, **loop) -> dict:

@@ -116,6 +116,11 @@ def test_the_command_and_another_number_of_processes(data, tmp_path, monkeypatch
     [
         ({"shard": 3}, "`shard`=3: the 2 processes cannot be divided into groups of 3"),
         ({"shard": 1, "precision": "fp16"}, "`shard` and `precision`=fp16 exclude each other"),
+        ({"shard": 1, "fused_kernels": True}, "loop.fused_kernels=true and `shard` exclude each other"),
+        (
+            {"fused_kernels": True, "channels_last": False},
+            "loop.fused_kernels=true and loop.channels_last=false exclude each other",
+        ),
         ({"shard": 1, "compile": True}, "`shard` and `compile` exclude each other"),
         ({"shard": -1}, "loop.shard=-1 must be 0 or more"),
     ],

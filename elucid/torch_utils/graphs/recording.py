@@ -1,5 +1,6 @@
 """CUDA graphs of a network's calls without gradients: recorded once for each kind of input, and replayed."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,18 +38,20 @@ class Recordings:
     def __init__(self, network: nn.Module):
         self.network = network
         self.seen: dict[tuple, Recording | None] = {}
+        self.lock = threading.Lock()  # threads may share a network, but a recording has one set of inputs
 
     def __call__(self, *inputs) -> Any:
         tensors, structure = pytree.tree_flatten(inputs)
         if self.network.training or not recordable(tensors):
             return self.network._call_impl(*inputs)
         kind = structure, *((one.shape, one.stride(), one.dtype, one.device) for one in tensors)
-        if kind not in self.seen:  # the first call chooses algorithms and compiles kernels, which a graph cannot
-            self.seen[kind] = None
-            return self.network._call_impl(*inputs)
-        recording = self.seen[kind] or Recording(self.network, inputs)
-        self.seen[kind] = recording
-        return recording.replay(tensors)
+        with self.lock:
+            if kind not in self.seen:  # the first call chooses algorithms and compiles kernels, which a graph cannot
+                self.seen[kind] = None
+                return self.network._call_impl(*inputs)
+            recording = self.seen[kind] or Recording(self.network, inputs)
+            self.seen[kind] = recording
+            return recording.replay(tensors)
 
 
 class Recording:

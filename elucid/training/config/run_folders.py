@@ -154,8 +154,9 @@ def stored_options(state: dict) -> dict:
     if not whole:
         raise UserError("the state's options are damaged; resume from another one")
     # Older runs go on with the same roundings.
-    options["loop"].setdefault("channels_last", False)
-    options["loop"].setdefault("fused_kernels", options["loop"].pop("fused_norm", False))
+    last = options["loop"].setdefault("channels_last", False)
+    fused = options["loop"].pop("fused_norm", False)  # another kernel, which took channels first as well
+    options["loop"].setdefault("fused_kernels", fused and last is not False)
     return options
 
 

@@ -91,6 +91,9 @@ class LoopOptions:
             raise UserError("`shard` and `precision`=fp16 exclude each other; use bf16, which needs no loss scale")
         if self.shard and self.channels_last:
             raise UserError("`shard` and loop.channels_last exclude each other; leave one out")
+        if self.fused_kernels and (self.shard or self.channels_last is False):
+            other = "`shard`" if self.shard else "loop.channels_last=false"
+            raise UserError(f"loop.fused_kernels=true and {other} exclude each other; leave one out")
         if self.shard and self.compile:
             raise UserError("`shard` and `compile` exclude each other; leave one out")
 

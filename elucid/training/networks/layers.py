@@ -202,11 +202,11 @@ class GroupNorm(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, *conditions: Tensor | None, activates: bool = False) -> Tensor:
-        """Normalise x; only the fused kernels also take what `norm_silu` computes with, and activate."""
+        """Normalise x; by the fused kernels, with what else `norm_silu` computes with, if that is given."""
         if forward_ad._current_level >= 0:  # torch's forward derivative takes channels first only
             x = x.contiguous()
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        if self.fused and runs_fused(x):
+        if conditions or (self.fused and runs_fused(x)):
             added, before, scale, shift = conditions or (None, None, None, None)
             how = self.groups, self.eps, activates
             return FusedNorm.apply(x, added, before, weight, bias, scale, shift, *how)

@@ -25,9 +25,10 @@ def choose_kernels(
     takes_it, device = getattr(model, "takes_channels_last", False), next(model.parameters()).device
     if fused is None:
         fused = device.type == "cuda" and takes_it and channels_last is not False and has_triton()
-    if channels_last is None:
-        on_cpu = device.type == "cpu" and computes_in == torch.float32 and (not training or _width(model) < WIDE)
-        channels_last = takes_it and (on_cpu or fused)
+    if channels_last is None and device.type == "cpu":
+        channels_last = takes_it and computes_in == torch.float32 and (not training or _width(model) < WIDE)
+    elif channels_last is None:
+        channels_last = fused
     if channels_last:
         model.to(memory_format=torch.channels_last)
     for module in model.modules() if fused else ():

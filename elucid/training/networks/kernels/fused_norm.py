@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elucid.training.networks.kernels.rows import as_rows, runs_fused
+from elucid.training.networks.kernels.rows import WARPS, as_rows, runs_fused
 
 
 def norm_silu(
@@ -52,7 +52,7 @@ class FusedNorm(torch.autograd.Function):
         factors = torch.empty(5, batch, channels, device=x.device)
         added, (scale, shift) = _strided(added)[0], _strided(scale, shift)
         columns = -(-channels // sizes["COLS"])
-        how = {"num_warps": kernels.WARPS}
+        how = {"num_warps": WARPS}
         with torch.cuda.device_of(x):
             kernels.statistics[parts, columns, batch](x, means, squares, channels, positions, row, **sizes, **how)
             kernels.coefficients[groups, batch](
@@ -90,7 +90,7 @@ class FusedNorm(torch.autograd.Function):
         sums, back = (torch.empty(*shape, channels, device=x.device) for shape in ((2, batch, parts), (5, batch)))
         like = {"dtype": x.dtype if scale is None else scale.dtype, "device": x.device}
         dscale, dshift = torch.empty(2, batch, 0 if scale is None else channels, 1, 1, **like)
-        how = {"ACTIVATES": activates, "num_warps": kernels.WARPS}
+        how = {"ACTIVATES": activates, "num_warps": WARPS}
         with torch.cuda.device_of(x):
             kernels.sums[parts, columns, batch](x, factors, dy, sums, channels, positions, row, dy_row, **sizes, **how)
             kernels.gradient_coefficients[groups, batch](
@@ -114,12 +114,10 @@ class FusedNorm(torch.autograd.Function):
 
 def _by_tile(kernel, x: Tensor, sizes: dict):
     """Return the call of a kernel for each tile of x; its last argument is ACTIVATES."""
-    from elucid.training.networks.kernels import triton_group_norm as kernels
-
     batch, channels = x.shape[:2]
     grid = -(-x.shape[2] * x.shape[3] // sizes["ROWS"]), -(-channels // sizes["COLS"]), batch
     constants = {name: sizes[name] for name in ("COLS", "ROWS", "EVEN")}
-    return lambda *given: kernel[grid](*given, **constants, num_warps=kernels.WARPS)
+    return lambda *given: kernel[grid](*given, **constants, num_warps=WARPS)
 
 
 def _of_group(parts: int, channels: int) -> dict[str, int]:

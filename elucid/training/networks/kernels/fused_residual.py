@@ -2,7 +2,7 @@
 
 import torch
 
-from elucid.training.networks.kernels.rows import as_rows
+from elucid.training.networks.kernels.rows import WARPS, as_rows
 
 
 class FusedResidual(torch.autograd.Function):
@@ -17,7 +17,7 @@ class FusedResidual(torch.autograd.Function):
         rows, sizes = h.numel() // channels, kernels.tile(channels)
         grid = -(-rows // sizes["ROWS"]), -(-channels // sizes["COLS"])
         with torch.cuda.device_of(x):
-            kernels.forward[grid](x, h, bias, y, rows, channels, x_row, h_row, factor, **sizes, num_warps=kernels.WARPS)
+            kernels.forward[grid](x, h, bias, y, rows, channels, x_row, h_row, factor, **sizes, num_warps=WARPS)
         ctx.factor, ctx.dtype = factor, bias.dtype
         return y
 
@@ -37,6 +37,6 @@ class FusedResidual(torch.autograd.Function):
         with torch.cuda.device_of(dy):
             kernels.backward[programs, -(-channels // sizes["COLS"])](
                 *(dy, dx, sums, rows, channels, row, ctx.factor, stores),
-                **{**sizes, "STEPS": kernels.STEPS, "num_warps": kernels.WARPS},
+                **{**sizes, "STEPS": kernels.STEPS, "num_warps": WARPS},
             )
         return dx, dx, sums.sum(dim=0).to(ctx.dtype), None

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from elucid.training.networks.attention import forward_derivatives_active
 
+TILE, WARPS = 4096, 4
+"""Elements of a tile, which a program reads at once, and its groups of 32 threads."""
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -27,6 +30,11 @@ def _needs_torch() -> bool:
 @cache
 def has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+def columns_of_tile(channels: int) -> int:
+    """Return how many channels a tile has: a power of two from 32 to 128, which divides them if one does."""
+    return next((columns for columns in (128, 64) if channels % columns == 0), 32)
 
 
 def as_rows(x: Tensor) -> tuple[Tensor, int]:

@@ -9,21 +9,15 @@ it reads an image: `statistics` and `sums` reduce tiles of an image to one row f
 import triton
 import triton.language as tl
 
-TILE = 4096
-"""Elements of a tile, of up to 128 channels."""
+from elucid.training.networks.kernels.rows import TILE, columns_of_tile
 
 CHUNKS = 8
 """Parts of an image at most that are reduced by a program each."""
 
-WARPS = 4
-"""Groups of 32 threads for a tile."""
-
 
 def tile(channels: int, positions: int) -> dict[str, int | bool]:
     """Return rows and columns of a tile, and how many tiles a chunk has, as constants of the kernels."""
-    columns = 128
-    while columns > 32 and channels % columns:
-        columns //= 2
+    columns = columns_of_tile(channels)
     rows = min(TILE // columns, triton.next_power_of_2(positions))
     steps = triton.cdiv(positions, rows * CHUNKS)
     even = positions % (rows * steps) == 0 and channels % columns == 0
@@ -50,6 +44,15 @@ def tile_of(pointer, image, row, columns, HW, C, s_row, ROWS: tl.constexpr, EVEN
 def of_image(pointer, which, image, columns, B, C):
     """Load factor `which` of [.,B,C] for the channels of an image."""
     return tl.load(pointer + (which * B + image) * C + columns, mask=columns < C, other=0.0)
+
+
+@triton.jit
+def chunks_of(group, image, C, CG, chunks, CHUNKS: tl.constexpr, COLS: tl.constexpr):
+    """Return the numbers of a group's chunks and channels, where they lie in [B,chunks,C], and which there are."""
+    part, columns = tl.arange(0, CHUNKS), tl.arange(0, COLS)
+    channels, there = group * CG + columns, columns < CG
+    places = (image * chunks + part[:, None]) * C + channels[None, :]
+    return part, channels, there, places, (part[:, None] < chunks) & there[None, :]
 
 
 @triton.jit
@@ -98,11 +101,7 @@ def coefficients(
     x_hat = x factor0 + factor1 = (x + added + before - mean) rstd, v = (w x_hat + b) (1 + scale) + shift.
     """
     group, image, B = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    columns = tl.arange(0, COLS)
-    channels, there = group * CG + columns, columns < CG
-    part = tl.arange(0, CHUNKS)
-    places = (image * chunks + part[:, None]) * C + channels[None, :]
-    inside = (part[:, None] < chunks) & there[None, :]
+    part, channels, there, places, inside = chunks_of(group, image, C, CG, chunks, CHUNKS, COLS)
     counts = tl.where(inside, tl.minimum(HW - part * per_chunk, per_chunk)[:, None].to(tl.float32), 0.0)
     plus = tl.zeros([COLS], tl.float32)
     if ADDS:
@@ -184,11 +183,7 @@ def gradient_coefficients(
     shift.
     """
     group, image, B = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    columns = tl.arange(0, COLS)
-    channels, there = group * CG + columns, columns < CG
-    part = tl.arange(0, CHUNKS)
-    places = (image * chunks + part[:, None]) * C + channels[None, :]
-    inside = (part[:, None] < chunks) & there[None, :]
+    part, channels, there, places, inside = chunks_of(group, image, C, CG, chunks, CHUNKS, COLS)
     total = tl.sum(tl.load(found + places, mask=inside, other=0.0), axis=0)
     total_hat = tl.sum(tl.load(found + B * chunks * C + places, mask=inside, other=0.0), axis=0)
     own = image * C + channels

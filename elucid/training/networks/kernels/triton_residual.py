@@ -6,21 +6,15 @@ Images are rows of channels, [rows, C]: channels are last in memory.
 import triton
 import triton.language as tl
 
-TILE = 4096
-"""Elements of a tile, of up to 128 channels."""
+from elucid.training.networks.kernels.rows import TILE, columns_of_tile
 
 STEPS = 8
 """Tiles whose gradients are added up by one program."""
 
-WARPS = 4
-"""Groups of 32 threads for a tile."""
-
 
 def tile(channels: int) -> dict[str, int]:
     """Return rows and columns of a tile, as constants of the kernels."""
-    columns = 128
-    while columns > 32 and channels % columns:
-        columns //= 2
+    columns = columns_of_tile(channels)
     return {"COLS": columns, "ROWS": TILE // columns}
 
 
