@@ -94,13 +94,15 @@ def test_sigterm_and_resume(run, data, tmp_path, request):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    said = []
     for line in process.stdout:
+        said.append(line)
         if line.startswith("tick 1"):
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    process.wait(timeout=120)
-    assert "continue with --resume=" in rest, rest
+    code = process.wait(timeout=120)
+    assert "continue with --resume=" in rest, f"exit code {code} after {''.join(said)}{rest}"
     assert list(tmp_path.glob("training-state-*.pt"))
     scripts.run("train.py", *arguments(data, tmp_path), "--resume=auto", processes=processes, folder=tmp_path)
     assert_ends_as(folder, tmp_path)
