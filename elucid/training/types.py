@@ -71,6 +71,7 @@ class NetSpec:
     spatial: dict[str, int] = field(default_factory=dict)
     vector: dict[str, int] = field(default_factory=dict)
     latent: bool = False  # the network works on an encoder's latents, not pixels
+    logvar_features: int = 0  # of the denoiser's head for a learned loss weighting; 0 for none
 
     def __post_init__(self):
         object.__setattr__(self, "out_channels", self.out_channels or self.image_channels)

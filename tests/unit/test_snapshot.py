@@ -103,7 +103,10 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "s.pkl"
     save_snapshot(path, make_snapshot())
     before = path.read_bytes()
-    for bad in (Snapshot({"a": make_denoiser()}, options={"when": object()}), Snapshot({"a": EDMPrecond(None, None)})):
+    for bad in (
+        Snapshot({"a": make_denoiser()}, options={"when": object()}),
+        Snapshot({"a": EDMPrecond(None, NetSpec((8, 8), 1))}),
+    ):
         with pytest.raises(UserError, match="options.when is a object|has no recorded options"):
             save_snapshot(path, bad)
         assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

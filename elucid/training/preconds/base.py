@@ -16,6 +16,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.transfer import moved
 from elucid.torch_utils.weights.working import WorkingWeights
+from elucid.training.networks.edm2.uncertainty import Uncertainty
 from elucid.training.networks.regions import regions
 from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
@@ -133,15 +134,25 @@ def as_levels(sigma: Tensor | float, x: Tensor, dtype: torch.dtype = torch.float
 class Denoiser(Preconditioned):
     """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
-    If the network outputs twice the image's channels, the second half is returned as `var`. `variance` names the
-    variance of an ancestral step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is
-    chosen; `clips` says whether x0 is clipped to [-1, 1] while sampling images.
+    If the network outputs twice the image's channels, the second half is returned as `var`. If `spec.logvar_features`
+    is not 0, a head of that many features makes `logvar`, in float32. `variance` names the variance of an ancestral
+    step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is chosen; `clips` says
+    whether x0 is clipped to [-1, 1] while sampling images.
     """
 
     default_loss = "edm"
     default_sampler, default_schedule = "edm", "karras"
     variance = "small"
     clips = False
+
+    def __init__(self, model: nn.Module, spec: NetSpec, precision: str = "fp32"):
+        super().__init__(model, spec, precision)
+        self.uncertainty = Uncertainty(spec.logvar_features) if spec.logvar_features else None
+
+    def after_step(self, step: Step) -> None:
+        super().after_step(step)
+        if self.uncertainty is not None:
+            self.uncertainty.after_step()
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         x = x.to(torch.float32)
@@ -152,4 +163,7 @@ class Denoiser(Preconditioned):
             name = type(self.model).__name__
             raise UserError(f"network {name} returned {list(out.shape)} , expected {list(wanted)}")
         var = out[:, channels:] if out.shape[1] > channels else None
-        return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var)
+        logvar = None
+        if self.uncertainty is not None:
+            logvar = self.uncertainty(c.c_noise.reshape(-1)).expand(len(x))
+        return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var, logvar)

@@ -11,6 +11,7 @@ NETWORKS = {
     "ddpmpp": _T + "networks.song_unet:SongUNet",
     "ncsnpp": _T + "networks.song_unet:SongUNet",
     "adm": _T + "networks.dhariwal_unet:DhariwalUNet",
+    "edm2": _T + "networks.edm2.unet:EDM2UNet",
     "adm_unet": _T + "networks.adm_unet:ADMUNet",
     "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
 }
@@ -20,6 +21,7 @@ PRECONDS = {
     "ve": _T + "preconds.ve:VEPrecond",
     "iddpm": _T + "preconds.iddpm:iDDPMPrecond",
     "edm": _T + "preconds.edm:EDMPrecond",
+    "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
@@ -37,6 +39,7 @@ LOSSES = {
     "vlb": _T + "losses.variational:VariationalLoss",
     "kl": _T + "losses.variational:VariationalLoss",
     "patch": _T + "losses.patch:PatchLoss",
+    "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "cross_entropy": _T + "losses.cross_entropy:CrossEntropy",
 }
 

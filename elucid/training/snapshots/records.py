@@ -22,6 +22,9 @@ DTYPES = {
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8)
 }
 
+MOST_FEATURES = 1 << 16
+"""Features of a learned weighting in a file; published are 128."""
+
 
 def describe_denoiser(denoiser: Preconditioned) -> dict:
     """Convert a denoiser to plain data; `rebuild_denoiser` is the inverse.
@@ -38,9 +41,15 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
         "name": name_in_files(names.PRECONDS, type(denoiser)),
         "options": denoiser.config["options"],
         "network": {"name": name_in_files(names.NETWORKS, type(network)), "options": network.config["options"]},
-        "spec": dataclasses.asdict(denoiser.spec),
+        "spec": describe_spec(denoiser.spec),
         "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
     }
+
+
+def describe_spec(spec: NetSpec) -> dict[str, Any]:
+    """Convert a spec to plain data, as earlier versions read it unless it has what they do not know."""
+    content = dataclasses.asdict(spec)
+    return content if spec.logvar_features else {name: content[name] for name in content if name != "logvar_features"}
 
 
 def rebuild_denoiser(record: dict, state: dict[str, Tensor] | None = None) -> Preconditioned:
@@ -138,6 +147,8 @@ def read_spec(record: dict[str, Any]) -> NetSpec:
     widths = [*spec.vector.items(), *spec.spatial.items()]
     if not all(type(name) is str and type(width) is int and width > 0 for name, width in widths):
         raise ValueError("invalid widths of the network's conditions")
+    if type(spec.logvar_features) is not int or not 0 <= spec.logvar_features <= MOST_FEATURES:
+        raise ValueError(f"invalid number of features of the learned weighting: {spec.logvar_features!r}")
     return spec
 
 
@@ -166,7 +177,9 @@ def assemble(
         with _Blank(2 * sum(value.numel() for value in state.values())):
             model = construct(network, network_options)
         denoiser = construct(precond, precond_options, model=model, spec=spec)
-    wanted = model.state_dict(prefix="model.")
+    own = {"model": model, "uncertainty": getattr(denoiser, "uncertainty", None)}
+    parts = [one.state_dict(prefix=f"{name}.") for name, one in own.items() if one is not None]
+    wanted = {name: value for part in parts for name, value in part.items()}
     state = {**{name: value for name, value in (buffers or {}).items() if name in wanted}, **state}
     require_match(wanted, state)
     require_finite({name: state[name] for name in wanted if name in state}, "its weights")
@@ -196,6 +209,6 @@ def require_match(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:
         if state[name].shape != value.shape:
             there, asked = list(state[name].shape), list(value.shape)
             raise UserError(f"the weights {name} have shape {there}, but the options require {asked}")
-    extra = next((name for name in state if name.startswith("model.") and name not in wanted), None)
+    extra = next((name for name in state if name.startswith(("model.", "uncertainty.")) and name not in wanted), None)
     if extra:
         raise UserError(f"the file has unexpected weights {extra}, which do not match its options")

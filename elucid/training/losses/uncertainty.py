@@ -1,0 +1,55 @@
+"""Learned weighting of noise levels by their uncertainty, around any loss."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from elucid.training.losses.base import Loss, LossWrapper, require_denoiser, with_total
+from elucid.training.preconds.base import Denoiser, Preconditioned
+from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
+
+
+class UncertaintyLoss(LossWrapper):
+    """L / exp(u(sigma)) + d u(sigma) for the loss L of an image, `base`, with d elements (arXiv 2312.02696).
+
+    u is a head of the denoiser with `features` Fourier features, trained with it; at its optimum exp(u) is the mean
+    loss per element at sigma, so that all levels count the same (Kendall et al. 2018). sigma is that of the first call
+    of the denoiser in `base`. Logged: the base's terms as they are, `u`, and the sum that is minimised as `weighted`.
+    """
+
+    uses_all_parameters = True
+
+    def __init__(self, base: Loss, features: int = 128):
+        super().__init__(base)
+        self.features = features
+
+    def adapt(self, spec: NetSpec) -> NetSpec:
+        return self.base.adapt(spec).replace(logvar_features=self.features)
+
+    def check(self, denoiser: Preconditioned) -> None:
+        require_denoiser(self, denoiser)
+        self.base.check(denoiser)
+
+    def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
+        with first_prediction(denoiser) as heard:
+            out = with_total(self.base(denoiser, batch, step), denoiser, batch.images, step)
+        if step.phase != "main" or not heard:
+            return out
+        u, elements = heard[0].logvar, heard[0].x0[0].numel()
+        loss = out.loss / u.exp() + elements * u
+        return LossOutput(loss, {**out.terms, "u": u, "weighted": loss / elements})
+
+
+@contextmanager
+def first_prediction(denoiser: Denoiser) -> Iterator[list[Prediction]]:
+    """Yield a list that receives the denoiser's first prediction in this context."""
+    heard: list[Prediction] = []
+
+    def listen(module, inputs, prediction: Prediction) -> None:
+        if not heard:
+            heard.append(prediction)
+
+    handle = denoiser.register_forward_hook(listen)
+    try:
+        yield heard
+    finally:
+        handle.remove()

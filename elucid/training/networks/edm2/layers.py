@@ -1,0 +1,79 @@
+"""Layers whose weights have rows of magnitude 1, and Fourier features."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elucid.torch_utils.sharding.parts import parts
+from elucid.training.networks.edm2.magnitude import unit_rows
+
+
+class UnitLayer(nn.Module):
+    """y = gain * W x, W = w / (|w_i| + eps) by rows: a linear map, or a convolution with zero padding if `kernel` > 0.
+
+    Whatever the length of the rows of w, activations keep their magnitude (Karras et al. 2024, arXiv 2312.02696).
+    With `normalised` False, W = w. A bias is optional; the paper's networks have none.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int = 0, normalised: bool = True, bias: bool = False):
+        super().__init__()
+        self.normalised, self.padding = normalised, kernel // 2
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, *([kernel] * 2 if kernel else [])))
+        self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
+        self.fan_in = math.prod(self.weight.shape[1:])
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        weight = torch.randn(self.weight.shape)
+        self.weight.copy_(unit_rows(weight) if self.normalised else weight / math.sqrt(self.fan_in))
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        weight = self.weight.to(torch.float32)
+        if self.normalised:
+            weight = unit_rows(weight) * (gain / math.sqrt(self.fan_in))
+        elif isinstance(gain, Tensor) or gain != 1:
+            weight = weight * gain
+        weight, bias = weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, weight, bias) if weight.ndim == 2 else F.conv2d(x, weight, bias, padding=self.padding)
+
+
+@torch.no_grad()
+def force_unit_rows(module: nn.Module) -> None:
+    """Overwrite the weights of all `UnitLayer`s by those of magnitude 1 that they stand for.
+
+    Without it they grow, and the effective learning rate falls (Karras et al. 2024, section 2.3). Weights that are
+    shared out among processes are cut between rows.
+    """
+    for layer in module.modules():
+        if isinstance(layer, UnitLayer) and layer.normalised:
+            for weight in parts([layer.weight]):
+                weight.copy_(unit_rows(weight))
+
+
+class FourierFeatures(nn.Module):
+    """[B] -> [B,features], sqrt(2) cos(2 pi (f v + phi)), f ~ N(0, 1), phi ~ U(0, 1).
+
+    Without `unit_magnitude` the factor sqrt(2) is left out.
+    """
+
+    constant_buffers = True
+
+    def __init__(self, features: int, unit_magnitude: bool = True):
+        super().__init__()
+        self.scale = math.sqrt(2) if unit_magnitude else 1.0
+        self.register_buffer("freqs", torch.empty(features))
+        self.register_buffer("phases", torch.empty(features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.freqs.copy_(2 * math.pi * torch.randn(len(self.freqs)))
+        self.phases.copy_(2 * math.pi * torch.rand(len(self.phases)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        angles = torch.outer(values.to(torch.float32), self.freqs) + self.phases
+        return (angles.cos() * self.scale).to(values.dtype)
