@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elucid.torch_utils.sharding.parts import parts
 from elucid.training.networks.edm2.magnitude import unit_rows
 
 
@@ -51,8 +50,9 @@ def force_unit_rows(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, UnitLayer) and layer.normalised:
-            for weight in parts([layer.weight]):
-                weight.copy_(unit_rows(weight))
+            weight = layer.weight
+            rows = weight.to_local() if hasattr(weight, "to_local") else weight
+            rows.copy_(unit_rows(rows))
 
 
 class FourierFeatures(nn.Module):
