@@ -31,6 +31,7 @@ CASES: dict[str, dict] = {
     "plain": {},
     "passes": {"batch_gpu": 2, "clip": 0.5, "arch": "adm"},
     "resumed": {},
+    "edm2": {"arch": "edm2", "precond": "edm2", "batch_gpu": 2, "set": {"network.channels_per_head": 8}},
     "bf16": {"precision": "bf16", "checkpointing": True, "dropout": 0.3},
     "cdm": {"loss": "patch(cdm(edm))", "set": {"loss.base.martingale_steps": 2}},
     "phases": {
@@ -38,7 +39,7 @@ CASES: dict[str, dict] = {
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},
     },
 }
-ALONE = ("plain", "passes", "resumed")
+ALONE = ("plain", "passes", "resumed", "edm2")
 """Cases with fixed draws, which a single process repeats."""
 STEPS = 4
 

@@ -81,7 +81,7 @@ class EDM2Block(nn.Module):
         n_branch = n_in if decodes else n_out
         self.norm0 = norm(n_branch)
         self.conv_res0 = layer(n_branch, n_out, 3)
-        self.emb_gain = nn.Parameter(torch.empty([]))
+        self.emb_gain = nn.Parameter(torch.empty(1))  # not a scalar, which cannot be shared out
         self.emb_linear = layer(n_emb, n_out)
         self.norm1 = norm(n_out)
         self.conv_res1 = layer(n_out, n_out, 3)

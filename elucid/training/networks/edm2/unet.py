@@ -96,7 +96,7 @@ class EDM2UNet(Conditioned):
         self._build_decoder(plan, n_emb, num_blocks, skips)
         self.out_norm = self.design.norm(widths[0])
         self.out_conv = layer(widths[0], out_channels, 3)
-        self.out_gain = nn.Parameter(torch.empty([]))
+        self.out_gain = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
