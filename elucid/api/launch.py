@@ -10,6 +10,7 @@ import torch
 from elucid.api.estimate import estimate
 from elucid.api.evaluations.scoring.online import check_scoring, scoring_hooks
 from elucid.dnnlib.errors import Stopped, UserError
+from elucid.evaluation.weighting import LearnedWeighting
 from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import states_in
 from elucid.torch_utils.signals import StopRequest, stop_signals
@@ -89,7 +90,8 @@ def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopReque
         state = source = None  # free memory before training
         # Scores and losses come before the log, as they become part of a tick's statistics.
         first, later = ([hook for hook in own if hook.adds_values == early] for early in (True, False))
-        every = [Provenance(), *scores, *first, LoggingHook(loggers), SampleGrid(loggers), *later, *hooks]
+        drawn = [LearnedWeighting()] if run.denoiser.spec.logvar_features else []
+        every = [Provenance(), *scores, *first, LoggingHook(loggers), SampleGrid(loggers), *drawn, *later, *hooks]
         if train_loop(run, folder, Hooks(every)):
             run.log(f"done: {folder}")
         else:
