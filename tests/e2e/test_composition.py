@@ -18,10 +18,13 @@ from elucid.training.types import NetSpec
 from tests.vaes import save_pictures, save_tiny_vae
 
 CPU = torch.device("cpu")
-NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16}  # channels
+NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16, "edm2": 8}  # channels
+U_NETS = ("ddpmpp", "ncsnpp", "adm")
 LOSSES = ("{}", "cdm({})", "patch({})", "patch(cdm({}))")
+UNCERTAIN = ("uncertainty(edm)", "uncertainty(cdm(edm))", "uncertainty(patch(edm))", "patch(uncertainty(edm))")
 COMBINATIONS = [
-    *product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), NETWORKS),
+    *product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), U_NETS),
+    *product(("edm2",), UNCERTAIN, ("pixels", "latents"), ("edm2", "ddpmpp")),
     *product(("ddpm",), ("simple", "cdm(simple)", "hybrid", "patch(hybrid)", "kl"), ("pixels", "latents"), ["adm"]),
 ]
 STEPS, BATCH = 10, 2

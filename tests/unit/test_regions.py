@@ -13,10 +13,17 @@ from elucid.training.networks.adm_layers import Stage
 from elucid.training.networks.attention import jvp
 from elucid.training.networks.blocks import ResidualBlock
 from elucid.training.networks.checkpointing import checkpoint_regions
+from elucid.training.networks.edm2.blocks import EDM2Block
 from elucid.training.networks.regions import regions
 from elucid.training.types import NetSpec
 
-NETWORKS = {"ddpmpp": ResidualBlock, "ncsnpp": ResidualBlock, "adm": ResidualBlock, "adm_unet": Stage}
+NETWORKS = {
+    "ddpmpp": ResidualBlock,
+    "ncsnpp": ResidualBlock,
+    "adm": ResidualBlock,
+    "adm_unet": Stage,
+    "edm2": EDM2Block,
+}
 
 
 def denoiser(name: str = "ddpmpp", dropout: float = 0.5):

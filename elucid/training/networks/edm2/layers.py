@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elucid.training.networks.edm2.magnitude import unit_rows
+from elucid.training.networks.edm2.magnitude import at_least_float32, unit_rows
 
 
 class UnitLayer(nn.Module):
@@ -32,7 +32,7 @@ class UnitLayer(nn.Module):
             self.bias.zero_()
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        weight = self.weight.to(torch.float32)
+        weight = self.weight.to(at_least_float32(self.weight))
         if self.normalised:
             weight = unit_rows(weight) * (gain / math.sqrt(self.fan_in))
         elif isinstance(gain, Tensor) or gain != 1:
@@ -75,5 +75,5 @@ class FourierFeatures(nn.Module):
         self.phases.copy_(2 * math.pi * torch.rand(len(self.phases)))
 
     def forward(self, values: Tensor) -> Tensor:
-        angles = torch.outer(values.to(torch.float32), self.freqs) + self.phases
+        angles = torch.outer(values.to(at_least_float32(values)), self.freqs) + self.phases
         return (angles.cos() * self.scale).to(values.dtype)

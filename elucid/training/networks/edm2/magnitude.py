@@ -16,10 +16,14 @@ SILU_MAGNITUDE = 0.596
 
 
 def unit_magnitude(x: Tensor, dims: Sequence[int], eps: float = EPS) -> Tensor:
-    """Return x / (eps + magnitude over `dims`), in the shape and type of x; computed in float32."""
+    """Return x / (eps + magnitude over `dims`), in the shape and type of x; sums in float32 or better."""
     count = math.prod(x.shape[dim] for dim in dims)
-    norm = torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=at_least_float32(x))
     return x / (eps + norm / math.sqrt(count)).to(x.dtype)
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def unit_rows(weight: Tensor) -> Tensor:
