@@ -29,6 +29,14 @@ STEPS = 2
 CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.12}, "loss": {"name": "edm"}}
 """The recipe of CIFAR-10 with a tiny network: EDM's loss, augmentation, classes, Adam, EMA."""
 
+EDM2 = {
+    "network": {**NETWORK, "name": "edm2", "channels_per_head": 16},
+    "augment": None,
+    "precond": {"name": "edm2"},
+    "loss": {"name": "uncertainty", "base": {"name": "edm"}},
+}
+"""EDM2's network and learned weighting."""
+
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
     return Run(options(folder, parts, {"cache": "none"}, channels_last=False, **loop), device)
@@ -180,6 +188,7 @@ CASES = {
     "cdm": lambda folder: trained(
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
+    "edm2": lambda folder: trained(folder, EDM2),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

@@ -36,6 +36,7 @@ NETWORKS = {
     "adm_unet": {**SMALL, "name": "adm_unet"},
     "with checkpoints": {**SMALL, "name": "adm_unet", "checkpoint": True, "dropout": 0.0},
     "demo": DEMO,
+    "edm2": {**SMALL, "name": "edm2", "channels_per_head": 8},
 }
 
 

@@ -17,8 +17,8 @@ SILU_MAGNITUDE = 0.596
 
 def unit_magnitude(x: Tensor, dims: Sequence[int], eps: float = EPS) -> Tensor:
     """Return x / (eps + magnitude over `dims`), in the shape and type of x; sums in float32 or better."""
-    count = math.prod(x.shape[dim] for dim in dims)
     norm = torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=at_least_float32(x))
+    count = x.numel() // max(norm.numel(), 1)  # a process may have no row of a weight that is shared out
     return x / (eps + norm / math.sqrt(count)).to(x.dtype)
 
 
