@@ -37,10 +37,18 @@ NETWORKS = {
     "ddpmpp": {"name": "ddpmpp"},
     "ncsnpp": {"name": "ncsnpp"},
     "adm": {"name": "adm"},
+    "edm2": {
+        "name": "edm2",
+        "model_channels": 128,
+        "channel_mult": [2, 2, 2],
+        "num_blocks": 4,
+        "attn_resolutions": [16],
+    },
 }
+"""`edm2` has the widths and depth of DDPM++, and is trained with its own preconditioner and learned weighting."""
 SIDES = {"demo": 16}
 """Sides of the images in pixels, where they are not 32."""
-BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4}
+BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4, "edm2": 4}
 """Images per step on a CPU; on a GPU 128."""
 
 
@@ -107,8 +115,8 @@ def new_run(arch: str, precision: str, device: torch.device, batch: int, folder:
     options = {
         "network": NETWORKS[arch] if dropout is None else {**NETWORKS[arch], "dropout": dropout},
         "encoder": {"name": "rgb"},
-        "precond": {"name": "edm"},
-        "loss": {"name": "edm"},
+        "precond": {"name": "edm2" if arch == "edm2" else "edm"},
+        "loss": {"name": "uncertainty", "base": {"name": "edm"}} if arch == "edm2" else {"name": "edm"},
         "augment": None if demo else {"name": "edm", "p": 0.12},
         "optimizer": {"name": "adam", "lr": 1e-3},
         "lr_schedule": {"name": "constant", "warmup_kimg": 0.01},

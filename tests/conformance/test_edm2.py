@@ -92,7 +92,7 @@ def layer_results(there: dict, kind: str, mode: str, gain: str) -> dict:
     if mode == "train":  # the reference overwrites its weight in the pass itself
         force_unit_rows(layer)
     x = there[f"{kind}:x"].clone().requires_grad_()
-    out = layer(x, float(gain))
+    out = layer(x, torch.tensor([float(gain)]))
     (out * there[f"{kind}:cotangent"]).sum().backward()
     place = f"{kind}:{mode}:gain{gain}"
     return {

@@ -14,6 +14,7 @@ from elucid.training.losses.dsm import DSM
 from elucid.training.networks.attention import jvp
 from elucid.training.networks.edm2.blocks import EDM2Block
 from elucid.training.networks.edm2.layers import UnitLayer
+from elucid.training.networks.edm2.magnitude import unit_magnitude
 from elucid.training.networks.edm2.unet import EDM2UNet
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.registry.components import make
@@ -249,3 +250,15 @@ def test_a_snapshot_keeps_the_head_and_lacks_nothing():
     assert "logvar_features" not in plain["spec"], "earlier versions read it"
     with pytest.raises(UserError, match="features"):
         rebuild_denoiser({**plain, "spec": {**plain["spec"], "logvar_features": -1}})
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((5, 7), (1,)), ((4, 3, 3, 3), (1, 2, 3)), ((2, 6, 4, 4), (1,))])
+def test_gradients_of_magnitudes_are_those_of_differences(shape, dims):
+    """First and second ones; a row of zeros has the gradient of a division by the smallest number, eps."""
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda one: unit_magnitude(one, dims, 1e-2, 0.7), x)
+    assert torch.autograd.gradgradcheck(lambda one: unit_magnitude(one, dims, 1e-2, 0.7), x)
+    zeros = torch.zeros(shape, requires_grad=True)
+    unit_magnitude(zeros, dims, 1e-2).sum().backward()
+    assert torch.allclose(zeros.grad, torch.full(shape, 100.0))

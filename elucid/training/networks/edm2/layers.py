@@ -31,11 +31,11 @@ class UnitLayer(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         weight = self.weight.to(at_least_float32(self.weight))
         if self.normalised:
-            weight = unit_rows(weight) * (gain / math.sqrt(self.fan_in))
-        elif isinstance(gain, Tensor) or gain != 1:
+            weight = unit_rows(weight, 1 / math.sqrt(self.fan_in))
+        if gain is not None:
             weight = weight * gain
         weight, bias = weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, weight, bias) if weight.ndim == 2 else F.conv2d(x, weight, bias, padding=self.padding)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 EPS = 1e-4
@@ -15,20 +16,45 @@ SILU_MAGNITUDE = 0.596
 """The magnitude of silu(x), x ~ N(0, 1)."""
 
 
-def unit_magnitude(x: Tensor, dims: Sequence[int], eps: float = EPS) -> Tensor:
-    """Return x / (eps + magnitude over `dims`), in the shape and type of x; sums in float32 or better."""
+def unit_magnitude(x: Tensor, dims: Sequence[int], eps: float = EPS, scale: float = 1.0) -> Tensor:
+    """Return scale * x / (eps + magnitude over `dims`), in the shape and type of x; sums in float32 or better."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return x * (scale * inverse_magnitude(x, dims, eps)[0]).to(x.dtype)
+    return UnitMagnitude.apply(x, tuple(dims), eps, scale)
+
+
+def inverse_magnitude(x: Tensor, dims: Sequence[int], eps: float) -> tuple[Tensor, Tensor, float]:
+    """Return 1 / (eps + norm / root), the norm, and the root of the number of elements that it is over."""
     norm = torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=at_least_float32(x))
-    count = x.numel() // max(norm.numel(), 1)  # a process may have no row of a weight that is shared out
-    return x / (eps + norm / math.sqrt(count)).to(x.dtype)
+    root = math.sqrt(x.numel() // max(norm.numel(), 1))  # a process may have no row of a weight that is shared out
+    return 1 / (eps + norm / root), norm, root
+
+
+class UnitMagnitude(torch.autograd.Function):
+    """`unit_magnitude` with half of the passes over memory that its operations would take one by one, backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dims: tuple[int, ...], eps: float, scale: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.how = dims, eps, scale
+        return x * (scale * inverse_magnitude(x, dims, eps)[0]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        (x,), (dims, eps, scale) = ctx.saved_tensors, ctx.how
+        inverse, norm, root = inverse_magnitude(x, dims, eps)
+        along = (dy * x).sum(dim=dims, keepdim=True, dtype=norm.dtype)
+        bend = -scale * along * inverse**2 / (root * norm.clamp_min(torch.finfo(norm.dtype).tiny))
+        return torch.addcmul(dy * (scale * inverse).to(x.dtype), x, bend.to(x.dtype)), None, None, None
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def unit_rows(weight: Tensor) -> Tensor:
-    """Return a weight whose rows weight[i] have magnitude 1, so that their norm is the root of the fan-in."""
-    return unit_magnitude(weight, range(1, weight.ndim))
+def unit_rows(weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Return `scale` times a weight whose rows weight[i] have magnitude 1: their norm is the root of the fan-in."""
+    return unit_magnitude(weight, range(1, weight.ndim), scale=scale)
 
 
 def unit_silu(x: Tensor) -> Tensor:
