@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
 from elucid.training.networks.edm2.layers import UnitLayer
-from elucid.training.networks.edm2.magnitude import balanced_concat, balanced_sum, unit_magnitude, unit_silu
+from elucid.training.networks.edm2.magnitude import SILU_MAGNITUDE, balanced_concat, balanced_shares, unit_magnitude
 from elucid.training.networks.layers import GroupNorm, Resample
 
 
@@ -32,11 +32,14 @@ class Design:
     def norm(self, channels: int) -> nn.Module:
         return GroupNorm(channels) if self.group_norm else nn.Identity()
 
-    def activate(self, x: Tensor) -> Tensor:
-        return unit_silu(x) if self.unit_functions else F.silu(x)
+    @property
+    def silu_gain(self) -> float:
+        """What SiLU is multiplied by."""
+        return 1 / SILU_MAGNITUDE if self.unit_functions else 1.0
 
-    def add(self, a: Tensor, b: Tensor, balance: float) -> Tensor:
-        return balanced_sum(a, b, balance) if self.unit_functions else a + b
+    def shares(self, balance: float) -> tuple[float, float]:
+        """Return the factors of what a branch is added to, and of the branch."""
+        return balanced_shares(balance) if self.unit_functions else (1.0, 1.0)
 
     def concat(self, a: Tensor, b: Tensor, balance: float) -> Tensor:
         return balanced_concat(a, b, balance) if self.unit_functions else torch.cat([a, b], dim=1)
@@ -102,14 +105,18 @@ class EDM2Block(nn.Module):
             x = x if self.conv_skip is None else self.conv_skip(x)
             x = unit_magnitude(x, (1,)) if design.pixel_norm else x
         scale = self.emb_linear(emb, self.emb_gain)[:, :, None, None] + 1
-        branch = self.conv_res0(design.activate(self.norm0(x)))
-        branch = design.activate(self.norm1(branch) * scale.to(branch.dtype))
-        branch = self.conv_res1(F.dropout(branch, self.dropout, self.training))
+        of_silu = design.silu_gain
+        branch = self.conv_res0(F.silu(self.norm0(x)), of_input=of_silu)
+        branch = F.silu(self.norm1(branch) * scale.to(branch.dtype))
+        branch = F.dropout(branch, self.dropout, self.training)
+        kept, added = design.shares(balance.residual)
+        branch = self.conv_res1(branch, of_input=of_silu, of_output=added)
         if self.decodes and self.conv_skip is not None:
             x = self.conv_skip(x)
-        x = design.add(x, branch, balance.residual)
+        x = torch.add(branch, x, alpha=kept)
         if self.heads:
-            x = design.add(x, self.attn_proj(self.attend(self.norm2(x))), balance.attention)
+            kept, added = design.shares(balance.attention)
+            x = torch.add(self.attn_proj(self.attend(self.norm2(x)), of_output=added), x, alpha=kept)
         return x if balance.clip is None else x.clamp(-balance.clip, balance.clip)
 
     def attend(self, x: Tensor) -> Tensor:

@@ -31,13 +31,17 @@ class UnitLayer(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        weight = self.weight.to(at_least_float32(self.weight))
+    def forward(self, x: Tensor, gain: Tensor | None = None, of_input: float = 1.0, of_output: float = 1.0) -> Tensor:
+        """Return gain * of_output * W (of_input * x); constant factors cost nothing, as weights are scaled anyway."""
+        weight, factor = self.weight.to(at_least_float32(self.weight)), of_input * of_output
         if self.normalised:
-            weight = unit_rows(weight, 1 / math.sqrt(self.fan_in))
+            weight = unit_rows(weight, factor / math.sqrt(self.fan_in))
+        elif factor != 1:
+            weight = weight * factor
         if gain is not None:
             weight = weight * gain
-        weight, bias = weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        weight = weight.to(x.dtype)
+        bias = None if self.bias is None else (self.bias * of_output).to(x.dtype)
         return F.linear(x, weight, bias) if weight.ndim == 2 else F.conv2d(x, weight, bias, padding=self.padding)
 
 

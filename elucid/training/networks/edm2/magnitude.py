@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596
-"""The magnitude of silu(x), x ~ N(0, 1)."""
+"""The magnitude of silu(x), x ~ N(0, 1), by which the activation is divided."""
 
 
 def unit_magnitude(x: Tensor, dims: Sequence[int], eps: float = EPS, scale: float = 1.0) -> Tensor:
@@ -58,18 +58,26 @@ def unit_rows(weight: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def unit_silu(x: Tensor) -> Tensor:
-    """Return silu(x) / 0.596."""
+    """Return silu(x) / 0.596, of magnitude 1 for x ~ N(0, 1)."""
     return F.silu(x) / SILU_MAGNITUDE
 
 
+def balanced_shares(balance: float) -> tuple[float, float]:
+    """Return (1-t, t) / sqrt((1-t)^2 + t^2) for the balance t, 0 to 1: the factors of the terms of a sum."""
+    size = math.hypot(1 - balance, balance)
+    return (1 - balance) / size, balance / size
+
+
 def balanced_sum(a: Tensor, b: Tensor, balance: float) -> Tensor:
-    """Return ((1-t) a + t b) / sqrt((1-t)^2 + t^2) for the balance t, 0 to 1."""
-    scale = 1 / math.hypot(1 - balance, balance)
-    return torch.lerp(a, b.to(a.dtype), balance) * scale
+    """Return the sum of a and b with these shares."""
+    of_a, of_b = balanced_shares(balance)
+    return torch.add(a * of_a, b, alpha=of_b)
 
 
 def balanced_concat(a: Tensor, b: Tensor, balance: float) -> Tensor:
     """Concatenate channels, a with a share of 1-t and b of t in the magnitude of what follows."""
     n_a, n_b = a.shape[1], b.shape[1]
-    scale = math.sqrt(n_a + n_b) / math.hypot(1 - balance, balance)
-    return torch.cat([a * (scale * (1 - balance) / math.sqrt(n_a)), b * (scale * balance / math.sqrt(n_b))], dim=1)
+    of_a, of_b = (
+        share * math.sqrt((n_a + n_b) / n) for share, n in zip(balanced_shares(balance), (n_a, n_b), strict=True)
+    )
+    return torch.cat([a * of_a, b * of_b], dim=1)

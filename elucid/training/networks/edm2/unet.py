@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.conditioning import Conditioned
@@ -147,10 +148,11 @@ class EDM2UNet(Conditioned):
         emb = self.emb_noise(self.emb_fourier(c_noise))
         if "labels" in self.vector:
             one_hot = cond["labels"].to(emb.dtype) * math.sqrt(self.vector["labels"])
-            emb = self.design.add(emb, self.emb_label(one_hot), self.label_balance)
+            kept, added = self.design.shares(self.label_balance)
+            emb = torch.add(self.emb_label(one_hot, of_output=added), emb, alpha=kept)
         for name in ("augment", *self.further):
             emb = self.add_mapped(emb, name, cond)
-        return self.design.activate(emb)
+        return F.silu(emb) * self.design.silu_gain
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         emb = self.embed(c_noise, cond).to(x.dtype)
@@ -166,7 +168,7 @@ class EDM2UNet(Conditioned):
             x = block(x, emb)
         x = self.out_norm(x)
         if self.design.group_norm:
-            x = self.design.activate(x)
+            x = F.silu(x) * self.design.silu_gain
         return self.out_conv(x, self.out_gain)
 
     def after_step(self, step: Step) -> None:
