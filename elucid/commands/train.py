@@ -72,7 +72,7 @@ MODEL = section(
     click.option(
         "--arch",
         type=Name("network"),
-        help=f"Network: ddpmpp, ncsnpp, adm or file.py:Name.  [default: {DEFAULTS['arch']}]",
+        help=f"Network: ddpmpp, ncsnpp, adm, edm2 or file.py:Name.  [default: {DEFAULTS['arch']}]",
     ),
     click.option("--cbase", type=_positive, help="Channels at full size.  [default: the network's]"),
     click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]"),
@@ -81,7 +81,7 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm, ddpm; cdm, pedm: edm with that loss; classifier, "
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm; cdm, pedm: edm with that loss; classifier, "
         f"ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
     ),
     click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
@@ -90,7 +90,11 @@ MODEL = section(
 )
 LOSS = section(
     "Loss",
-    click.option("--loss", type=Chain("loss"), help="Loss, e.g. 'patch(cdm(edm))'.  [default: the preconditioner's]"),
+    click.option(
+        "--loss",
+        type=Chain("loss"),
+        help="Loss, e.g. 'patch(cdm(edm))' or 'uncertainty(edm)'.  [default: the preconditioner's]",
+    ),
     click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm."),
     click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm."),
     click.option("--patch", is_flag=True, help="Train on patches: the same as --loss='patch(...)'."),
