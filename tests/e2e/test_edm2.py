@@ -1,4 +1,4 @@
-"""A run of EDM2 as users start it: stopped and resumed, exported; its weights have their norm, its weighting a picture."""
+"""A run of EDM2 from start to export: its weights have their norm, its weighting has a picture."""
 
 import json
 import math
