@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from elucid.training.ema.power import PowerEMA
 from elucid.training.losses.dsm import DSM
 from elucid.training.networks.edm2.blocks import Balance, EDM2Block
 from elucid.training.networks.edm2.layers import FourierFeatures, UnitLayer, force_unit_rows
@@ -184,12 +185,13 @@ def test_loss(path):
 
 @pytest.mark.parametrize("path", vectors.cases("edm2/training_steps*"), ids=lambda path: path.stem)
 def test_training_steps(path):
-    """Loss, rate and Adam of four steps; the reference normalises at the start of a step, we at its end."""
+    """Loss, rate, Adam and averages of four steps; the reference normalises at the start of a step, we at its end."""
     case, there = tensors_of(path)
     model = denoiser(case, case["network"]).train()
     batch, rates = case["batch_size"], case["lr"]
     schedule = InverseSqrt(warmup_kimg=rates["rampup_Mimg"] * 1000, reference_mimg=rates["ref_batches"] * batch / 1e6)
     optimizer = torch.optim.Adam(model.parameters(), lr=rates["ref_lr"], **case["adam"])
+    ema = PowerEMA(model, case["ema_stds"])
     model.after_step(step_at(0, 1))
     for index, wanted in enumerate(case["steps"]):
         step = step_at(index * batch, 10**9, batch)
@@ -201,6 +203,7 @@ def test_training_steps(path):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted["lr"], rel=1e-12)
         assert float(out.terms["weighted"].detach().mean()) == pytest.approx(wanted["loss_mean"], rel=1e-4)
         optimizer.step()
+        ema.update(model, step)
         parameters = dict(model.named_parameters())
         norms = {ours(name): value for name, value in wanted["norms_after_step"].items()}
         assert {name: float(parameters[name].detach().norm()) for name in norms} == pytest.approx(norms, rel=1e-4)
@@ -209,3 +212,8 @@ def test_training_steps(path):
             if prefix == f"step{index}" and "." in parameter:
                 assert vectors.relative_error(parameters[ours(parameter)], value.reshape(value.shape or 1)) < 1e-4, name
         model.after_step(step)
+    for name, value in there.items():
+        prefix, _, parameter = name.partition(":")
+        if prefix.startswith("ema-"):
+            average = ema.averages[prefix.removeprefix("ema-")].get_parameter(ours(parameter))
+            assert vectors.relative_error(average, value.reshape(value.shape or 1)) < 1e-4, name

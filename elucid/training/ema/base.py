@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from elucid.dnnlib.errors import UserError
+from elucid.training.ema.profiles import Profile
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.types import Step
 
@@ -26,6 +28,14 @@ class EMA(ABC):
         """Update all averages unless the step was left out; override it to spare the wait if the device decides."""
         if bool(stepped):
             self.update(denoiser, step)
+
+    @classmethod
+    def profiles(cls, options: dict, nimg: int) -> dict[str, Profile]:
+        """Return the profile of each average with these options after `nimg` images, for its reconstruction.
+
+        Raises UserError if others cannot be reconstructed from averages of this kind.
+        """
+        raise UserError(f"from averages of the kind {cls.__name__} no others can be reconstructed; use power")
 
     def state_dict(self) -> dict:
         return {name: average.state_dict() for name, average in self.averages.items()}

@@ -35,7 +35,7 @@ class LRSchedule(ABC):
 
     def rate(self, lr: float, step: Step) -> float:
         """Return the learning rate at this step for the base learning rate `lr`."""
-        up = min(step.nimg / max(self.warmup_kimg * 1000, 1e-8), 1.0)
+        up = min(step.nimg / (self.warmup_kimg * 1000), 1.0) if self.warmup_kimg else 1.0
         down = min((1 - step.progress) / self.cooldown, 1.0) if self.cooldown else 1.0
         return lr * self.shape(step) * up * down  # in this order: lr * (up * down) may differ in the last bit
 

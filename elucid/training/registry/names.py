@@ -120,6 +120,7 @@ LR_SCHEDULES = {
 
 EMAS = {
     "halflife": _T + "ema.halflife:HalflifeEMA",
+    "power": _T + "ema.power:PowerEMA",
 }
 
 HOOKS = {
