@@ -6,6 +6,26 @@ from elucid.commands.command import Command, Group, section, version_option
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 
+STEPS = 4
+"""Lengths of a range."""
+
+
+class Lengths(cli.NumberList):
+    """A list of numbers, or a range LOW:HIGH of `STEPS` numbers at equal distances."""
+
+    def __init__(self):
+        super().__init__(float)
+
+    def convert(self, value, param, ctx):
+        low, colon, high = str(value).partition(":")
+        if not colon:
+            return super().convert(value, param, ctx)
+        [first], [last] = (super(Lengths, self).convert(end, param, ctx) for end in (low, high))
+        if not first < last:
+            self.fail(f"{value!r} is no range; write the smaller number first, e.g. 0.05:0.20", param, ctx)
+        return [round(first + (last - first) * step / (STEPS - 1), 9) for step in range(STEPS)]
+
+
 _network = click.argument("network", metavar="PKL|DIR|URL")
 
 
@@ -77,6 +97,37 @@ def diffusers(network, plugins, **options) -> None:
     from elucid.api.export import to_diffusers
 
     click.echo(to_diffusers(network, plugins=listed(plugins), **options))
+
+
+@main.command(
+    cls=Command,
+    examples=["export.py ema runs/00000-NAME --std=0.05:0.20 --dest=averages.pkl"],
+)
+@click.argument("run", metavar="DIR")
+@section(
+    "Averages",
+    click.option(
+        "--std",
+        type=Lengths(),
+        metavar="LIST|LOW:HIGH",
+        help=f"Relative lengths of power functions: 0.1,0.15 or {STEPS} from 0.05:0.20.",
+    ),
+    click.option("--halflife", type=cli.NumberList(float), metavar="MIMG", help="Half-lives, millions of images."),
+    click.option("--at", type=cli.FloatRange(min=0, min_open=True), metavar="KIMG", help="As of this time."),
+)
+@section(
+    "Files",
+    click.option("--dest", metavar="PKL|DIR", required=True, help="Snapshot, or folder of safetensors, to write."),
+    click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshots may use."),
+)
+def ema(run, dest, std, halflife, plugins, **options) -> None:
+    """Reconstruct averages of any length from a run's snapshots, and say how well these determine each."""
+    from elucid.api.averages import export_averages
+    from elucid.training.snapshots.reconstruct import length_lines
+
+    lengths = {"std": std or (), "halflife": halflife or ()}
+    found = export_averages(run, dest, plugins=listed(plugins), **lengths, **options)
+    click.echo("\n".join([*length_lines(found), str(dest)]))
 
 
 def listed(plugins: str | None) -> list[str]:

@@ -22,10 +22,12 @@ from elucid.metrics.measures.collect import Collected, collect, on_main
 from elucid.metrics.measures.evaluate import Metric, require_counts
 from elucid.torch_utils import distributed
 from elucid.training.config.train_options import as_assignments
+from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling.choices import chosen_options
 from elucid.training.sampling.folder import digest
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.pipeline import SamplingPipeline, make_pipeline, require_parts
+from elucid.training.snapshots.reconstruct import Target, reconstruct
 from elucid.training.snapshots.snapshot import chosen, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 
@@ -133,6 +135,7 @@ class Scorer:
         require_parts(options)
         self._require_axes()
         self.snapshot = load_snapshot(network, place, adm=chosen_options(options)["network"])
+        self.lengths: dict[float, Preconditioned] = {}
         self.collected: dict[Setting, list[Collected]] = {}
         reference = evaluator.references[0]
         self.about = {
@@ -179,7 +182,20 @@ class Scorer:
         options = self.options_of(setting)
         emas = self.snapshot.emas
         wanted = emas if options.ema is None else {options.ema: chosen(emas, options.ema)}
+        if options.ema_std is not None:
+            wanted = self._of_length(options.ema_std, options.ema)
         return make_pipeline(replace(self.snapshot, emas=wanted), options, self.device)
+
+    def _of_length(self, std: float, ema: str | None) -> dict[str, Preconditioned]:
+        """Return the average of a length; those of the axis are all reconstructed at once."""
+        if ema is not None:
+            raise UserError(f"`ema`={ema} and `ema_std`={std:g} exclude each other; give one of them")
+        if std not in self.lengths:
+            first: list[float] = [value for axis in self.axes if axis.name == "ema_std" for value in axis.values]
+            wanted = [std] if self.lengths else list({*first, std})
+            found = reconstruct(self.network, [Target(one) for one in wanted], device=self.device).snapshot
+            self.lengths |= dict(zip(wanted, found.emas.values(), strict=True))
+        return {Target(std).name: self.lengths[std]}
 
     def score(self, setting: Setting, num: int) -> float:
         """Return the first metric of the first `num` seeds, its sign such that lower is better."""

@@ -55,7 +55,7 @@ def axis_flags(function: Callable) -> Callable:
             flag.type = Ends(click.FLOAT)
         elif flag.name == "ema":
             flag.type, flag.metavar = Values(click.STRING), "NAMES"
-        elif isinstance(flag.type, NUMBERS) and flag.section in ("Sampler", "Guidance"):
+        elif isinstance(flag.type, NUMBERS) and (flag.section in ("Sampler", "Guidance") or flag.name == "ema_std"):
             flag.type, flag.metavar = Values(flag.type), "VALUES"
     function.__click_params__ = flags
     return function
@@ -87,7 +87,8 @@ def command(snapshot, num, rounds, ref, metrics, detector, detector_weights, des
     """Find the sampling options with the best metric, and draw the metrics over them.
 
     A flag for numbers takes a list such as --steps=8,12,18 or a range such as --cfg=1:4, which is refined around its
-    best value; an end of --guidance_interval too, e.g. 0.2/0.5,1:5; --ema takes a list. The first metric decides.
+    best value; an end of --guidance_interval too, e.g. 0.2/0.5,1:5; --ema takes a list; --ema_std=0.05:0.2 is the
+    length of a power-function average. The first metric decides.
     """
     axes = {}
     for name in [name for name, value in flags.items() if isinstance(value, Range | list)]:

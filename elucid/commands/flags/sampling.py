@@ -30,6 +30,12 @@ def _model(required: bool) -> list[Callable]:
     return [
         click.option("--network", metavar="PKL|DIR|URL", required=required, help=what),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
+        click.option(
+            "--ema_std",
+            type=_above_zero,
+            metavar="FLOAT",
+            help="EMA of this relative length, reconstructed from the snapshots of a run folder, e.g. 0.1.",
+        ),
         _adm_preset,
         click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
         click.option(
@@ -109,6 +115,9 @@ _GUIDANCE = [
         help="Interval of noise levels with guidance of any kind.  [default: all]",
     ),
     click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
+    click.option(
+        "--guide_std", type=_above_zero, metavar="FLOAT", help="As --ema_std, for --guide, which is a run folder."
+    ),
     click.option(
         "--classifier",
         metavar="PKL|DIR|URL",

@@ -187,6 +187,8 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
         name = named[-1] if named else given.get(flag, "")
         if ":" in str(name):
             result = without(result, options, part)
+    if any(one.startswith("ema.name=") for one in own):
+        result = without(result, ("ema",), "ema")
     if "precond" in given and given["precond"] != preset.get("precond"):
         result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule")
     return result

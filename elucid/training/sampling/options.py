@@ -26,6 +26,9 @@ class SampleOptions:
     window for a model trained on patches. `adm_preset` has the options of a public state dict. `set` sets any other
     option of sampler, schedule, guidance, encoder by its path, e.g. `set={"sampler.epsilon_scale": 1.05}`.
 
+    `ema_std` takes the average of this relative length (0.01 to 0.28), reconstructed from the snapshots of a run, whose
+    folder is given instead of one of them; `guide_std` is that of the guide, likewise.
+
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
     options but `precision`, `noise` and `plugins` are the base model's. `noise` "cpu" draws all noise on the host, so
@@ -58,6 +61,8 @@ class SampleOptions:
     classifier: str | None = None
     classifier_scale: float | None = None
     ema: str | None = None
+    ema_std: float | None = None
+    guide_std: float | None = None
     adm_preset: str | None = None
     on_latents: bool | None = None
     resolution: int | None = None

@@ -30,6 +30,7 @@ from elucid.training.sampling.generate import Samples, generate, sampling
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
+from elucid.training.snapshots.reconstruct import Target, reconstruct
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.transforms.lowres import NAME
@@ -104,7 +105,7 @@ def load_pipeline(
     import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
     adm = chosen_options(options)["network"]
-    snapshot = load_snapshot(network, device, options.ema, adm)
+    snapshot = chosen_average(network, device, options.ema, options.ema_std, "ema_std", adm)
     if purpose is not None and NAME in snapshot.ema.spec.spatial:
         raise UserError(
             f"{purpose} is not supported for models that enlarge images, as this one; choose one trained without "
@@ -115,6 +116,17 @@ def load_pipeline(
     if adm:  # not otherwise, as samples of all other files keep their digest
         pipeline.description["adm"] = adm
     return pipeline
+
+
+def chosen_average(
+    network: str, device: torch.device, ema: str | None, std: float | None, option: str, adm: dict[str, Any]
+) -> Snapshot:
+    """Load a snapshot with one of its averages, or with one of the length `std`, made from all snapshots of a run."""
+    if std is None:
+        return load_snapshot(network, device, ema, adm)
+    if ema is not None:
+        raise UserError(f"`ema`={ema} and `{option}`={std:g} exclude each other; give one of them")
+    return reconstruct(network, [Target(std)], device=device).snapshot
 
 
 def require_parts(options: SampleOptions) -> None:
@@ -203,6 +215,9 @@ def single_pipeline(
         "guidance": None if guided is window else resolved(guided),
         "guide": options.guide and sha256(located(options.guide)),
     }
+    for name in ("ema_std", "guide_std"):  # not otherwise, as samples without keep their digest
+        if getattr(options, name) is not None:
+            description[name] = getattr(options, name)
     if limited is not guided:
         description["clipping"] = {"threshold": limited.threshold}
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
@@ -257,12 +272,15 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
     """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit."""
     scale, interval = options.guidance, options.guidance_interval
     if scale is None and not chosen:
-        for name in ("guide",) if options.classifier is not None else ("guidance_interval", "guide"):
+        names = ("guide", "guide_std")
+        for name in names if options.classifier is not None else ("guidance_interval", *names):
             if getattr(options, name) is not None:
                 raise UserError(f"`{name}` has no effect without a scale; set `guidance`, e.g. `guidance`=1.5")
         return denoiser
     given = {name: value for name, value in (("scale", scale), ("interval", interval)) if value is not None}
     parts = {"denoiser": denoiser}
+    if options.guide_std is not None and options.guide is None:
+        raise UserError("`guide_std` is the length of the average of a `guide`; give both")
     if options.guide is not None:
         parts["guide"] = load_guide(denoiser, options, device)
     component = {"name": "cfg" if options.guide is None else "autoguidance", **given, **chosen}
@@ -271,7 +289,8 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
 
 def load_guide(denoiser, options: SampleOptions, device: torch.device):
     """Load the weaker model for autoguidance, with the same coordinate window as the denoiser."""
-    guide = load_snapshot(options.guide, device, adm=chosen_options(options)["guide"]).ema
+    adm = chosen_options(options)["guide"]
+    guide = chosen_average(options.guide, device, None, options.guide_std, "guide_std", adm).ema
     guide.precision = options.precision or guide.precision
     if not isinstance(denoiser, CoordinateWindow):
         return guide
