@@ -18,21 +18,20 @@ LEAST_STEPS = 12
 TICKS = 4
 
 
-def probes(plan: Plan, options: Sequence[dict[str, Any] | None]) -> list[Cell]:
-    """Return the short runs, in the order in which they are made."""
+def probes(plan: Plan, options: Sequence[dict[str, Any] | None], mimg: float) -> list[Cell]:
+    """Return the short runs, in the order in which they are made; `mimg` is the length of the first's training."""
     trains = [index for index, one in enumerate(options) if one is not None]
     return [
-        _probe(plan, recipe, repeat, options[recipe] or {})
+        _probe(plan, recipe, repeat, options[recipe] or {}, mimg)
         for repeat in range(REPEATS)
         for recipe in (trains if repeat % 2 == 0 else reversed(trains))
     ]
 
 
-def _probe(plan: Plan, recipe: int, repeat: int, options: dict[str, Any]) -> Cell:
+def _probe(plan: Plan, recipe: int, repeat: int, options: dict[str, Any], mimg: float) -> Cell:
     name = plan.recipes[recipe].name
     folder = plan.outdir / name / f"probe-{repeat}"
-    loop = options["loop"]
-    mimg = max(SHARE * loop["duration_mimg"], LEAST_STEPS * loop["batch_size"] / 1e6)
+    mimg = max(SHARE * mimg, LEAST_STEPS * options["loop"]["batch_size"] / 1e6)
     short = (f"--duration={mimg:.8g}", f"--tick={1000 * mimg / TICKS:.8g}", "--snap=0", "--dump=0")
     place = (f"--seed={repeat}", f"--outdir={folder / 'run'}", "--nosubdir", "--resume=auto")
     flags = (*plan.common(recipe), *short, "--set=loop.grid_images=0", *place)
@@ -57,7 +56,7 @@ def equal_time(
 
     Also returns lines that say what was measured.
     """
-    cells = probes(plan, options)
+    cells = probes(plan, options, mimg)
     run(cells)
     paces: dict[int, list[float]] = {}
     for cell in cells:
