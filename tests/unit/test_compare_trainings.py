@@ -132,6 +132,7 @@ def test_matched_by_images_and_by_time(run, tmp_path):
     assert [line.split(":")[0] for line in said[:4]] == [
         *("probe of near, seed 0", "probe of slow, seed 0", "probe of slow, seed 1", "probe of near, seed 1")
     ]
+    assert "--duration=0.0002 " in (tmp_path / "time/near/probe-0/log.txt").read_text()
     log = (tmp_path / "time/slow/seed-1000/log.txt").read_text()
     assert "--duration=0.001 " in log and log.index("--duration=0.002") < log.index("--duration=0.001 ")
     assert "slow: 4 and 4 ms per image in 2 probes, so 1 kimg each" in result.lines
