@@ -12,6 +12,7 @@ NETWORKS = {
     "ncsnpp": _T + "networks.song_unet:SongUNet",
     "adm": _T + "networks.dhariwal_unet:DhariwalUNet",
     "edm2": _T + "networks.edm2.unet:EDM2UNet",
+    "points": _T + "networks.points.point_net:PointNet",
     "adm_unet": _T + "networks.adm_unet:ADMUNet",
     "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
 }

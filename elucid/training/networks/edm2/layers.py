@@ -44,6 +44,12 @@ class UnitLayer(nn.Module):
         bias = None if self.bias is None else (self.bias * of_output).to(x.dtype)
         return F.linear(x, weight, bias) if weight.ndim == 2 else F.conv2d(x, weight, bias, padding=self.padding)
 
+    def transposed(self, y: Tensor) -> Tensor:
+        """Return y W of a linear map, the gradient of y W x with respect to x."""
+        weight = self.weight.to(at_least_float32(self.weight))
+        weight = unit_rows(weight, 1 / math.sqrt(self.fan_in)) if self.normalised else weight
+        return y @ weight.to(y.dtype)
+
 
 @torch.no_grad()
 def force_unit_rows(module: nn.Module) -> None:

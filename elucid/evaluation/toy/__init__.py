@@ -1,0 +1,1 @@
+"""The two-dimensional laboratory: models of point sets whose density is known."""

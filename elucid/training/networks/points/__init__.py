@@ -1,0 +1,1 @@
+"""Networks of points: images of one pixel."""
