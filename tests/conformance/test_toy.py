@@ -22,9 +22,15 @@ def tensors_of(path):
 
 def mixtures(there: dict) -> dict[str, Mixture]:
     parts = {name: [there[f"{name}:{part}"] for part in ("phi", "mu", "Sigma")] for name in "AB"}
-    equal = {name: [weights / weights.sum(), *rest] for name, (weights, *rest) in parts.items()}
-    both = [torch.cat([one, other]) for one, other in zip(*equal.values(), strict=True)]
-    return {**{name: Mixture(*one) for name, one in parts.items()}, "AB": Mixture(*both)}
+    alone = {name: Mixture(*one) for name, one in parts.items()}
+    # How much of the whole a class is, is not recorded; the density of the whole says it.
+    of_class = [one.log_density(there["points"], 1.0).exp() for one in alone.values()]
+    shares = (there["AB:logp:1.0"].double().exp() - of_class[1]) / (of_class[0] - of_class[1])
+    share = float(shares.median())
+    assert 0.45 < share < 0.55
+    weights = torch.cat([alone["A"].weights * share, alone["B"].weights * (1 - share)])
+    both = [torch.cat(pair) for pair in zip(parts["A"][1:], parts["B"][1:], strict=True)]
+    return {**alone, "AB": Mixture(weights, *both)}
 
 
 def denoiser(case: dict, options: str, parameters: str) -> EDMPrecond:
