@@ -45,8 +45,8 @@ class Kinds(click.ParamType):
     click.option("--precond", type=Name("preconditioner", also=("cdm",)), default="edm", help="[default: edm]"),
     click.option("--loss", type=Chain("loss"), help="Loss, or file.py:Name.  [default: the preconditioner's]"),
     click.option("--lr", type=_above_zero, help="Learning rate.  [default: 0.01, falling]"),
-    click.option("--train_steps", type=_count, default=2048, help="Training steps.  [default: 2048]"),
-    click.option("--batch", type=_count, default=2048, help="Points per step.  [default: 2048]"),
+    click.option("--train_steps", type=_count, default=4096, help="Training steps.  [default: 4096]"),
+    click.option("--batch", type=_count, default=1024, help="Points per step.  [default: 1024]"),
     click.option("--seed", type=cli.Count(min=0), default=0, help="Random seed.  [default: 0]"),
 )
 @section(

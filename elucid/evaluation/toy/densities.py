@@ -11,8 +11,8 @@ from elucid.evaluation.toy.mixture import Mixture
 STD = 0.5
 """Deviation of each set per coordinate, EDM's sigma_data."""
 
-LEVELS, PER_BRANCH = 7, 8
-"""Of the tree: branches fork so often, and each is a row of so many Gaussians: 127 x 8 = 1016 of a class."""
+LEVELS, PER_BRANCH = 6, 8
+"""Of the tree: branches fork so often, and each is a row of so many Gaussians: 63 x 8 of a class."""
 
 
 def along_curve(points: Tensor, width: float) -> tuple[Tensor, Tensor]:
@@ -47,11 +47,11 @@ def tree(seed: int = 0) -> Mixture:
         parts.append((length, means, covariances, label))
         if level + 1 < LEVELS:
             for side in (-1, 1):
-                turn = side * uniform(0.25, 0.75)
-                grow(points[-1], angle + turn, length * uniform(0.65, 0.85), width * 0.75, level + 1, label)
+                turn = side * uniform(0.35, 0.75)
+                grow(points[-1], angle + turn, length * uniform(0.7, 0.9), width * 0.8, level + 1, label)
 
     for label, angle in enumerate((0.25 * math.pi, 0.75 * math.pi)):
-        grow(torch.zeros(2, dtype=torch.float64), angle, 1.0, 0.035, 0, label)
+        grow(torch.zeros(2, dtype=torch.float64), angle, 1.0, 0.06, 0, label)
     weights = torch.tensor([length / PER_BRANCH for length, *_ in parts for _ in range(PER_BRANCH)])
     classes = torch.tensor([label for *_, label in parts for _ in range(PER_BRANCH)])
     return Mixture(

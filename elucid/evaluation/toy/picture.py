@@ -11,7 +11,7 @@ from torch import Tensor
 from elucid.evaluation.toy.mixture import Mixture
 
 SIDE, TITLE, GAP = 420, 44, 8
-REACH = 3.2
+REACH = 2.5
 """Half of the side of the plane that is shown, in deviations of the set."""
 
 PAPER, DARK, POINT, PATH = (255, 255, 255), (176, 196, 214), (192, 57, 43), (40, 60, 80)
