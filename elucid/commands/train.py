@@ -205,7 +205,12 @@ OUTPUT = section(
         help="Score N samples every so many ticks and at the end, e.g. 5k@25, and keep the best snapshot; "
         "options: --set eval.detector=NAME and others.",
     ),
-    click.option("--keep-snapshots", type=_positive, metavar="N", help="Remove all but the newest N snapshots."),
+    click.option(
+        "--keep-snapshots",
+        type=_positive,
+        metavar="N",
+        help="Remove all but the newest N snapshots; averages by export.py ema need those of all of the training.",
+    ),
     click.option("--keep-states", type=_positive, metavar="N", help="Remove all but the newest N states."),
     click.option(
         "--milestones",

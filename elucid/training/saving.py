@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,7 +98,8 @@ class Saver:
     def snapshot(self, run) -> Path:
         """Save `network-snapshot-NNNNNN.pkl`. All processes must call it together."""
         path, began = self.folder / SNAPSHOT.format(run.kimg_label), time.monotonic()
-        self._save("snapshot", path, began, run.snapshot(), nothing if self.files.shards else frozen, save_snapshot)
+        write = partial(save_snapshot, half=self.options.snapshot_precision == "fp16")
+        self._save("snapshot", path, began, run.snapshot(), nothing if self.files.shards else frozen, write)
         return path
 
     def _save(self, kind: str, path: Path, began: float, content, copied: Callable, write: Callable) -> None:

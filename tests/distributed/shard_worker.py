@@ -31,7 +31,13 @@ CASES: dict[str, dict] = {
     "plain": {},
     "passes": {"batch_gpu": 2, "clip": 0.5, "arch": "adm"},
     "resumed": {},
-    "edm2": {"arch": "edm2", "precond": "edm2", "batch_gpu": 2, "set": {"network.channels_per_head": 8}},
+    "edm2": {
+        "arch": "edm2",
+        "precond": "edm2",
+        "batch_gpu": 2,
+        "ema": None,
+        "set": {"network.channels_per_head": 8, "ema.name": "power"},
+    },
     "bf16": {"precision": "bf16", "checkpointing": True, "dropout": 0.3},
     "cdm": {"loss": "patch(cdm(edm))", "set": {"loss.base.martingale_steps": 2}},
     "phases": {

@@ -87,6 +87,46 @@ def test_snapshots_as_edm2_writes_them(tmp_path, runs):
     assert torch.allclose(vector(found.snapshot.ema), vector(snapshot.emas["0.050"]), atol=1e-6)
 
 
+def test_snapshots_of_half_the_size(runs, tmp_path):
+    """Rounded to float16, which costs the last bits; constant buffers and weights too large for it stay."""
+    for path in sorted((runs / "two").glob("network-snapshot-*.pkl")):
+        snapshot = load_snapshot(path)
+        save_snapshot(tmp_path / path.name, snapshot, half=True)
+    assert (tmp_path / path.name).stat().st_size < 0.6 * path.stat().st_size
+    again = load_snapshot(tmp_path / path.name)
+    for name, one in snapshot.emas.items():
+        assert all(value.dtype == torch.float32 for value in again.emas[name].parameters())
+        assert all(map(torch.equal, one.buffers(), again.emas[name].buffers()))
+        assert 0 < (vector(one) - vector(again.emas[name])).norm() < 2**-11 * vector(one).norm()
+    targets = [Target(std) for std in STDS]
+    whole, half = (reconstruct(folder, targets).snapshot.emas for folder in (runs / "two", tmp_path))
+    for name, one in whole.items():
+        assert (vector(half[name]) - vector(one)).norm() < 2**-11 * vector(one).norm(), name
+    large = vector(snapshot.ema).max() * 2**17
+    with torch.no_grad():
+        next(snapshot.ema.parameters()).fill_(large)
+    save_snapshot(tmp_path / "large.pkl", snapshot, half=True)
+    assert float(next(load_snapshot(tmp_path / "large.pkl").ema.parameters()).max()) == float(large.float())
+
+
+def test_a_run_writes_them_and_keeps_its_states_whole(runs, tmp_path):
+    flags = [*FLAGS, f"--data={runs / 'pictures.zip'}", "--set=ema.stds=[0.05,0.1]"]
+    scripts.run("train.py", *flags, f"--outdir={tmp_path}", "--set=loop.snapshot_precision=fp16")
+    half, whole = load_snapshot(tmp_path).emas, load_snapshot(runs / "two").emas
+    for name, one in whole.items():
+        assert torch.equal(vector(half[name]), vector(one).half().double()), name
+
+
+def test_a_damaged_snapshot_is_left_out_with_a_warning(runs, tmp_path, capsys):
+    paths = sorted((runs / "two").glob("network-snapshot-*.pkl"))
+    for path in paths:
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[: len(data) // 2] if path in (paths[3], paths[-1]) else data)
+    found = sources_in(tmp_path)
+    assert [one.path.name for one in found] == [path.name for path in paths[:-1] if path != paths[3]]
+    assert capsys.readouterr().err.count("left out") == 2
+
+
 def test_sampling_and_sweep_take_a_length(runs, tmp_path, monkeypatch, capsys):
     common = [f"--network={runs / 'two'}", "--seeds=0,1", "--steps=3", "--batch=2"]
     scripts.run("generate.py", *common, "--ema_std=0.15", f"--outdir={tmp_path / 'made'}")

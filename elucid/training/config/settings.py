@@ -66,6 +66,7 @@ class LoopOptions:
     max_bad_steps: int = 10
     keep_states: int | None = None
     keep_snapshots: int | None = None
+    snapshot_precision: str = "fp32"
     milestone_kimg: float | None = None
     on_full_disk: str = "stop"
 
@@ -75,6 +76,7 @@ class LoopOptions:
         require("loop.duration_mimg", self.duration_mimg, (1e-6, 10**9))
         require("loop.seed", self.seed, (0, LARGEST_SEED))
         require("loop.on_full_disk", self.on_full_disk, ON_FULL_DISK)
+        require("loop.snapshot_precision", self.snapshot_precision, ("fp32", "fp16"))
         for name in ("batch_size", "batch_gpu"):
             value = getattr(self, name)
             if isinstance(value, str) and (name, value) != ("batch_gpu", AUTO):

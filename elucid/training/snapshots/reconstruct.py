@@ -81,7 +81,11 @@ def sources_in(folder: str | os.PathLike, at_nimg: int | None = None) -> list[So
             nimg = 1024 * int(theirs[1])
             found.append(Source(path, nimg, {"": power(float(theirs[2]), nimg)}))
         elif re.fullmatch(r"network-snapshot-\d+(\.\d+)?\.pkl", path.name):
-            snapshot = load_snapshot(path)
+            try:
+                snapshot = load_snapshot(path)
+            except UserError as error:  # damaged, or removed since by `keep_snapshots`; the others may do
+                print(f"warning: {error}; left out", file=sys.stderr)
+                continue
             options = snapshot.options.get("ema")
             if not options or not snapshot.nimg:
                 continue  # of another program, or from before the first step

@@ -26,8 +26,8 @@ MOST_FEATURES = 1 << 16
 """Features of a learned weighting in a file; published are 128."""
 
 
-def describe_denoiser(denoiser: Preconditioned) -> dict:
-    """Convert a denoiser to plain data; `rebuild_denoiser` is the inverse.
+def describe_denoiser(denoiser: Preconditioned, half: bool = False) -> dict:
+    """Convert a denoiser to plain data, its weights in float16 if `half`; `rebuild_denoiser` is the inverse.
 
     Raises UserError if it was not created by `elucid.dnnlib.config.construct`, which records the options.
     """
@@ -36,14 +36,22 @@ def describe_denoiser(denoiser: Preconditioned) -> dict:
             raise UserError(
                 f"{type(part).__name__} has no recorded options; create it with elucid.dnnlib.config.construct"
             )
-    network = denoiser.model
+    network, state = denoiser.model, denoiser.state_dict()
+    if half:
+        state |= {name: halved(value) for name, value in denoiser.named_parameters()}
     return {
         "name": name_in_files(names.PRECONDS, type(denoiser)),
         "options": denoiser.config["options"],
         "network": {"name": name_in_files(names.NETWORKS, type(network)), "options": network.config["options"]},
         "spec": describe_spec(denoiser.spec),
-        "state": {name: describe_tensor(value) for name, value in denoiser.state_dict().items()},
+        "state": {name: describe_tensor(value) for name, value in state.items()},
     }
+
+
+def halved(weights: Tensor) -> Tensor:
+    """Round weights to float16; those too large for it stay as they are."""
+    rounded = weights.detach().to(torch.float16) if weights.dtype == torch.float32 else weights
+    return rounded if torch.isfinite(rounded).all() else weights
 
 
 def describe_spec(spec: NetSpec) -> dict[str, Any]:

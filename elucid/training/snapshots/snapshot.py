@@ -69,14 +69,18 @@ class Snapshot:
 class _Pickler(pickle.Pickler):
     """Pickles a denoiser as a call of `elucid.unpickle.denoiser` on plain data, without affecting `copy`."""
 
+    def __init__(self, file, half: bool = False):
+        super().__init__(file, protocol=4)
+        self.half = half
+
     def reducer_override(self, obj):
         if isinstance(obj, Preconditioned):
-            return unpickle.denoiser, (plain(describe_denoiser(obj), "denoiser"),)
+            return unpickle.denoiser, (plain(describe_denoiser(obj, self.half), "denoiser"),)
         return NotImplemented
 
 
-def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
-    """Write a snapshot atomically; the same content gives the same bytes.
+def save_snapshot(path: str | os.PathLike, snapshot: Snapshot, half: bool = False) -> None:
+    """Write a snapshot atomically, perhaps in `half` precision; the same content gives the same bytes.
 
     Raises UserError if its options are not plain data or its weights not finite, or the file cannot be written.
     """
@@ -92,7 +96,7 @@ def save_snapshot(path: str | os.PathLike, snapshot: Snapshot) -> None:
         "nimg": int(snapshot.nimg),
     }
     with write_output(path) as file:
-        _Pickler(file, protocol=4).dump(content)
+        _Pickler(file, half).dump(content)
         checksums.seal(file)  # after the pickle's end, where `pickle.load` does not look
 
 
