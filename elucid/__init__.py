@@ -15,6 +15,7 @@ from elucid.version import __version__
 
 if TYPE_CHECKING:
     from elucid import datasets as datasets
+    from elucid.api.averages import export_averages as export_averages
     from elucid.api.evaluations.agreement import class_agreement as class_agreement
     from elucid.api.evaluations.agreement import svc as svc
     from elucid.api.evaluations.cas import cas as cas
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from elucid.api.evaluations.report import report as report
     from elucid.api.evaluations.scoring.watch import watch as watch
     from elucid.api.evaluations.sweep import sweep as sweep
+    from elucid.api.evaluations.toy import toy as toy
     from elucid.api.generate import generate as generate
     from elucid.api.launch import train as train
     from elucid.api.models import Model as Model
@@ -55,6 +57,7 @@ _PLACES = {
     "cas": "elucid.api.evaluations.cas",
     "class_agreement": "elucid.api.evaluations.agreement",
     "compare": "elucid.api.evaluations.comparing.compare",
+    "export_averages": "elucid.api.averages",
     "generate": "elucid.api.generate",
     "heldout_loss": "elucid.api.evaluations.loss",
     "load": "elucid.api.models",
@@ -67,6 +70,7 @@ _PLACES = {
     "show": "elucid.api.models",
     "sweep": "elucid.api.evaluations.sweep",
     "svc": "elucid.api.evaluations.agreement",
+    "toy": "elucid.api.evaluations.toy",
     "train": "elucid.api.launch",
     "watch": "elucid.api.evaluations.scoring.watch",
 }

@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
 """Options that `set` changes. Those of noise levels go to losses that draw them from a normal distribution."""
 
 NOISE = {"P_mean": -2.3, "P_std": 1.5}
-WEAK = {"hidden": 32, "num_layers": 3}
+WEAK = {"hidden": 32}
 """The guide's network, if the model's is `points`; it trains for a quarter of the steps."""
 
 
@@ -104,7 +104,9 @@ def toy(
         return result
     path = Path(dest)
     panels = [
-        Panel(kind, f"off {100 * qualities[kind].off:.1f} %, spread {qualities[kind].spread:.2f}", points, paths)
+        Panel(
+            kind, f"off {100 * qualities[kind].off:.1f} %, reached {100 * qualities[kind].reached:.1f} %", points, paths
+        )
         for kind, (points, paths) in found.items()
     ]
     with write_output(path.with_suffix(".png")) as file:
@@ -191,10 +193,10 @@ def sampled(denoiser, options: dict, cond: dict, num: int, steps: int, seed: int
 def summary(qualities: dict[str, Quality], errors: list[float], losses: list, about: dict) -> Result:
     """Return tables and curves of what was found."""
     rows = tuple((kind, *vars(one).values()) for kind, one in qualities.items())
-    columns = ("guidance", "off the set", "ln p", "ln p, lowest 5 %", "spread", "deviation")
+    columns = ("guidance", "off the set", "ln p", "ln p, lowest 5 %", "reached", "deviation")
     levels = tuple(zip(LEVELS, errors, strict=True))
     tables = (
-        Table("samples, spread and deviation as shares of the truth's", columns, rows),
+        Table("samples; deviation as a share of the truth's", columns, rows),
         Table("error of the score, as a share of it", ("sigma", "error"), levels),
     )
     curves = (

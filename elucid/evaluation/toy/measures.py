@@ -10,6 +10,9 @@ from elucid.evaluation.toy.mixture import Mixture
 BLUR = 0.01
 """Noise of the density that samples are judged by: about the width of the thinnest branches."""
 
+NEAR = 0.05
+"""How near a sample must be for a true point to be reached: a tenth of the set's deviation."""
+
 OFF = 0.001
 """Share of true points that count as off the set, by definition."""
 
@@ -17,13 +20,13 @@ OFF = 0.001
 @dataclass(frozen=True)
 class Quality:
     """`off`: share of samples where the density is below that of all but 0.1 % of true points; `likelihood`: the mean
-    of ln p; `outliers`: mean of ln p of the 5 % of samples with the lowest; `spread`: number of Gaussians that samples
-    visit, exp of the entropy, as a share of that of true points; `deviation`: their standard deviation, likewise."""
+    of ln p; `outliers`: mean of ln p of the 5 % of samples with the lowest; `reached`: share of true points with a
+    sample within NEAR, which true samples reach nearly all of; `deviation`: of samples, as a share of the truth's."""
 
     off: float
     likelihood: float
     outliers: float
-    spread: float
+    reached: float
     deviation: float
 
 
@@ -37,16 +40,15 @@ def quality(mixture: Mixture, samples: Tensor, seed: int = 0) -> Quality:
         off=float((found < limit).double().mean()),
         likelihood=float(found.mean()),
         outliers=float(lowest.mean()),
-        spread=visited(mixture, samples) / visited(mixture, true),
+        reached=reached(true, samples),
         deviation=float(deviation(samples) / deviation(true)),
     )
 
 
-def visited(mixture: Mixture, points: Tensor) -> float:
-    """Return exp of the entropy of the Gaussians that points belong to."""
-    counts = torch.bincount(mixture.component(points), minlength=len(mixture.weights)).double()
-    shares = counts[counts > 0] / counts.sum()
-    return float((-(shares * shares.log()).sum()).exp())
+def reached(true: Tensor, samples: Tensor) -> float:
+    """Return the share of true points [N,2] that have a sample [M,2] within NEAR."""
+    near = [torch.cdist(part, samples.double()).min(dim=1).values <= NEAR for part in true.double().split(512)]
+    return float(torch.cat(near).double().mean())
 
 
 def deviation(points: Tensor) -> Tensor:
