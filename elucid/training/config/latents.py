@@ -71,8 +71,8 @@ def check_statistics(component: dict, dataset: Dataset) -> None:
         return
     encoder = stored_encoder(component, dataset)
     statistics = ChannelStatistics.of(merged(OPTIONS["encoder"].get(encoder["name"], {}), encoder))
-    if statistics is None or dataset.channels != 2 * len(statistics.mean):
-        return
+    if statistics is None or encoder.get("scale") is not None or dataset.channels != 2 * len(statistics.mean):
+        return  # what does not fit is refused by the encoder
     mean, std = measured(dataset)
     away, ratio = np.abs(mean - statistics.mean) / statistics.std, std / statistics.std
     if (away <= FAR).all() and (ratio >= 1 / WIDE).all() and (ratio <= WIDE).all():
@@ -83,7 +83,9 @@ def check_statistics(component: dict, dataset: Dataset) -> None:
         "or of pixels in [-1, 1] where EDM2's are in [0, 1]"
     )
     if component.get("mean") is None:
-        raise UserError(f"{text}; train with their own, {as_flags(mean, std)}, or set encoder.mean and encoder.std")
+        raise UserError(
+            f"{text}; train with their own, {as_flags(mean, std)}, or insist on these by giving them in the same way"
+        )
     distributed.print0(f"warning: {text}")
 
 

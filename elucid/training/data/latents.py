@@ -69,11 +69,9 @@ def encoder_of(content: object, where: str) -> dict | None:
             raise damaged from error
         kinds = {"name": str, "model": str, "mean": list, "std": list, "final_std": (int, float), "sha256": str}
     good = isinstance(encoder, dict) and all(isinstance(encoder.get(key), kind) for key, kind in kinds.items())
-    if (
-        not good
-        or not 0 < encoder.get("scale", 1) < math.inf
-        or encoder.get("pixels", "unit") not in ("signed", "unit")
-    ):
+    if good and "scale" in kinds:
+        good = 0 < encoder["scale"] < math.inf
+    if not good or encoder.get("pixels", "unit") not in ("signed", "unit"):
         raise damaged
     return {key: encoder[key] for key in [*kinds, *(["pixels"] if "pixels" in encoder else [])]}
 
