@@ -21,7 +21,7 @@ from tests.vaes import save_pictures, save_tiny_vae
 pytest.importorskip("diffusers")
 
 TRAIN = ["train.py", *scripts.TINY, "--duration=0.000032", "--batch=8", "--tick=0.016", "--snap=0", "--dump=0"]
-LATENTS = ["--train_on_latents=1", "--augment=0", "--cond=1", "--arch=edm2", "--precond=edm2", "--cache=0"]
+LATENTS = ["--train_on_latents=1", "--augment=0", "--cond=1", "--arch=edm2", "--precond=edm2"]
 TRAIN = [flag for flag in [*TRAIN, *LATENTS] if "lr_rampup" not in flag] + ["--set=network.channels_per_head=16"]
 
 

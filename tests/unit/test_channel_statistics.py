@@ -10,6 +10,7 @@ import torch
 
 from elucid.dnnlib.errors import UserError
 from elucid.preparation.verify import verify
+from elucid.training.config.build import make_denoiser
 from elucid.training.config.data import measured_sigma_data
 from elucid.training.config.latents import check_statistics, stored_encoder
 from elucid.training.data.dataset import open_dataset
@@ -17,7 +18,12 @@ from elucid.training.data.npy import to_npy
 from elucid.training.encoders.edm2 import EDM2_VAE
 from elucid.training.encoders.statistics import ChannelStatistics
 from elucid.training.encoders.vae import VAE
+from elucid.training.losses.by_level import require_measurable
 from elucid.training.registry.components import make, resolved
+from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.pipeline import prepare_encoder
+from elucid.training.snapshots.snapshot import Snapshot
+from elucid.training.types import NetSpec
 from tests.vaes import save_tiny_vae
 
 EDM2 = {name: EDM2_VAE[name] for name in ("mean", "std")}
@@ -119,6 +125,35 @@ def test_zips_of_eight_channels_without_an_encoder_are_edm2s(tmp_path, capsys):
         open_dataset(tmp_path / "sd.zip")
     with pytest.raises(UserError, match="holds .npy files of 4 channels"):
         save(tmp_path / "four.zip", moments_like(**EDM2)[:, :4])
+
+
+def test_many_folders_without_checksums_are_noted_once(tmp_path, capsys):
+    for index, one in enumerate(moments_like(**EDM2, count=3)):
+        (tmp_path / f"{index:05d}").mkdir()
+        np.save(tmp_path / f"{index:05d}/img.npy", one)
+    dataset = open_dataset(tmp_path, latents=True)
+    assert len([dataset.image(index) for index in range(len(dataset))]) == 3
+    assert capsys.readouterr().err.count("has no checksum") == 1
+
+
+def test_held_out_latents_of_other_pixels_are_refused(tmp_path, folder):
+    spec = NetSpec((8, 8), 4, latent=True)
+    denoiser = make_denoiser({"name": "ddpmpp", "model_channels": 16, "num_blocks": 1}, {"name": "edm"}, spec)
+    kept = {"name": "vae", **EDM2_VAE, "sha256": "0" * 64}
+    dataset = save(tmp_path / "unit.zip", moments_like(**EDM2, count=2), kept)
+    require_measurable(denoiser, make({"name": "edm2_vae", "model": folder}, "encoder"), dataset, "it")
+    with pytest.raises(UserError, match="has latents of pixels unit, the model signed"):
+        require_measurable(denoiser, VAE(folder), dataset, "it")
+
+
+def test_a_snapshot_may_name_edm2s_encoder_alone(folder):
+    """As a public checkpoint's, with the place of the VAE on this machine."""
+    spec = NetSpec((8, 8), 4, latent=True)
+    denoiser = make_denoiser({"name": "ddpmpp", "model_channels": 16, "num_blocks": 1}, {"name": "edm"}, spec)
+    snapshot = Snapshot({"ema": denoiser}, encoder={"name": "edm2_vae"})
+    encoder = prepare_encoder(snapshot, {"model": folder}, SampleOptions(), torch.device("cpu"))
+    assert encoder.pixels == "unit" and encoder.statistics.mean == EDM2["mean"]
+    assert resolved(encoder).items() >= {"name": "edm2_vae", **EDM2, "model": folder}.items()
 
 
 def test_pictures_beside_arrays_are_pictures(tmp_path):
