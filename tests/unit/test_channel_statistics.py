@@ -106,6 +106,7 @@ def test_edm2s_vae_is_fed_unit_pixels(folder):
         ({"mean": [0], "std": ["a"]}, "encoder.std=.* must be a list of numbers"),
         ({"mean": [0], "std": [0]}, "above 0"),
         ({"mean": [float("nan")], "std": [1]}, "encoder.mean=.* must be a list of numbers"),
+        ({"mean": [10**400], "std": [1]}, "encoder.mean=.* must be a list of numbers"),
         ({"mean": [0], "std": [1], "final_std": 0}, "encoder.final_std=0"),
         ({"pixels": "both"}, "encoder.pixels='both'"),
     ],
@@ -154,6 +155,25 @@ def test_a_snapshot_may_name_edm2s_encoder_alone(folder):
     encoder = prepare_encoder(snapshot, {"model": folder}, SampleOptions(), torch.device("cpu"))
     assert encoder.pixels == "unit" and encoder.statistics.mean == EDM2["mean"]
     assert resolved(encoder).items() >= {"name": "edm2_vae", **EDM2, "model": folder}.items()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        to_npy(np.zeros((8, 8, 8), np.float32))[:-50],
+        b"",
+        b"text",
+        to_npy(np.zeros((8, 8), np.float32)),
+        b"\x93NUMPY\x01\x00\x50\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (8, 1099511627776, 4)}".ljust(80),
+    ],
+    ids=["cut", "empty", "text", "flat", "huge"],
+)
+def test_damaged_arrays_that_name_no_encoder_are_named(tmp_path, data):
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(UserError, match="a.npy is (not a .npy|damaged)") as refused:
+        open_dataset(tmp_path, latents=True)
+    assert "\n" not in str(refused.value)
 
 
 def test_pictures_beside_arrays_are_pictures(tmp_path):

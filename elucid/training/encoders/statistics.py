@@ -3,7 +3,6 @@
 Without torch, since data sets are measured without it.
 """
 
-import math
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,9 @@ from elucid.dnnlib.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGEST = 1e30  # well within float32
 
 
 class ChannelStatistics:
@@ -66,4 +68,4 @@ def _by_channel(values: list[float], like: "Tensor") -> "Tensor":
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST < value < LARGEST
