@@ -93,9 +93,16 @@ def verify_command(source: str, workers: int | None) -> None:
 @click.option("--dest", metavar="PATH", required=True, help="The .zip or new folder to write.")
 @_overwrite
 @click.option(
+    "--encoder",
+    type=click.Choice(["vae", "edm2_vae"]),
+    default="vae",
+    help="edm2_vae: as EDM2 stores latents, of pixels in [0, 1], in float32, without a scale factor.  [default: vae]",
+)
+@click.option(
     "--model",
     metavar="NAME|PATH",
-    help="diffusers AutoencoderKL: hub name, folder or file.  [default: stabilityai/sd-vae-ft-ema]",
+    help="diffusers AutoencoderKL: hub name, folder or file.  [default: stabilityai/sd-vae-ft-ema, for edm2_vae "
+    "stabilityai/sd-vae-ft-mse]",
 )
 @click.option(
     "--scale",
@@ -104,7 +111,7 @@ def verify_command(source: str, workers: int | None) -> None:
 )
 @click.option("--batch", type=cli.Count(), default=8, help="Images per pass.  [default: 8]")
 @click.option(
-    "--dtype", type=click.Choice(DTYPES), default=DTYPES[0], help=f"Dtype of stored latents.  [default: {DTYPES[0]}]"
+    "--dtype", type=click.Choice(DTYPES), help="Dtype of stored latents.  [default: float16, for edm2_vae float32]"
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]")

@@ -16,7 +16,11 @@ from elucid.torch_utils.distributed import choose_device
 from elucid.training.data import npy
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.latents import encoder_line
+from elucid.training.encoders.edm2 import EDM2_VAE
 from elucid.training.encoders.vae import VAE
+
+ENCODERS: dict[str, dict] = {"vae": {}, "edm2_vae": EDM2_VAE}
+"""The form of latents: of a VAE with its scale factor, or EDM2's."""
 
 
 @dataclass
@@ -41,10 +45,11 @@ def encode(
     source: str,
     destination: str | os.PathLike,
     *,
+    encoder: str = "vae",
     model: str | None = None,
     scale: float | None = None,
     batch: int = 8,
-    dtype: str = "float16",
+    dtype: str | None = None,
     device: str | None = None,
     overwrite: bool = False,
     workers: int | None = None,
@@ -52,15 +57,20 @@ def encode(
 ) -> EncodingReport:
     """Store the latents and labels of a dataset for train.py --train_on_latents=1.
 
-    `destination` is a .zip or a new folder with a .npy [2C,h,w] per image and dataset.json. Raises UserError for images
-    that the VAE cannot encode, without leaving an incomplete destination.
+    `destination` is a .zip or a new folder with a .npy [2C,h,w] per image and dataset.json. `encoder` is vae or
+    edm2_vae, which EDM2's own programs read, too. `dtype` is float16, or float32, the default of edm2_vae. Raises
+    UserError for images that the VAE cannot encode, without leaving an incomplete destination.
     """
+    if encoder not in ENCODERS:
+        raise UserError(f"`encoder`={encoder} is not known; use {' or '.join(ENCODERS)}")
     require_elsewhere(source, destination)
     dataset = open_dataset(source)
-    vae = VAE(**({} if model is None else {"model": model}), scale=scale, batch_size=batch)
+    given = {} if model is None else {"model": model}
+    vae = VAE(**{**ENCODERS[encoder], **given}, scale=scale, batch_size=batch)
+    dtype = dtype or ("float32" if encoder == "edm2_vae" else "float16")
     shape = vae.latent_shape(dataset.channels, dataset.resolution)
     vae.to(choose_device(device))
-    about = {"name": "vae", "model": vae.model, **vae.metadata}
+    about = {"name": "vae", "model": vae.model, **vae.convention, "sha256": vae.sha256}
     with open_destination(destination, overwrite) as write:
         batches = _batches(dataset, batch, workers or available_cores())
         made = (moments for images in batches for moments in vae.numpy_moments(images))

@@ -14,9 +14,10 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, open_dataset
-from elucid.training.data.latents import encoder_line
+from elucid.training.data.latents import as_flags, encoder_line
 from elucid.training.data.pictures import DECODE_ERRORS, opened, require_size
-from elucid.training.data.statistics import channel_sums, from_sums
+from elucid.training.data.statistics import channel_sums, from_sums, moments_of
+from elucid.training.encoders.statistics import ChannelStatistics
 
 
 @dataclass(repr=False)
@@ -58,9 +59,7 @@ class Verdict:
                 f"  {i} {name}: {count}".replace(" :", ":")
                 for i, (name, count) in enumerate(zip(names, counts, strict=True))
             )
-        scale, unit = (latents["scale"], "times the scale factor") if latents else (1, "0 to 255")
-        yield f"mean: {' '.join(f'{x * scale:.3f}' for x in self.mean)} (per channel, {unit})"
-        yield f"std: {' '.join(f'{x * scale:.3f}' for x in self.std)}"
+        yield from self._channel_lines()
         yield from self._noise_lines()
         if labels is not None and len(labels.missing):
             first = ", ".join(dataset.image_name(i) for i in labels.missing[:3])
@@ -69,10 +68,26 @@ class Verdict:
             yield "warning: networks need sides divisible by 8; convert it with dataset_tool.py --resolution=WxH"
         yield "all images and labels are valid"
 
+    def _channel_lines(self) -> Iterator[str]:
+        """Yield mean and standard deviation per channel, and of latents the options that normalise each channel."""
+        latents, unit = self.dataset.encoder, "0 to 255"
+        scale, shift, mean, std = 1, 0, self.mean, self.std
+        if latents and (statistics := ChannelStatistics.of(latents)):
+            shift, scale, unit = np.array(statistics.mean), np.array(statistics.factors), "normalised by the statistics"
+        elif latents:
+            scale, unit = latents["scale"], "times the scale factor"
+        yield f"mean: {' '.join(f'{x:.3f}' for x in (mean - shift) * scale)} (per channel, {unit})"
+        yield f"std: {' '.join(f'{x:.3f}' for x in std * scale)}"
+        if latents and std.min() > 0:
+            yield f"statistics of the latents as they are, for train.py: {as_flags(mean, std)}"
+
     def _noise_lines(self) -> Iterator[str]:
         """Yield the standard deviation as seen by the network, and suggested noise levels."""
         mean, std = self.overall
-        seen = "scaled latents, before the VAE's shift if it has one" if self.dataset.encoder else "in [-1, 1]"
+        latents = self.dataset.encoder
+        seen = "scaled latents, before the VAE's shift if it has one" if latents else "in [-1, 1]"
+        if latents and latents.get("mean"):
+            seen = "normalised latents"
         yield f"all channels together: mean {mean:.4f}, std {std:.4f} ({seen})"
         sigma_data = float(f"{std:.2g}")
         if sigma_data == 0:
@@ -109,9 +124,7 @@ def verify(path: str | os.PathLike, workers: int | None = None, progress: bool =
             "replace or remove them, or create the dataset again with dataset_tool.py"
         )
     pixels = len(dataset) * np.prod(dataset.resolution)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    return Verdict(dataset, mean, std, from_sums(dataset, total, squares))
+    return Verdict(dataset, *moments_of(total, squares, pixels), from_sums(dataset, total, squares))
 
 
 def _require_intact(dataset: ImageDataset, index: int) -> None:

@@ -20,12 +20,12 @@ from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
+from elucid.training.config.latents import check_statistics, stored_encoder
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
-from elucid.training.encoders.vae import stored_encoder
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.objective import Objective
@@ -46,6 +46,7 @@ def build_for(
     options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True, skeleton: bool = False
 ) -> Components:
     """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
+    check_statistics(options["encoder"], dataset)
     options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}

@@ -143,6 +143,20 @@ def test_latents(tmp_path, monkeypatch):
     assert len({*by_all_ways(pack(tmp_path / "t.zip", files, **about), monkeypatch, latents=True)}) == 1
 
 
+def test_latents_that_name_no_encoder(tmp_path, monkeypatch):
+    from elucid.training.data.npy import to_npy
+
+    files = {f"00000/img{index:08d}.npy": to_npy(np.full((8, 4, 4), index, np.float32)) for index in range(4)}
+    about = {"labels": [[name, index % 2] for index, name in enumerate(files)]}
+    path = pack(tmp_path / "s.zip", files, **about)
+    plain, making, made = by_all_ways(path, monkeypatch, latents=True)
+    assert plain == making == made and plain["encoder"]["pixels"] == "unit" and len(plain["images"]) == 4
+    assert len({*by_all_ways(path, monkeypatch)}) == 1 and "holds latents" in seen(path)
+    others = {name: to_npy(np.ones((4, 4, 4), np.float32)) for name in files}
+    refusals = {*by_all_ways(pack(tmp_path / "t.zip", others, **about), monkeypatch, latents=True)}
+    assert len(refusals) == 1 and "4 channels" in refusals.pop()
+
+
 def count(monkeypatch, owner, name: str) -> list:
     """Let calls of a function be counted."""
     calls, function = [], getattr(owner, name)

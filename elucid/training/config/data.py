@@ -57,7 +57,13 @@ def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
             f"precond.sigma_data=auto: images are encoded with {encoder['name']} during training, so the standard "
             "deviation of the latents is unknown; store latents with dataset_tool.py encode, or give a number"
         )
-    std = statistics(dataset)[1] if distributed.is_main() else None
+    convention = getattr(make(encoder, "encoder"), "convention", None) if dataset.encoder is not None else None
+    if dataset.encoder is not None and convention is None:
+        raise UserError(
+            f"precond.sigma_data=auto: the encoder {encoder['name']} does not say how it normalises stored latents; "
+            "give a number"
+        )
+    std = statistics(dataset, encoder=convention)[1] if distributed.is_main() else None
     distributed.wait_for_all("the standard deviation of the images is measured")
     value = float(f"{distributed.broadcast_object(std):.2g}")
     distributed.print0(f"sigma_data {value} (measured)")

@@ -14,7 +14,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.folders import find_labels
 from elucid.training.data.index.opening import note_checked, opened
 from elucid.training.data.labels import Labels
-from elucid.training.data.latents import stored_by
+from elucid.training.data.latents import note_recognised, stored_by
 from elucid.training.data.pictures import header, is_picture, load_picture
 
 _CHANNELS = {"L": 1, "RGB": 3}
@@ -42,6 +42,8 @@ def open_dataset(
         encoder = stored_by(source) if source.index is None else source.index.encoder
         if encoder is not None and not latents:
             raise UserError(f"{source.path} holds latents, not images; give the original images")
+        if encoder is not None:
+            note_recognised(source.path, encoder)
         kind = ImageDataset if encoder is None else LatentDataset
         dataset = kind(source, use_labels, max_size, seed)
         dataset.encoder = encoder

@@ -1,22 +1,58 @@
 """Which encoder made the stored latents of a dataset."""
 
 import math
+from collections.abc import Iterable
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.reading.json_text import parse_json
+from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
+from elucid.training.data.pictures import is_picture
+from elucid.training.encoders.edm2 import EDM2_VAE
+from elucid.training.encoders.statistics import ChannelStatistics
+
+EDM2_CHANNELS = 8  # means and standard deviations of four
 
 
 def stored_by(source: FileSet) -> dict | None:
     """Return the encoder of stored latents from the dataset's `dataset.json`; None if the dataset holds images.
 
-    The encoder is {"name", "model", "scale", "sha256" of the weights}. Raises UserError if the entry is damaged.
+    The encoder is {"name", "model", "scale" or the statistics, "sha256" of the weights}; see `recognised`. Raises
+    UserError if the entry is damaged.
     """
     where = source.find("dataset.json")
     text = b"" if where is None else source.read(where)
     if b'"encoder"' not in text:  # avoids parsing a large file twice
+        return recognised(source)
+    content = parse_json(text, f"{source.path}/dataset.json", len(source))
+    return encoder_of(content, f"{source.path}/dataset.json") or recognised(source)
+
+
+def recognised(source: FileSet) -> dict | None:
+    """Return EDM2's encoder, without a hash of weights, if files that name none have the form of its latents.
+
+    This is eight float channels in `.npy` files, and no pictures. Raises UserError for other `.npy` files without them.
+    """
+    first = next((i for i, name in enumerate(source.names) if is_picture(name) or name.endswith(npy.SUFFIX)), None)
+    if first is None or not source.names[first].endswith(npy.SUFFIX) or any(map(is_picture, source.names)):
         return None
-    return encoder_of(parse_json(text, f"{source.path}/dataset.json", len(source)), f"{source.path}/dataset.json")
+    array = npy.from_npy(source.read(first), source.label_of(first))
+    if len(array) != EDM2_CHANNELS:
+        raise UserError(
+            f"{source.path} holds .npy files of {len(array)} channels and does not say which encoder made them (8 "
+            "would be EDM2's latents); encode images with dataset_tool.py encode, or set a dataset.reader of your own"
+        )
+    return {"name": "vae", **EDM2_VAE, "sha256": None}
+
+
+def note_recognised(path: str, encoder: dict) -> None:
+    """Print a note, once, if the encoder of latents is not known but recognised, how, and how to choose another."""
+    if encoder["sha256"] is None:
+        note(
+            f"{path} names no encoder; 8 float channels are EDM2's form of latents, so they are taken as those of "
+            f"edm2_vae ({encoder['model']}, pixels in [0, 1], EDM2's statistics). Other VAE: --set encoder.model=PATH; "
+            "latents of pixels in [-1, 1]: --set encoder.pixels=signed; statistics of their own: dataset_tool.py verify"
+        )
 
 
 def encoder_of(content: object, where: str) -> dict | None:
@@ -24,13 +60,39 @@ def encoder_of(content: object, where: str) -> dict | None:
     encoder = content.get("encoder") if isinstance(content, dict) else None
     if encoder is None:
         return None
+    damaged = UserError(f'{where}: "encoder" is damaged; encode the images again')
     kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
+    if isinstance(encoder, dict) and encoder.get("mean") is not None:
+        try:
+            ChannelStatistics.of(encoder)
+        except UserError as error:
+            raise damaged from error
+        kinds = {"name": str, "model": str, "mean": list, "std": list, "final_std": (int, float), "sha256": str}
     good = isinstance(encoder, dict) and all(isinstance(encoder.get(key), kind) for key, kind in kinds.items())
-    if not good or not 0 < encoder["scale"] < math.inf:
-        raise UserError(f'{where}: "encoder" is damaged; encode the images again')
-    return {key: encoder[key] for key in kinds}
+    if good and "scale" in kinds:
+        good = 0 < encoder["scale"] < math.inf
+    if not good or encoder.get("pixels", "unit") not in ("signed", "unit"):
+        raise damaged
+    return {key: encoder[key] for key in [*kinds, *(["pixels"] if "pixels" in encoder else [])]}
 
 
 def encoder_line(encoder: dict) -> str:
     """Return a line that describes the encoder of stored latents."""
-    return f"encoder: {encoder['model']}, factor {encoder['scale']:g}, weights {encoder['sha256'][:12]}"
+    statistics = ChannelStatistics.of(encoder)
+    if statistics is None:
+        how = f"factor {encoder['scale']:g}"
+    else:
+        how = f"mean {pasted(statistics.mean)}, std {pasted(statistics.std)} to {statistics.final_std:g}"
+    pixels = ", pixels in [0, 1]" if encoder.get("pixels") == "unit" else ""
+    weights = f"weights {encoder['sha256'][:12]}" if encoder["sha256"] else "recognised by the form of the latents"
+    return f"encoder: {encoder['model']}, {how}{pixels}, {weights}"
+
+
+def pasted(values: Iterable[float]) -> str:
+    """Return numbers as a list without spaces, in four digits."""
+    return f"[{','.join(f'{one:.4g}' for one in values)}]"
+
+
+def as_flags(mean: Iterable[float], std: Iterable[float]) -> str:
+    """Return flags that set the statistics of raw latents."""
+    return f"--set='encoder.mean={pasted(mean)}' --set='encoder.std={pasted(std)}'"

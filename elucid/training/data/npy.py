@@ -26,7 +26,9 @@ def from_npy(data: bytes, name: str) -> np.ndarray:
     """Read a float16 or float32 array [C,H,W] from a `.npy` file. Raises UserError naming the file if it is damaged."""
     data, checked = checksums.content(data, name)
     if not checked:
-        checksums.note_missing(f"{os.path.dirname(name)}/*{SUFFIX}")
+        folder = os.path.dirname(name)
+        numbered = os.path.basename(folder).isdecimal()  # one of many alike
+        checksums.note_missing(f"{os.path.dirname(folder)}/*/*{SUFFIX}" if numbered else f"{folder}/*{SUFFIX}")
     file = io.BytesIO(data)
     try:
         if np.lib.format.read_magic(file) != (1, 0):

@@ -9,17 +9,21 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.data.base import Dataset
+from elucid.training.encoders.statistics import ChannelStatistics
 
 _AHEAD = 256  # decoded images per thread that may wait to be summed
 
 _BLOCK = 1 << 20  # pixels that are summed at a time
 
 
-def statistics(dataset: Dataset, progress: bool = True, workers: int | None = None) -> tuple[float, float]:
+def statistics(
+    dataset: Dataset, progress: bool = True, workers: int | None = None, encoder: dict | None = None
+) -> tuple[float, float]:
     """Compute mean and standard deviation over all pixels and channels.
 
     For uint8 images u, the values are u / 127.5 - 1 in [-1, 1], exact up to the final rounding to float64. For stored
-    latents, they are posterior samples times the scale factor, before the VAE's shift (which only affects the mean).
+    latents, they are posterior samples times the scale factor, before the VAE's shift (which only affects the mean), or
+    normalised by the statistics of each channel, as `encoder` says, by default the one that made them.
     Raises UserError for other data, as only the encoder knows the network's input.
     """
     count, workers = len(dataset), workers or os.cpu_count() or 1
@@ -31,7 +35,7 @@ def statistics(dataset: Dataset, progress: bool = True, workers: int | None = No
             for image_total, image_squares in pool.map(lambda index: channel_sums(dataset, index), part):
                 total, squares = total + image_total, squares + image_squares
                 bar.update()
-    return from_sums(dataset, total, squares)
+    return from_sums(dataset, total, squares, encoder)
 
 
 def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,13 +62,27 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     return total, squares
 
 
-def from_sums(dataset: Dataset, total: np.ndarray, squares: np.ndarray) -> tuple[float, float]:
+def from_sums(
+    dataset: Dataset, total: np.ndarray, squares: np.ndarray, encoder: dict | None = None
+) -> tuple[float, float]:
     """Return mean and standard deviation as seen by the network from sums and sums of squares [C] over all images."""
-    count = len(dataset) * len(total) * math.prod(dataset.resolution)
+    pixels = len(dataset) * math.prod(dataset.resolution)
+    encoder = encoder or dataset.encoder
+    normalised = ChannelStatistics.of(encoder) if dataset.encoder is not None and encoder is not None else None
+    if normalised is not None:
+        mean, std = moments_of(total, squares, pixels)
+        mean, std = (mean - normalised.mean) * normalised.factors, std * normalised.factors
+        return mean.mean(), math.sqrt((std**2 + mean**2).mean() - mean.mean() ** 2)
+    count = pixels * len(total)
     # Python integers are exact, which matters if the deviation is much smaller than the mean.
     total, squares = sum(total.tolist()), sum(squares.tolist())
     mean, std = total / count, math.sqrt(max(count * squares - total**2, 0)) / count
-    if dataset.encoder is not None:
-        scale = dataset.encoder["scale"]
-        return mean * scale, std * scale
+    if dataset.encoder is not None and encoder is not None:
+        return mean * encoder["scale"], std * encoder["scale"]
     return mean / 127.5 - 1, std / 127.5
+
+
+def moments_of(total: np.ndarray, squares: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation [C] from sums and sums of squares [C] over `count` pixels."""
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))

@@ -117,6 +117,8 @@ def require_measurable(denoiser, encoder, dataset, what: str) -> None:
     pairs = [("size", tuple(dataset.resolution), size), ("classes", dataset.label_dim, spec.label_dim)]
     if not spec.latent:
         pairs.append(("channels", dataset.channels, spec.image_channels))
+    if stored and dataset.encoder["sha256"] is not None and hasattr(encoder, "pixels"):
+        pairs.append(("latents of pixels", dataset.encoder.get("pixels", "signed"), encoder.pixels))
     for name, theirs, ours in pairs:
         if theirs != ours:
             shown = ("x".join(map(str, reversed(one))) if isinstance(one, tuple) else one for one in (theirs, ours))

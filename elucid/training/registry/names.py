@@ -4,6 +4,8 @@ A name stands for a class and, if listed in `OPTIONS`, for options that differ f
 states store the first name of a class, so a name without options of its own must come first.
 """
 
+from elucid.training.encoders.edm2 import EDM2_VAE
+
 _T = "elucid.training."
 
 NETWORKS = {
@@ -85,6 +87,7 @@ GUIDANCES = {
 ENCODERS = {
     "rgb": _T + "encoders.rgb:RGB",
     "vae": _T + "encoders.vae:VAE",
+    "edm2_vae": _T + "encoders.vae:VAE",
 }
 
 TRANSFORMS = {
@@ -182,6 +185,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "vlb": {"noise": {"name": "levels"}},
         "kl": {"noise": {"name": "levels"}, "whole": True},
     },
+    "encoder": {"edm2_vae": EDM2_VAE},
 }
 """Options that a short name implies, by kind."""
 

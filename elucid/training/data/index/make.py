@@ -18,7 +18,7 @@ from elucid.training.data.index.index import VERSION, Index, columns_of
 from elucid.training.data.index.names import Items, Names
 from elucid.training.data.index.zip_table import zip_table
 from elucid.training.data.labels import Labels
-from elucid.training.data.latents import encoder_of
+from elucid.training.data.latents import encoder_of, recognised
 from elucid.training.data.pictures import is_picture
 
 
@@ -75,7 +75,8 @@ def _encoder(files: FileSet) -> dict | None:
     place = files.find("dataset.json")
     text = b"" if place is None else files.read(place, allowed=largest(len(files)))
     where = f"{files.path}/dataset.json"
-    return encoder_of(large_description(text, where, len(files)), where) if b'"encoder"' in text else None
+    named = encoder_of(large_description(text, where, len(files)), where) if b'"encoder"' in text else None
+    return named or recognised(files)
 
 
 def _labels(files: FileSet, items: Items) -> tuple[Labels | None, int | None]:

@@ -76,7 +76,8 @@ def _read(file: Path, key: str) -> Index | None:
     """Return the index in a file; None if there is none, if it is damaged, or of what has changed."""
     try:
         index = Index.read(file)
-        fits = index.fits(key)
+        # An earlier version found no items in what is now recognised as latents.
+        fits = index.fits(key) and len(index.where) > 0
     except (OSError, UserError, LookupError, TypeError):
         return None
     with suppress(OSError):

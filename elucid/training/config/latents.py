@@ -1,0 +1,98 @@
+"""Which encoder a run on stored latents uses, and whether its statistics are theirs."""
+
+import math
+
+import numpy as np
+
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils import distributed
+from elucid.training.data.base import Dataset
+from elucid.training.data.latents import as_flags, pasted
+from elucid.training.data.statistics import channel_sums, moments_of
+from elucid.training.encoders.statistics import ChannelStatistics
+from elucid.training.registry.components import merged, split
+from elucid.training.registry.names import ENCODERS, OPTIONS
+
+SAMPLE = 256
+"""Latents that are measured before training."""
+
+FAR, WIDE = 0.75, 2.0
+"""How far a channel's mean, in deviations, and its deviation, as a ratio, may be from the statistics in use."""
+
+
+def stored_encoder(component: dict, dataset: Dataset) -> dict:
+    """Return the encoder component for a dataset, completed with the encoder of its stored latents.
+
+    Statistics of one's own may take the place of the stored normalisation, since latents are stored without it. Raises
+    UserError if the latents were made with another encoder, range of pixels, scale factor or weights.
+    """
+    stored = dataset.encoder
+    if stored is None:
+        return component
+    name, options = split(component, "encoder")
+    of_vae = ENCODERS.get(name) == ENCODERS[stored["name"]]
+    if not of_vae and (stored["sha256"] is not None or name == "rgb"):
+        raise UserError(f"{dataset.path} holds latents, not images; train on them with `train_on_latents`=1")
+    given = {key: value for key, value in options.items() if value is not None}
+    pixels = merged(OPTIONS["encoder"].get(name, {}), given).get("pixels")
+    if stored["sha256"] is None and (not of_vae or pixels not in (None, stored["pixels"])):
+        return component  # the latents do not say what they are, but the options do
+    _require_same(dataset, stored, {**given, "pixels": pixels})
+    own = "mean" in given or "std" in given
+    rest = {key: value for key, value in stored.items() if not own or key not in ("scale", "mean", "std", "final_std")}
+    return {**rest, **given, "name": name, "sha256": stored["sha256"] or given.get("sha256")}
+
+
+def _require_same(dataset: Dataset, stored: dict, given: dict) -> None:
+    """Raise UserError if options contradict what the data set says of its latents."""
+    ranges = {"signed": "[-1, 1]", "unit": "[0, 1]"}
+    there = stored.get("pixels", "signed")
+    if given["pixels"] not in (None, there):
+        raise UserError(
+            f"{dataset.path} holds latents of pixels in {ranges[there]}, but encoder.pixels is {given['pixels']}, "
+            "perhaps by encoder.name=edm2_vae, whose statistics belong to [0, 1]; leave both out, or encode the images "
+            "again with dataset_tool.py encode"
+        )
+    for option in ("scale", "sha256"):
+        if stored.get(option) is not None and given.get(option) not in (None, stored[option]):
+            raise UserError(
+                f"{dataset.path} holds latents of encoder.{option}={stored[option]}, not {given[option]}; "
+                f"leave encoder.{option} out, or encode the images again"
+            )
+
+
+def check_statistics(component: dict, dataset: Dataset) -> None:
+    """Compare a sample of the stored latents with the statistics that are to normalise them.
+
+    Raises UserError if they are far apart, as when the latents are of pixels in another range. Statistics that the
+    component itself names, as those of a resumed run, give a warning instead.
+    """
+    if dataset.encoder is None:
+        return
+    encoder = stored_encoder(component, dataset)
+    statistics = ChannelStatistics.of(merged(OPTIONS["encoder"].get(encoder["name"], {}), encoder))
+    if statistics is None or encoder.get("scale") is not None or dataset.channels != 2 * len(statistics.mean):
+        return  # what does not fit is refused by the encoder
+    mean, std = measured(dataset)
+    away, ratio = np.abs(mean - statistics.mean) / statistics.std, std / statistics.std
+    if (away <= FAR).all() and (ratio >= 1 / WIDE).all() and (ratio <= WIDE).all():
+        return
+    text = (
+        f"the latents of {dataset.path} have mean {pasted(mean)} and deviation {pasted(std)}, but the statistics that "
+        f"are to normalise them are {pasted(statistics.mean)} and {pasted(statistics.std)}: they are of another VAE, "
+        "or of pixels in [-1, 1] where EDM2's are in [0, 1]"
+    )
+    if component.get("mean") is None:
+        raise UserError(
+            f"{text}; train with their own, {as_flags(mean, std)}, or insist on these by giving them in the same way"
+        )
+    distributed.print0(f"warning: {text}")
+
+
+def measured(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation [C] of the raw latents of a sample, spread evenly over the dataset."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int))
+    total, squares = (
+        sum(parts) for parts in zip(*(channel_sums(dataset, int(index)) for index in chosen), strict=True)
+    )
+    return moments_of(total, squares, len(chosen) * math.prod(dataset.resolution))
