@@ -19,7 +19,8 @@ from elucid.evaluation.toy.training import PointRun
 from elucid.training.config.options import PRECOND_ALIASES, default_of
 from elucid.training.config.train_options import as_assignments
 from elucid.training.preconds.base import Denoiser
-from elucid.training.registry.components import make
+from elucid.training.registry.components import component_arguments, find, make
+from elucid.training.registry.names import OPTIONS
 from elucid.training.samplers.base import state_dtype
 from elucid.training.sampling.generate import BoundDenoiser
 
@@ -41,7 +42,7 @@ RECIPE: dict[str, Any] = {
     "sampler": {},
     "schedule": {"name": "karras", "sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX},
 }
-"""Options that `set` changes. Those of noise levels go to losses that draw them from a normal distribution."""
+"""Options that `set` changes. NOISE is for losses that draw their levels and have none of their own."""
 
 NOISE = {"P_mean": -2.3, "P_std": 1.5}
 WEAK = {"hidden": 32}
@@ -147,7 +148,8 @@ def recipe(
     inner = chain
     while isinstance(inner.get("base"), dict):
         inner = inner["base"]
-    if inner["name"] in ("edm", "dsm"):
+    draws = component_arguments(find("loss", inner["name"])).get("noise") == "noise"
+    if draws and "noise" not in OPTIONS["loss"].get(inner["name"], {}):
         inner["noise"] = {"name": "lognormal", **NOISE}
     for assignment in as_assignments(changes):
         set_by_path(options, assignment)
