@@ -165,17 +165,17 @@ class TrainOptions:
         assignments = [*preset["set"], *as_assignments(given.get("set", ()))]
         flags = {**dict.fromkeys(field.name for field in fields(self)), **DEFAULTS, **preset, **given}
         flags["ema"] = [flags["ema"]] if isinstance(flags["ema"], int | float | str) else flags["ema"]
-        in_units(flags)
+        in_units(flags, given)
         flags["cres"] = flags["cres"] and list(flags["cres"])
         plugins = flags["plugins"] or ()
         flags["plugins"] = list(filter(None, plugins.split(","))) if isinstance(plugins, str) else list(plugins)
         return {**flags, "set": assignments}
 
 
-def in_units(flags: dict[str, Any]) -> None:
+def in_units(flags: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Convert texts such as `2Ki` in place: to each flag's unit, and `snap` and `dump` to ticks.
 
-    Raises UserError for a text that is no number, and for an interval that is not a whole number of ticks.
+    Raises UserError for a text that is no number, and for a `given` interval that is not a whole number of ticks.
     """
     for name, unit in UNITS.items():
         value = flags[name]
@@ -195,9 +195,9 @@ def in_units(flags: dict[str, Any]) -> None:
             raise UserError(f"`{name}`={value}: {error}") from error
         if images is not None:
             tick = math.ceil((flags["tick"] or _LOOP.tick_kimg) * 1000)
-            if tick < 1 or images % tick:
+            if name in given and images % max(tick, 1):
                 raise UserError(f"`{name}`={value} is not a multiple of `tick`, {tick} images; set `tick`=128Ki, too")
-            flags[name] = images // tick
+            flags[name] = max(round(images / max(tick, 1)), 1)
 
 
 def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
@@ -211,7 +211,8 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
     """Return the part of a preset that still applies, always with a list `set`.
 
     If an external component replaces one of the preset's, the options of that do not apply; nor do those of the process
-    with another preconditioner.
+    with another preconditioner, of the loss with another loss, of averages by another law with half-lives, or of the
+    encoder of latents without them.
     """
     result = {**preset, "set": list(preset.get("set", ()))}
     own = as_assignments(given.get("set", ()))
@@ -221,7 +222,13 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
         if ":" in str(name):
             result = without(result, options, part)
     if "precond" in given and given["precond"] != preset.get("precond"):
-        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule")
+        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule", "loss")
+    if "loss" in given and given["loss"] != preset.get("loss"):
+        result = without(result, (), "loss")
+    if "ema" in given and any(one.startswith("ema.name=") for one in result["set"]):
+        result = without(result, (), "ema")
+    if given.get("train_on_latents") in (0, False):
+        result = without(result, (), "encoder")
     return result
 
 
