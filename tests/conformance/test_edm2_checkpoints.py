@@ -37,7 +37,7 @@ def test_denoiser_of_half_precision(path, protocol, tmp_path):
     assert vectors.relative_error(out.logvar, there["logvar"].flatten()) < 1e-3
     assert vectors.relative_error(model(x, sigma).x0, there["D_without_labels"]) < 1e-3
     assert list(snapshot.emas) == ["0.075"] and snapshot.nimg == 2**30 and snapshot.dataset["name"] == "img64"
-    assert snapshot.schedule == {"name": "karras", "num_steps": 32}
+    assert snapshot.sampler == {"name": "edm2"}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

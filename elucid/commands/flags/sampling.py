@@ -28,7 +28,7 @@ _adm_preset = click.option(
 def _model(required: bool) -> list[Callable]:
     what = "Snapshot, run folder (its newest), or a public checkpoint of the EDM family."
     return [
-        click.option("--network", metavar="PKL|DIR|URL", required=required, help=what),
+        click.option("--network", "--net", "network", metavar="PKL|DIR|URL", required=required, help=what),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
         _adm_preset,
         click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
@@ -97,6 +97,7 @@ _SAMPLER = [
 _GUIDANCE = [
     click.option(
         "--cfg",
+        "--guidance",
         "guidance",
         type=float,
         metavar="FLOAT",
@@ -108,7 +109,13 @@ _GUIDANCE = [
         metavar="LO,HI",
         help="Interval of noise levels with guidance of any kind.  [default: all]",
     ),
-    click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
+    click.option(
+        "--guide",
+        "--gnet",
+        "guide",
+        metavar="PKL|URL",
+        help="Autoguidance by this weaker snapshot; --cfg is its scale.",
+    ),
     click.option(
         "--classifier",
         metavar="PKL|DIR|URL",

@@ -60,8 +60,8 @@ def read_edm2_pickle(content: dict, path: Path) -> dict[str, Any]:
         "class_names": None,
     }
     nimg, name = images_and_average(path.stem)
-    schedule = {"name": "karras", "num_steps": 32}
-    return {"emas": {name: denoiser}, "encoder": encoder, "dataset": dataset, "nimg": nimg, "schedule": schedule}
+    sampler = {"name": "edm2"}
+    return {"emas": {name: denoiser}, "encoder": encoder, "dataset": dataset, "nimg": nimg, "sampler": sampler}
 
 
 def images_and_average(stem: str) -> tuple[int, str]:
