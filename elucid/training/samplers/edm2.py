@@ -24,7 +24,7 @@ class ChurnWhereNeeded(Churn):
 class EDM2Sampler(EDMSampler):
     """EDM's sampler with x and the noise levels in `dtype`, float32 or float64, by default in 32 steps.
 
-    Noise is drawn only at steps with sigma in [S_min, S_max]. As in "Analyzing and Improving the Training Dynamics of Diffusion Models" (Karras et al. 2024, arXiv 2312.02696).
+    Noise is drawn only at steps with sigma in [S_min, S_max]. As Karras et al. 2024 sample (arXiv 2312.02696).
     """
 
     default_steps = 32

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elucid.dnnlib.values import component_name, repr_of_set
+from elucid.training.registry.edm2_pairs import pair_of
 
 NOISE = ("device", "cpu")
 """Where noise is drawn; the same seed gives other numbers on a GPU than on the CPU."""
@@ -25,6 +26,9 @@ class SampleOptions:
     `respacing` selects steps of a discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a
     window for a model trained on patches. `adm_preset` has the options of a public state dict. `set` sets any other
     option of sampler, schedule, guidance, encoder by its path, e.g. `set={"sampler.epsilon_scale": 1.05}`.
+
+    `preset` names a published way to sample EDM2's networks (`registry.edm2_pairs`), whose guidance holds where none is
+    given; its message says which `guide` it needs.
 
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
@@ -52,6 +56,7 @@ class SampleOptions:
     variance: str | None = None
     clip: bool | None = None
     threshold: float | None = None
+    preset: str | None = None
     guidance: float | None = None
     guidance_interval: Sequence[float] | None = None
     guide: str | None = None
@@ -73,6 +78,9 @@ class SampleOptions:
     set: Mapping[str, Any] | Sequence[str] | None = None
 
     def __post_init__(self):
+        if self.preset is not None:
+            pair = pair_of(self.preset, self.guide)
+            self.guidance = pair.guidance if self.guidance is None else self.guidance
         self.sampler = self.sampler and component_name("sampler", self.sampler)
         for name in ("lowres_from", "upsample"):
             value = getattr(self, name)
