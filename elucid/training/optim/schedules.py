@@ -29,17 +29,13 @@ class LRSchedule(ABC):
     def shape(self, step: Step) -> float:
         """Return the factor without warm-up and cool-down."""
 
-    def warmup(self, step: Step) -> float:
-        """Return the factor of the warm-up; as in EDM it is 0 at the first step, even without one."""
-        return min(step.nimg / max(self.warmup_kimg * 1000, 1e-8), 1.0)
-
     def __call__(self, step: Step) -> float:
         """Return the factor on the optimizer's base learning rate at this step."""
         return self.rate(1.0, step)
 
     def rate(self, lr: float, step: Step) -> float:
         """Return the learning rate at this step for the base learning rate `lr`."""
-        up = self.warmup(step)
+        up = min(step.nimg / (self.warmup_kimg * 1000), 1.0) if self.warmup_kimg else 1.0
         down = min((1 - step.progress) / self.cooldown, 1.0) if self.cooldown else 1.0
         return lr * self.shape(step) * up * down  # in this order: lr * (up * down) may differ in the last bit
 
@@ -101,7 +97,3 @@ class InverseSqrt(LRSchedule):
 
     def shape(self, step: Step) -> float:
         return 1 / math.sqrt(max(step.nimg / (self.reference_mimg * 1e6), 1))
-
-    def warmup(self, step: Step) -> float:
-        """Return the factor of the warm-up; as in EDM2 it is 1 from the first step on without one."""
-        return super().warmup(step) if self.warmup_kimg else 1.0

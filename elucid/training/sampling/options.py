@@ -19,16 +19,14 @@ class SampleOptions:
     `classes`: one class for all images or one per seed, as numbers or names; None leaves them to `class_policy`:
     "random", the default, draws each with its seed, "equal" takes them in turn, "data" in the proportions of the
     training data. `guidance` is the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker
-    snapshot, of autoguidance; `classifier` is a snapshot of a classifier of noisy images, which guides with
+    snapshot, of autoguidance; `preset` names a published pair of EDM2's networks (`registry.edm2_pairs`) whose scale
+    holds where none is given; `classifier` is a snapshot of a classifier of noisy images, which guides with
     `classifier_scale`, 1 by default, also besides other guidance and a model without classes; `guidance_interval`
     limits all guidance to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of the ablation
     sampler, `eta` is one of ddim, `variance` of ddpm. `clip` and `threshold` keep the predicted image in range.
     `respacing` selects steps of a discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a
     window for a model trained on patches. `adm_preset` has the options of a public state dict. `set` sets any other
     option of sampler, schedule, guidance, encoder by its path, e.g. `set={"sampler.epsilon_scale": 1.05}`.
-
-    `preset` names a published way to sample EDM2's networks (`registry.edm2_pairs`), whose guidance holds where none is
-    given; its message says which `guide` it needs.
 
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
