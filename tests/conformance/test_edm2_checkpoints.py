@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import make_denoiser
 from elucid.training.snapshots.edm2_family import images_and_average
 from elucid.training.snapshots.snapshot import load_snapshot, save_snapshot, snapshots_in
+from elucid.training.snapshots.transfer import transfer
 from tests import published, vectors
 
 CASES = vectors.cases("edm2/precond*")
+SHAPING = ("model_channels", "channel_mult", "num_blocks", "attn_resolutions", "channels_per_head")
 VAE = {"vae_name": "stabilityai/sd-vae-ft-mse", "raw_mean": [5.81, 3.25, 0.12, -2.15], "final_std": 0.5}
 
 
@@ -78,6 +81,16 @@ def test_saved_as_a_snapshot_of_ours(tmp_path):
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(second.ema(x, 1.0).x0, first.ema(x, 1.0).x0)
     assert torch.equal(second.ema(x, 1.0).logvar, first.ema(x, 1.0).logvar) and second.nimg == 2**23
+
+
+def test_a_run_starts_from_all_of_its_weights(tmp_path):
+    """`--transfer`, into a network of our own options."""
+    theirs = load_snapshot(write(tmp_path / "theirs.pkl", content_of()))
+    options = {name: value for name, value in theirs.ema.model.config["options"].items() if name in SHAPING}
+    ours = make_denoiser({"name": "edm2", **options}, {"name": "edm2"}, theirs.ema.spec)
+    assert "left" not in transfer(theirs, ours)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(ours.eval()(x, 1.0).x0, theirs.ema(x, 1.0).x0)
 
 
 @pytest.mark.parametrize(
