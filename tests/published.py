@@ -14,6 +14,7 @@ from torch import nn
 
 from tests import vectors
 
+BUFFERS = ("freqs", "phases")
 SOURCE = "raise SystemExit('the source text inside a checkpoint was run')\n"
 
 
@@ -81,8 +82,8 @@ def module_tree(root: Persistent, weights: dict[str, torch.Tensor]) -> Persisten
                     made._modules.update({"1": nn.SiLU(), "3": nn.SiLU(), "5": nn.SiLU()})
                 modules[step] = made
             node = modules[step]
-        group = "_buffers" if leaf == "freqs" else "_parameters"
-        node.state[group][leaf] = value if leaf == "freqs" else nn.Parameter(value)
+        group = "_buffers" if leaf in BUFFERS else "_parameters"
+        node.state[group][leaf] = value if leaf in BUFFERS else nn.Parameter(value)
         if leaf == "weight":  # the family keeps its filters as buffers, and an unused one as None
             node.state["_buffers"]["resample_filter"] = torch.ones(1, 1, 2, 2) / 4
             node.state["_parameters"].setdefault("bias", None)
@@ -106,4 +107,20 @@ def checkpoint(case: dict, kind: str, network: str, precond_kwargs: dict, networ
         "loss_fn": Persistent("EDMLoss", P_mean=-1.2, P_std=1.2, sigma_data=0.5),
         "augment_pipe": Persistent("AugmentPipe", p=0.12, strengths=frozenset(["xflip"])),
         "dataset_kwargs": EasyDict(path="/data/afhq-64x64.zip", use_labels=False, resolution=64, dtype=torch.float32),
+    }
+
+
+def edm2_checkpoint(salt: str, kwargs: dict, shapes: dict[str, list[int]], encoder: Persistent | None = None) -> dict:
+    """What a published EDM2 file holds: weights in float16, an encoder, and scalars as gains."""
+    kwargs = {**kwargs, "use_fp16": kwargs.get("use_fp16", False)}
+    weights = {name: vectors.formula(salt, name, shape).half() for name, shape in shapes.items()}
+    inner = {name: kwargs[name] for name in kwargs if name not in ("use_fp16", "sigma_data", "logvar_channels")}
+    denoiser = module_tree(Persistent("Precond", init_kwargs=kwargs), weights)
+    unet = denoiser.child("unet")
+    unet.class_name, unet.state["_init_kwargs"] = "UNet", EasyDict(inner)
+    return {
+        "ema": denoiser,
+        "loss_fn": Persistent("EDM2Loss", P_mean=-0.4, P_std=1.0, sigma_data=0.5),
+        "encoder": Persistent("StandardRGBEncoder") if encoder is None else encoder,
+        "dataset_kwargs": EasyDict(path="/data/img64.zip", use_labels=True),
     }

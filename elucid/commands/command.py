@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
-from elucid.commands.flags.foreign import FOREIGN_FLAGS
+from elucid.commands.flags.foreign import FOREIGN_FLAGS, FOREIGN_FLAGS_OF_TRAINING
 from elucid.dnnlib.errors import did_you_mean
 from elucid.dnnlib.plugins import installed
 from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED
@@ -136,7 +136,7 @@ def _spelled(argument: str, known: set[str]) -> str:
 
 def _no_such_flag(flag: str, known: set[str]) -> str:
     name = flag.lstrip("-").replace("-", "_").lower()
-    meant = FOREIGN_FLAGS.get(name)
+    meant = (FOREIGN_FLAGS | (FOREIGN_FLAGS_OF_TRAINING if "--dump" in known else {})).get(name)
     if {"--network", "--adm_preset"} <= known and name in {*RENAMED, *OTHERS, *DIFFUSION}:
         meant = f"--set network.{name}=VALUE, for a state dict; a snapshot has its own"
     if meant is not None and meant.split()[0].rstrip(",:;") in known:

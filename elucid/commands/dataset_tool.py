@@ -70,13 +70,25 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 
     Labels come from the source's dataset.json or from its top-level folders, one per class.
     """
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        convert_images(source, dest, options)
+
+
+def convert_images(source: str | None, dest: str | None, options: dict) -> None:
+    """Convert images, and print what was done."""
     for name, value in (("--source", source), ("--dest", dest)):
         if value is None:
             raise click.UsageError(f"{name} is missing; see --help")
     for line in convert(source, dest, **options).lines():
         click.echo(clean_lines(line))
+
+
+@main.command("convert")
+@FILES
+@PICTURES
+def convert_command(source: str | None, dest: str | None, **options) -> None:
+    """Convert images to a dataset: the same as without a command, as EDM2 names it."""
+    convert_images(source, dest, options)
 
 
 @main.command("verify")

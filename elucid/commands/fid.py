@@ -119,7 +119,7 @@ def main(context: click.Context) -> None:
 @IMAGES
 @SCORE
 @WORK
-@sampling_flags(required=False)
+@sampling_flags()
 @click.pass_context
 def calc(ctx, images, network, seeds, num, seed, as_json, batch, workers, device, blocks, features, **others):
     """Compute metrics of images against a reference in the features of a detector; by default the Fréchet distance.

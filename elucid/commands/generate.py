@@ -3,7 +3,7 @@
 import click
 
 from elucid.commands.command import Command, section, version_option
-from elucid.commands.flags.sampling import sample_options, sampling_flags
+from elucid.commands.flags.sampling import require_network, sample_options, sampling_flags
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 
@@ -52,11 +52,13 @@ OUTPUT_FLAGS = (
         "torchrun --standalone --nproc_per_node=8 generate.py --network=RUN --outdir=out --seeds=0-49999",
     ],
 )
-@sampling_flags(required=True)
+@sampling_flags()
 @OUTPUT
 @SPEED
-def main(network, outdir, seeds, invert, **flags):
+@click.pass_context
+def main(ctx, network, outdir, seeds, invert, **flags):
     """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
+    require_network(ctx, network, flags["preset"])
     output = {name: flags.pop(name) for name in OUTPUT_FLAGS}
     options = sample_options(flags)
     if invert is not None:

@@ -74,7 +74,9 @@ MODEL = section(
         type=Name("network"),
         help=f"Network: ddpmpp, ncsnpp, adm, edm2 or file.py:Name.  [default: {DEFAULTS['arch']}]",
     ),
-    click.option("--cbase", type=_positive, help="Channels at full size.  [default: the network's]"),
+    click.option(
+        "--cbase", "--channels", "cbase", type=_positive, help="Channels at full size.  [default: the network's]"
+    ),
     click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]"),
     click.option("--dropout", type=_share, help="Dropout probability.  [default: the network's, 0.13]"),
     click.option("--implicit_mlp", type=bool, help="Pixel-wise layers before the network's first convolution."),
@@ -107,14 +109,16 @@ TRAINING = section(
     "Training",
     click.option(
         "--duration",
-        type=_above_zero,
+        type=cli.Images(10**6),
         metavar="MIMG",
-        help=f"Training length, millions of images.  [default: {LOOP.duration_mimg}]",
+        help=f"Training length, millions of images, or e.g. 2Gi.  [default: {LOOP.duration_mimg}]",
     ),
-    click.option("--batch", type=_positive, help=f"Images per step, all processes.  [default: {LOOP.batch_size}]"),
+    click.option(
+        "--batch", type=cli.ImageCount(), help=f"Images per step, all processes.  [default: {LOOP.batch_size}]"
+    ),
     click.option(
         "--batch-gpu",
-        type=cli.CountOr("auto"),
+        type=cli.ImageCount("auto"),
         help="Micro-batch per process; a smaller one accumulates gradients. auto: the largest that fits into memory.",
     ),
     click.option(
@@ -131,7 +135,7 @@ TRAINING = section(
     click.option("--clip", type=_above_zero, metavar="NORM", help="Clip the gradient norm.  [default: off]"),
     click.option(
         "--ema",
-        type=cli.NumberList(float),
+        type=cli.NumberList(float, images=10**6),
         metavar="MIMG",
         help="EMA half-life; a list keeps several averages.  [default: 0.5]",
     ),
@@ -182,21 +186,21 @@ OUTPUT = section(
     click.option("--nosubdir", is_flag=True, help="Write into --outdir itself."),
     click.option(
         "--tick",
-        type=_above_zero,
+        type=cli.Images(1000),
         metavar="KIMG",
-        help=f"Interval of progress reports in thousands of images.  [default: {LOOP.tick_kimg}]",
+        help=f"Interval of progress reports in thousands of images, or e.g. 128Ki.  [default: {LOOP.tick_kimg}]",
     ),
     click.option(
         "--snap",
-        type=cli.Count(min=0),
+        type=cli.Ticks(),
         metavar="TICKS",
-        help=f"Interval of snapshots; 0: only at the end.  [default: {LOOP.snapshot_ticks}]",
+        help=f"Interval of snapshots, in ticks or as 8Mi; 0: only at the end.  [default: {LOOP.snapshot_ticks}]",
     ),
     click.option(
         "--dump",
-        type=cli.Count(min=0),
+        type=cli.Ticks(),
         metavar="TICKS",
-        help=f"Interval of training states to resume from; 0: only at the end.  [default: {LOOP.state_ticks}]",
+        help=f"Interval of states to resume from, likewise; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
     click.option("--heldout", metavar="ZIP|DIR", help="Log the loss of these images at each snapshot, too."),
     click.option(
@@ -214,7 +218,7 @@ OUTPUT = section(
     click.option("--keep-states", type=_positive, metavar="N", help="Remove all but the newest N states."),
     click.option(
         "--milestones",
-        type=_above_zero,
+        type=cli.Images(1000),
         metavar="KIMG",
         help="Never remove the first state and snapshot of each KIMG thousands of images.",
     ),

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import click
 
 from elucid.dnnlib.errors import UserError, clean, ran_out_of_memory
+from elucid.dnnlib.values import images_in, whole_images
 
 _MOST_NUMBERS = 100_000_000  # longer lists are probably a mistake, and would fill the memory
 
@@ -113,18 +114,24 @@ class IntRange(click.ParamType):
 
 
 class NumberList(click.ParamType):
-    """A comma-separated list of numbers of one type: `1,2,2` -> [1, 2, 2]."""
+    """A comma-separated list of numbers of one type: `1,2,2` -> [1, 2, 2].
+
+    With `images` they are numbers of images in that unit, and may have prefixes: `1Mi,2Mi`.
+    """
 
     name = "list"
 
-    def __init__(self, number: type = int):
-        self.number = number
+    def __init__(self, number: type = int, images: int | None = None):
+        self.number, self.images = number, images
 
     def convert(self, value, param, ctx):
         if isinstance(value, list):
             return value
+        parts = str(value).split(",")
+        if self.images is not None:
+            parts = [_images(self, part, self.images, param, ctx) for part in parts]
         try:
-            return [self.number(part) for part in str(value).split(",")]
+            return [self.number(part) for part in parts]
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.number.__name__}s", param, ctx)
 
@@ -168,6 +175,30 @@ class CountOr(Count):
         return super().convert(value, param, ctx)
 
 
+def _images(kind: click.ParamType, value, unit: int, param, ctx):
+    """Return a number of images in this unit if the value has a prefix such as Ki, else the value."""
+    try:
+        return value if not isinstance(value, str) or whole_images(value) is None else images_in(value, unit)
+    except UserError as error:
+        kind.fail(str(error), param, ctx)
+
+
+class ImageCount(CountOr):
+    """A number of images, of at least 1: `2048` or `2Ki`; or a word."""
+
+    def __init__(self, word: str | None = None):
+        super().__init__(word or "")
+        self.name = f"images|{word}" if word else "images"
+
+    def convert(self, value, param, ctx):
+        value = _images(self, value, 1, param, ctx)
+        if self.word:
+            return super().convert(value, param, ctx)
+        if not re.fullmatch(r"-?\d+", str(value)):
+            self.fail(f"{value!r} is not a number of images like 2048 or 2Ki", param, ctx)
+        return Count.convert(self, value, param, ctx)
+
+
 class FloatRange(click.FloatRange):
     """A finite number in a range; click's own lets `nan` through."""
 
@@ -184,6 +215,31 @@ class FloatRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Images(FloatRange):
+    """A number of images, above 0, in units of `unit` images or with a prefix: `2.5`, `128Ki`, `2Gi`."""
+
+    def __init__(self, unit: int):
+        super().__init__(min=0, min_open=True)
+        self.unit = unit
+
+    def convert(self, value, param, ctx):
+        return super().convert(_images(self, value, self.unit, param, ctx), param, ctx)
+
+
+class Ticks(Count):
+    """A number of ticks, or a text such as `8Mi`: images, which the length of a tick makes into ticks."""
+
+    def __init__(self):
+        super().__init__(min=0)
+
+    def convert(self, value, param, ctx):
+        if _images(self, value, 1, param, ctx) != value:
+            return value
+        if not re.fullmatch(r"-?\d+", str(value)):
+            self.fail(f"{value!r} is neither a number of ticks nor images like 8Mi", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Size(click.ParamType):

@@ -1,9 +1,12 @@
 """Checks values of options against type annotations, and writes them as text."""
 
 import inspect
+import math
+import re
 import sys
 import types
 from dataclasses import fields
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
@@ -11,6 +14,45 @@ from elucid.dnnlib.errors import UserError
 
 NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
+
+PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+"""Prefixes of numbers of images, as in `--batch=2Ki` or `--duration=1.5Gi`."""
+
+
+def whole_images(text: str) -> int | None:
+    """Return the number of images that a text with a prefix says, e.g. 2048 of `2Ki`; None for other texts.
+
+    Raises UserError if it is no whole number of images.
+    """
+    match = re.fullmatch(rf"\s*(\d+(?:\.\d*)?|\.\d+)\s*({'|'.join(PREFIXES)})\s*", text)
+    if match is None:
+        return None
+    images = Fraction(match[1]) * PREFIXES[match[2]]
+    if images.denominator != 1:
+        raise UserError(f"{text.strip()} is {float(images):g} images, not a whole number")
+    return int(images)
+
+
+def images_in(value: Any, unit: int = 1) -> Any:
+    """Return a number of images in units of `unit` images: `2Ki` is 2048, or 0.002048 in millions.
+
+    A number without a prefix is in this unit already. Raises UserError for a text that is none.
+    """
+    if not isinstance(value, str):
+        return value
+    images = whole_images(value)
+    if images is None:
+        try:
+            number = int(value) if unit == 1 else float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"{value!r} is not a number; for images write e.g. 2048, 2Ki, 1.5Mi or 2Gi")
+        return number
+    if unit == 1:
+        return images
+    result = images / unit
+    return math.nextafter(result, 0) if result * unit > images else result  # so that no step is left out or added
 
 
 def fits(value: Any, wanted: Any) -> bool:

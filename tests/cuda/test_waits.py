@@ -52,6 +52,7 @@ def test_a_steady_step_waits_for_nothing(case, tmp_path):
 
 SAMPLERS = {
     "edm": "edm",
+    "edm2": "edm2",
     "edm with churn": {"name": "edm", "S_churn": 10.0},
     "dpmpp2m": "dpmpp2m",
     "sde": "sde",

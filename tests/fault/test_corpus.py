@@ -48,7 +48,10 @@ def some(cases, names):
 
 
 def test_snapshots(kit, refuse):
-    names = "cut-3 flip-2 flip-9 system-2 eval-inside network-num_blocks-0 network-channel_mult-0 version-5 nan escapes"
+    names = (
+        "cut-3 flip-2 flip-9 system-2 eval-inside network-num_blocks-0 network-channel_mult-0 version-5 nan escapes "
+    )
+    names += "edm2-num_blocks-1 edm2-img_channels-2 edm2-resample_filter-0 edm2-encoder"
     for case in some(pickles.cases(kit), [*names.split(), "options-deep", "options-doubling"]):
         refuse(case, 1)
 

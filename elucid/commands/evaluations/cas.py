@@ -76,7 +76,7 @@ class _Sets(click.ParamType):
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
     click.option("--json", "as_json", is_flag=True, help="Print a JSON object with all details as the last line."),
 )
-@sampling_flags(required=False)
+@sampling_flags(net=False)
 @click.pass_context
 def command(ctx, real, test, images, network, as_json, **flags) -> None:
     """Compute the classification accuracy score: how well synthetic images teach what real test images show.

@@ -52,7 +52,7 @@ from elucid.metrics.names import DETECTORS
     click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda if there is one, else cpu]"),
 )
-@sampling_flags(required=False)
+@sampling_flags()
 @click.pass_context
 def command(ctx, images, network, seeds, train, test, num, as_json, **others) -> None:
     """Test samples for copies of training images, against held-out images, and with copies planted as a control."""

@@ -48,7 +48,7 @@ class Ends(Values):
 
 def axis_flags(function: Callable) -> Callable:
     """Add the sampling flags, which may each have several values if they are numbers or names of averages."""
-    function = sampling_flags(required=False)(function)
+    function = sampling_flags()(function)
     flags = [flag for flag in function.__click_params__ if flag.name != "network"]
     for flag in flags:
         if flag.name == "guidance_interval":

@@ -12,7 +12,7 @@ from elucid.dnnlib import cli
 
 def _other_sampling_flags(function):
     """Add the sampling flags but for --network, which is the run."""
-    function = sampling_flags(required=False)(function)
+    function = sampling_flags()(function)
     function.__click_params__ = [flag for flag in function.__click_params__ if flag.name != "network"]
     return function
 

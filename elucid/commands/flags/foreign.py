@@ -29,7 +29,11 @@ FOREIGN_FLAGS = {
     "ema_rate": "--ema, a half-life in millions of images instead of a decay",
     "model": "--arch",
     "network_arch": "--arch",
-    "channels": "--cbase",
+    "status": "--tick, in images with Ki or Mi: --tick=128Ki",
+    "snapshot": "--snap, in images with Ki or Mi: --snap=8Mi",
+    "decay": "--set lr_schedule.reference_mimg=X of --lr_schedule=inverse_sqrt: decay x batch / 1e6",
+    "p_mean": "--set loss.base.noise.P_mean=X, of the loss uncertainty(edm); loss.noise.P_mean of edm",
+    "p_std": "--set loss.base.noise.P_std=X, of the loss uncertainty(edm); loss.noise.P_std of edm",
     "num_channels": "--cbase",
     "class_cond": "--cond",
     "conditional": "--cond",
@@ -55,7 +59,6 @@ FOREIGN_FLAGS = {
     "sampling_steps": "--steps",
     "guidance_scale": "--cfg",
     "cfg_scale": "--cfg",
-    "guidance": "--cfg",
     "label": "--class",
     "class_idx": "--class",
     "size": "--resolution",
@@ -96,3 +99,6 @@ FOREIGN_FLAGS = {
     "large_size": "--lowres, by how much the model enlarges",
     "small_size": "--lowres, by how much the model enlarges",
 }
+
+FOREIGN_FLAGS_OF_TRAINING = {"checkpoint": "--dump, in images with Ki or Mi: --dump=128Mi"}
+"""Those that mean something else in a command that trains."""

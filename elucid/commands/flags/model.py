@@ -14,7 +14,12 @@ def model_flags(*more: Callable) -> Callable:
     return section(
         "Model",
         click.option(
-            "--network", metavar="PKL|DIR|URL", required=True, help="Snapshot, run folder (its newest), or checkpoint."
+            "--network",
+            "--net",
+            "network",
+            metavar="PKL|DIR|URL",
+            required=True,
+            help="Snapshot, run folder (its newest), or checkpoint.",
         ),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
         click.option(

@@ -10,6 +10,7 @@ from elucid.dnnlib import cli
 from elucid.training.config.settings import PRECISIONS
 from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
+from elucid.training.registry.edm2_pairs import PAIRS
 from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.class_policy import POLICIES
 from elucid.training.sampling.options import NOISE, SampleOptions
@@ -25,10 +26,10 @@ _adm_preset = click.option(
 )
 
 
-def _model(required: bool) -> list[Callable]:
+def _model(net: bool) -> list[Callable]:
     what = "Snapshot, run folder (its newest), or a public checkpoint of the EDM family."
     return [
-        click.option("--network", metavar="PKL|DIR|URL", required=required, help=what),
+        click.option("--network", *(["--net"] if net else []), "network", metavar="PKL|DIR|URL", help=what),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
         click.option(
             "--ema_std",
@@ -102,7 +103,13 @@ _SAMPLER = [
 ]
 _GUIDANCE = [
     click.option(
+        "--preset",
+        type=Name("preset", PAIRS),
+        help="Published guidance of EDM2's networks, e.g. edm2-img512-s-autog-fid; see docs/edm2.md.",
+    ),
+    click.option(
         "--cfg",
+        "--guidance",
         "guidance",
         type=float,
         metavar="FLOAT",
@@ -114,7 +121,13 @@ _GUIDANCE = [
         metavar="LO,HI",
         help="Interval of noise levels with guidance of any kind.  [default: all]",
     ),
-    click.option("--guide", metavar="PKL|URL", help="Autoguidance by this weaker snapshot; --cfg is its scale."),
+    click.option(
+        "--guide",
+        "--gnet",
+        "guide",
+        metavar="PKL|URL",
+        help="Autoguidance by this weaker snapshot; --cfg is its scale.",
+    ),
     click.option(
         "--guide_std", type=_above_zero, metavar="FLOAT", help="As --ema_std, for --guide, which is a run folder."
     ),
@@ -168,10 +181,13 @@ _WINDOW = [
 ]
 
 
-def sampling_flags(required: bool) -> Callable:
-    """Return a decorator that adds the sampling flags, including --network, to a command."""
+def sampling_flags(net: bool = True) -> Callable:
+    """Return a decorator that adds the sampling flags, including --network, to a command.
+
+    `net` False: --net is no other name of --network, as the command has one of its own.
+    """
     sections = [
-        section("Model", *_model(required)),
+        section("Model", *_model(net)),
         section("Sampler", *_SAMPLER),
         section("Guidance", *_GUIDANCE),
         section("Upsampling", *_UPSAMPLING),
@@ -193,6 +209,13 @@ def sample_options(flags: dict) -> SampleOptions:
     if flags.pop("embed_fq") is not None:
         click.echo("note: --embed_fq is accepted for old commands and has no effect", err=True)
     return SampleOptions(**flags)
+
+
+def require_network(ctx: click.Context, network: str | None, preset: str | None) -> None:
+    """Raise UsageError if there is no network; for a preset it says which one that wants."""
+    if network is None:
+        wanted = f", e.g. {PAIRS[preset].network}" if preset else f"; see {ctx.command_path} --help"
+        raise click.UsageError(f"--network is missing{wanted}")
 
 
 def require_one_source(ctx: click.Context, images, network, seeds, num, flags: dict) -> None:

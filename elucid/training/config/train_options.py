@@ -1,13 +1,14 @@
 """The flags of `elucid train` as a dataclass, with defaults and presets."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.values import component_name, repr_of_set
+from elucid.dnnlib.values import component_name, images_in, repr_of_set, whole_images
 from elucid.training.config.presets import PRESETS
 from elucid.training.config.settings import LoopOptions
 
@@ -44,6 +45,8 @@ PART_OF = {
 }
 """The component that a flag selects, and the flags that are options of it."""
 
+UNITS = {"duration": 10**6, "batch": 1, "batch_gpu": 1, "tick": 1000, "milestones": 1000, "ema": 10**6}
+"""Flags that are numbers of images, and their units; texts such as `2Ki` are converted."""
 
 COMPONENTS = {*PART_OF}
 COMPONENT_LISTS = {"transforms", "hooks", "loggers"}
@@ -55,7 +58,8 @@ class TrainOptions:
 
     Units: `duration` is in millions of images, `tick` and `milestones` in thousands of images, `snap` and `dump` in
     ticks, `ema` a half-life, or several, in millions of images, `time_limit` in seconds, or like "3h50m"; `eval` is
-    e.g. "5k@25", 5000 images every 25 ticks. A component
+    e.g. "5k@25", 5000 images every 25 ticks. All of them but the last two, and `batch`, may also be texts such as
+    "2Ki", "1.5Mi", "2Gi" (or k, M, G): so many images. A component
     (`arch`, `precond`, `loss`, `optimizer`, `lr_schedule`, `transforms`, `hooks`, `loggers`) is a name such as `"edm"`
     or `"mine.py:MyLoss"`, or a class of a module or plugin file; a class of a notebook cell must be written into a
     file, so that other processes find it when the run is resumed. `set` sets any other option by its path, e.g.
@@ -91,14 +95,14 @@ class TrainOptions:
     patch: bool | None = None
     real_p: float | None = None
     progressive: bool | None = None
-    duration: float | None = None
-    batch: int | None = None
+    duration: float | str | None = None
+    batch: int | str | None = None
     batch_gpu: int | str | None = None
     optimizer: str | type | None = None
     lr: float | None = None
     lr_schedule: str | type | None = None
     clip: float | None = None
-    ema: float | Sequence[float] | None = None
+    ema: float | str | Sequence[float | str] | None = None
     seed: int | None = None
     transfer: str | os.PathLike | None = None
     adm_preset: str | None = None
@@ -112,12 +116,12 @@ class TrainOptions:
     bench: bool | None = None
     deterministic: bool | None = None
     device: str | None = None
-    tick: float | None = None
-    snap: int | None = None
-    dump: int | None = None
+    tick: float | str | None = None
+    snap: int | str | None = None
+    dump: int | str | None = None
     keep_snapshots: int | None = None
     keep_states: int | None = None
-    milestones: float | None = None
+    milestones: float | str | None = None
     on_full_disk: str | None = None
     max_bad_steps: int | None = None
     time_limit: str | float | None = None
@@ -160,11 +164,40 @@ class TrainOptions:
         preset = applicable_preset(PRESETS.get(self.preset or "", {}), given)
         assignments = [*preset["set"], *as_assignments(given.get("set", ()))]
         flags = {**dict.fromkeys(field.name for field in fields(self)), **DEFAULTS, **preset, **given}
-        flags["ema"] = [flags["ema"]] if isinstance(flags["ema"], int | float) else flags["ema"]
+        flags["ema"] = [flags["ema"]] if isinstance(flags["ema"], int | float | str) else flags["ema"]
+        in_units(flags, given)
         flags["cres"] = flags["cres"] and list(flags["cres"])
         plugins = flags["plugins"] or ()
         flags["plugins"] = list(filter(None, plugins.split(","))) if isinstance(plugins, str) else list(plugins)
         return {**flags, "set": assignments}
+
+
+def in_units(flags: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Convert texts such as `2Ki` in place: to each flag's unit, and `snap` and `dump` to ticks.
+
+    Raises UserError for a text that is no number, and for a `given` interval that is not a whole number of ticks.
+    """
+    for name, unit in UNITS.items():
+        value = flags[name]
+        try:
+            if name == "ema" and value is not None:
+                flags[name] = [images_in(one, unit) for one in value]
+            elif (name, value) != ("batch_gpu", "auto"):
+                flags[name] = images_in(value, unit)
+        except UserError as error:
+            raise UserError(f"`{name}`={value}: {error}") from error
+    for name in ("snap", "dump"):
+        value = flags[name]
+        try:
+            images = whole_images(value) if isinstance(value, str) else None
+            flags[name] = images_in(value) if images is None else value
+        except UserError as error:
+            raise UserError(f"`{name}`={value}: {error}") from error
+        if images is not None:
+            tick = math.ceil((flags["tick"] or _LOOP.tick_kimg) * 1000)
+            if name in given and images % max(tick, 1):
+                raise UserError(f"`{name}`={value} is not a multiple of `tick`, {tick} images; set `tick`=128Ki, too")
+            flags[name] = max(round(images / max(tick, 1)), 1)
 
 
 def as_assignments(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
@@ -178,7 +211,8 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
     """Return the part of a preset that still applies, always with a list `set`.
 
     If an external component replaces one of the preset's, the options of that do not apply; nor do those of the process
-    with another preconditioner.
+    with another preconditioner, of the loss with another loss, of averages by another law with half-lives, or of the
+    encoder of latents without them.
     """
     result = {**preset, "set": list(preset.get("set", ()))}
     own = as_assignments(given.get("set", ()))
@@ -190,7 +224,13 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
     if any(one.startswith("ema.name=") for one in own):
         result = without(result, ("ema",), "ema")
     if "precond" in given and given["precond"] != preset.get("precond"):
-        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule")
+        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule", "loss")
+    if "loss" in given and given["loss"] != preset.get("loss"):
+        result = without(result, (), "loss")
+    if "ema" in given and any(one.startswith("ema.name=") for one in result["set"]):
+        result = without(result, (), "ema")
+    if given.get("train_on_latents") in (0, False):
+        result = without(result, (), "encoder")
     return result
 
 

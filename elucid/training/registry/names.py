@@ -71,6 +71,7 @@ SCHEDULES = {
 
 SAMPLERS = {
     "edm": _T + "samplers.edm:EDMSampler",
+    "edm2": _T + "samplers.edm2:EDM2Sampler",
     "ablation": _T + "samplers.ablation:AblationSampler",
     "sde": _T + "samplers.sde:SDESampler",
     "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",

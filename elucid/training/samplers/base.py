@@ -73,13 +73,13 @@ def state_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def state_and_steps(x: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
-    """Return x in `state_dtype`, sigmas that broadcast against x, and a list telling which levels are 0.
+def state_and_steps(x: Tensor, sigmas: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, list[bool]]:
+    """Return x in `dtype` or `state_dtype`, sigmas that broadcast against x, and a list telling which levels are 0.
 
     Levels [N+1] that all samples share stay on the host: steps are computed there, without a kernel each, and guidance
     can ask whether a level is in its interval without waiting for the device.
     """
-    dtype = state_dtype(x.device)
+    dtype = dtype or state_dtype(x.device)
     is_zero = (sigmas == 0).reshape(len(sigmas), -1).any(1).tolist()
     sigmas = sigmas.cpu().to(dtype) if sigmas.ndim == 1 else sigmas.to(x.device, dtype)
     return x.to(dtype), sigmas if sigmas.ndim == 1 else sigmas.reshape(len(sigmas), -1, 1, 1, 1), is_zero

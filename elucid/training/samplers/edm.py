@@ -1,5 +1,6 @@
 """EDM's sampler: Heun's method in sigma, optionally stochastic (Karras et al. 2022, algorithm 2)."""
 
+import torch
 from torch import Tensor
 
 from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
@@ -13,6 +14,8 @@ class EDMSampler(Sampler):
     """
 
     order = 2
+    dtype: torch.dtype | None = None
+    """Type of x and the noise levels; None: float64 where the device has it."""
 
     def __init__(self, S_churn: float = 0.0, S_min: float = 0.0, S_max: float | None = None, S_noise: float = 1.0):
         self.churn = Churn(S_churn, S_min, S_max, S_noise)
@@ -23,7 +26,7 @@ class EDMSampler(Sampler):
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
     ) -> Tensor:
-        x, sigmas, is_zero = state_and_steps(x, sigmas)
+        x, sigmas, is_zero = state_and_steps(x, sigmas, self.dtype)
         num_steps = len(sigmas) - 1
         for i in range(num_steps):
             sigma, sigma_next = sigmas[i], sigmas[i + 1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elucid.dnnlib.values import component_name, repr_of_set
+from elucid.training.registry.edm2_pairs import pair_of
 
 NOISE = ("device", "cpu")
 """Where noise is drawn; the same seed gives other numbers on a GPU than on the CPU."""
@@ -18,7 +19,8 @@ class SampleOptions:
     `classes`: one class for all images or one per seed, as numbers or names; None leaves them to `class_policy`:
     "random", the default, draws each with its seed, "equal" takes them in turn, "data" in the proportions of the
     training data. `guidance` is the scale of classifier-free guidance (1 disables it) or, with `guide`, a weaker
-    snapshot, of autoguidance; `classifier` is a snapshot of a classifier of noisy images, which guides with
+    snapshot, of autoguidance; `preset` names a published pair of EDM2's networks (`registry.edm2_pairs`) whose scale
+    holds where none is given; `classifier` is a snapshot of a classifier of noisy images, which guides with
     `classifier_scale`, 1 by default, also besides other guidance and a model without classes; `guidance_interval`
     limits all guidance to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of the ablation
     sampler, `eta` is one of ddim, `variance` of ddpm. `clip` and `threshold` keep the predicted image in range.
@@ -55,6 +57,7 @@ class SampleOptions:
     variance: str | None = None
     clip: bool | None = None
     threshold: float | None = None
+    preset: str | None = None
     guidance: float | None = None
     guidance_interval: Sequence[float] | None = None
     guide: str | None = None
@@ -78,6 +81,9 @@ class SampleOptions:
     set: Mapping[str, Any] | Sequence[str] | None = None
 
     def __post_init__(self):
+        if self.preset is not None:
+            pair = pair_of(self.preset, self.guide)
+            self.guidance = pair.guidance if self.guidance is None else self.guidance
         self.sampler = self.sampler and component_name("sampler", self.sampler)
         for name in ("lowres_from", "upsample"):
             value = getattr(self, name)

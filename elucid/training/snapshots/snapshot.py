@@ -26,6 +26,7 @@ from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
 from elucid.training.snapshots.adm_family import is_torch_file, read_adm_file
+from elucid.training.snapshots.edm2_family import is_edm2_pickle, read_edm2_pickle
 from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
 from elucid.training.snapshots.trust import load_object
@@ -149,8 +150,12 @@ def load_snapshot(
         names = {**EDM_NAMES, **{name: recorder(name) for name in REBUILD_BY_FORMAT.values()}}
         content = read_pickle(data, names, str(path))
         with naming(path):
-            edm = is_edm_pickle(content)
-            snapshot = published(read_edm_pickle(content), ema) if edm else read_own(content, ema)
+            if is_edm2_pickle(content):
+                snapshot = published(read_edm2_pickle(content, path), ema)
+            elif is_edm_pickle(content):
+                snapshot = published(read_edm_pickle(content), ema)
+            else:
+                snapshot = read_own(content, ema)
     if not checked:
         checksums.note_missing(path)
     for denoiser in snapshot.emas.values():
@@ -192,13 +197,13 @@ def located(source: str | os.PathLike) -> Path:
 
 def snapshots_in(folder: str | os.PathLike) -> list[Path]:
     """Return the snapshots of a run folder, the newest last."""
-    return sorted(Path(folder).glob("network-snapshot-*.pkl"), key=_kimg)
+    return sorted(sorted(Path(folder).glob("network-snapshot-*.pkl")), key=_kimg)
 
 
 def _kimg(path: Path) -> float:
-    """Return the number in a snapshot's name, which may have decimals."""
-    number = path.stem.removeprefix("network-snapshot-")
-    return float(number) if re.fullmatch(r"\d+(\.\d+)?", number) else -1.0
+    """Return the number in a snapshot's name, which may have decimals; EDM2's is followed by the EMA length."""
+    number = re.fullmatch(r"network-snapshot-(\d+(?:\.\d+)?)(-0\.\d+)?", path.stem)
+    return float(number[1]) if number else -1.0
 
 
 def read(path: Path) -> bytes:
@@ -216,7 +221,7 @@ def read(path: Path) -> bytes:
     if kind is not None:
         raise UserError(
             f"{path} is not a snapshot ({kind}); give a network-snapshot-NNNNNN.pkl from train.py, or a published "
-            "checkpoint of EDM, CDM, Patch Diffusion or the ADM family"
+            "checkpoint of EDM, EDM2, CDM, Patch Diffusion or the ADM family"
         )
     return data
 

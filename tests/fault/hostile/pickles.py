@@ -9,6 +9,7 @@ from elucid.dnnlib.reading import checksums
 from elucid.dnnlib.unpickle import read_pickle, recorder
 from elucid.training.snapshots.edm_family import EDM_NAMES
 from elucid.training.snapshots.snapshot import REBUILD
+from tests import published, vectors
 from tests.fault.hostile.kit import Case, Kit
 from tests.fault.test_hostile_pickles import attacks
 
@@ -36,6 +37,14 @@ BAD_OPTIONS = {
     "img_resolution": [1 << 30, 0, "8", None],
     "nothing_of_the_kind": [1],
 }
+BAD_EDM2_OPTIONS = {
+    **BAD_OPTIONS,
+    "img_channels": [None, -1, 1 << 40, "3", 2.5],
+    "label_dim": [-1, 1 << 40, "x", [10]],
+    "sigma_data": [0, "x", float("nan"), None],
+    "resample_filter": [[], [1] * 10**6, "x"],
+    "channels_per_head": [0, -1, "x"],
+}
 
 
 def cases(kit: Kit) -> Iterator[Case]:
@@ -55,12 +64,26 @@ def cases(kit: Kit) -> Iterator[Case]:
         for number, value in enumerate(values):
             data = with_network(whole, lambda record, k=key, v=value: record["network"]["options"].update({k: v}))
             yield kit.write("snapshot", f"network-{key}-{number}", data, ".pkl")
+    yield from edm2(kit)
     for name, number in (("nan", b"\0\0\xc0\x7f"), ("infinity", b"\0\0\x80\x7f")):
         yield kit.write("snapshot", name, with_network(whole, lambda record, n=number: poison(record, n)), ".pkl")
     text = "\x1b[31mred\x1b[0m \u202edrowssap \udcff " + "x" * 100_000
     yield kit.write("snapshot", "escapes", changed(whole, sampler={"name": text}), ".pkl", accepted=("train",))
     yield kit.write("snapshot", "options-deep", deep(changed(whole, 0, options={"a": "DEEP"}), 60_000), ".pkl")
     yield kit.write("snapshot", "options-doubling", changed(whole, options={"a": doubling(60)}), ".pkl")
+
+
+def edm2(kit: Kit) -> Iterator[Case]:
+    """A published EDM2 network: damaged, or with options or an encoder that do not fit."""
+    for path in vectors.cases("edm2/precond*"):
+        case, _ = vectors.load(path)
+        for key, values in BAD_EDM2_OPTIONS.items():
+            for number, value in enumerate(values):
+                content = published.edm2_checkpoint(case["salt"], {**case["kwargs"], key: value}, case["parameters"])
+                yield kit.write("snapshot", f"edm2-{key}-{number}", published.dumps(content), ".pkl")
+        encoder = published.Persistent("StabilityVAEEncoder", init_kwargs={"raw_mean": {"a": {}}, "final_mean": [1]})
+        content = published.edm2_checkpoint(case["salt"], case["kwargs"], case["parameters"], encoder)
+        yield kit.write("snapshot", "edm2-encoder", published.dumps(content), ".pkl")
 
 
 def raw() -> dict[str, bytes]:

@@ -71,6 +71,10 @@ class EDM2UNet(Conditioned):
         require_balances({**balances, "res_balance": res_balance, "attn_balance": attn_balance})
         if clip_act is not None and not clip_act > 0:
             raise UserError(f"clip_act={clip_act} must be above 0, or null for no clipping")
+        if channels_per_head < 1:
+            raise UserError(f"channels_per_head={channels_per_head} must be 1 or more")
+        if not resample_filter:
+            raise UserError("resample_filter is empty; give taps, e.g. [1,1]")
         self.halvings, self.forced_weights = plan.halvings, forced_weights
         self.constant_channel, self.channels_per_head = constant_channel, channels_per_head
         self.label_balance, self.concat_balance = label_balance, concat_balance
