@@ -1,4 +1,4 @@
-"""Power-function averages and their reconstruction equal the reference; so do half-lives and the learning rate."""
+"""Power-function averages and their reconstruction equal the reference; so do half-lives."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,10 @@ from torch import nn
 from elucid.training.ema.halflife import HalflifeEMA
 from elucid.training.ema.power import PowerEMA
 from elucid.training.ema.profiles import coefficients, exponent_to_std, inner, power, std_to_exponent
-from elucid.training.optim.schedules import Constant, InverseSqrt
 from tests import vectors
 from tests.oracles import step_at
 
-EMAS, RATES = vectors.cases("edm2/ema*"), vectors.cases("edm2/lr_schedule*")
+EMAS = vectors.cases("edm2/ema*")
 
 
 class Weights(nn.Module):
@@ -80,14 +79,3 @@ def test_reconstruction(path):
     for std, one, direct in zip(wanted, rebuilt, there["tracked_directly"], strict=True):
         error = vectors.relative_error(one, direct)
         assert error < (1e-6 if std in (0.05, 0.1) else 0.01 if std >= 0.05 else 0.02), std
-
-
-@pytest.mark.parametrize("path", RATES, ids=lambda path: path.stem)
-def test_learning_rate(path):
-    case, there = vectors.load(path)
-    for one, rates in zip(case["settings"], there["lr"], strict=True):
-        warmup, reference = one["rampup_Mimg"] * 1000, one["ref_batches"] * one["batch_size"] / 1e6
-        schedule = InverseSqrt(warmup, reference_mimg=reference) if reference else Constant(warmup)
-        for nimg, wanted in zip(there["nimg"].tolist(), rates, strict=True):
-            step = step_at(nimg, 2**40, one["batch_size"])
-            assert schedule.rate(one["ref_lr"], step) == pytest.approx(wanted, rel=1e-12, abs=0)

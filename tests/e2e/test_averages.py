@@ -76,13 +76,13 @@ def test_from_half_lives_other_half_lives_follow(tmp_path, runs):
 
 
 def test_snapshots_as_edm2_writes_them(tmp_path, runs):
-    """One average a file; thousands of images of 1024 and its length in the name."""
+    """One average a file; thousands of images and its length in the name."""
     snapshot = load_snapshot(runs / "two")
     for name, one in snapshot.emas.items():
-        save_snapshot(tmp_path / f"network-snapshot-0000128-{name}.pkl", type(snapshot)({name: one}))
+        save_snapshot(tmp_path / f"network-snapshot-0000131-{name}.pkl", type(snapshot)({name: one}))
     sources = sources_in(tmp_path)
     assert [one.nimg for one in sources] == [131072, 131072]
-    assert sources[1].profiles[""] == power(0.1, 131072)
+    assert sources[1].profiles["0.100"] == power(0.1, 131072)
     found = reconstruct(tmp_path, [Target(0.05)])
     assert torch.allclose(vector(found.snapshot.ema), vector(snapshot.emas["0.050"]), atol=1e-6)
 

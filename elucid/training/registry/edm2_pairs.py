@@ -7,7 +7,7 @@ are not named by address: give your own copies, or networks of your own of these
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from elucid.dnnlib.errors import UserError, did_you_mean, note
 
@@ -108,6 +108,13 @@ def pair_of(preset: str, guide: object = None) -> Pair:
     if pair.guide is not None and guide is None:
         raise UserError(f"`preset`={preset} needs a `guide`: {pair.guide}")
     return pair
+
+
+def lengths_of_runs(preset: str, network: str, guide: str | None) -> dict[str, float]:
+    """Return `ema_std` and `guide_std` of the preset, for those of the two that are folders of runs."""
+    pair = PAIRS[preset]
+    ends = (("ema_std", pair.network, network), ("guide_std", pair.guide, guide))
+    return {name: wanted.std for name, wanted, path in ends if wanted and path and Path(path).is_dir()}
 
 
 def note_other_lengths(preset: str, network: str, guide: str | None) -> None:

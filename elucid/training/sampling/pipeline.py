@@ -20,7 +20,7 @@ from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
-from elucid.training.registry.edm2_pairs import note_other_lengths
+from elucid.training.registry.edm2_pairs import lengths_of_runs, note_other_lengths
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
@@ -107,6 +107,10 @@ def load_pipeline(
     require_parts(options)
     if options.preset is not None:
         note_other_lengths(options.preset, network, options.guide)
+        lengths = lengths_of_runs(options.preset, network, options.guide)
+        if options.ema is not None:
+            lengths.pop("ema_std", None)
+        options = replace(options, **{name: getattr(options, name) or std for name, std in lengths.items()})
     adm = chosen_options(options)["network"]
     snapshot = chosen_average(network, device, options.ema, options.ema_std, "ema_std", adm)
     if purpose is not None and NAME in snapshot.ema.spec.spatial:

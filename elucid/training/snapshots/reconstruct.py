@@ -20,10 +20,11 @@ from elucid.training.ema.base import EMA
 from elucid.training.ema.power import length_name
 from elucid.training.ema.profiles import Profile, coefficients, distance, halflife, power
 from elucid.training.registry.components import find
+from elucid.training.snapshots.edm2_family import images_and_average
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 
-OF_EDM2 = re.compile(r"network-snapshot-(\d{7})-(\d\.\d{3})\.pkl")
-"""Snapshots of EDM2's program: thousands of images (1024 each), and relative length of the one average in it."""
+OF_EDM2 = re.compile(r"network-snapshot-\d{7}-\d\.\d{3}\.pkl")
+"""Snapshots of EDM2's program: thousands of images, and relative length of the one average in it."""
 
 POOR = 0.1
 """Distance of profiles above which a reconstruction is called poor."""
@@ -78,8 +79,8 @@ def sources_in(folder: str | os.PathLike, at_nimg: int | None = None) -> list[So
     for path in sorted(Path(folder).glob("network-snapshot-*.pkl")):
         theirs = OF_EDM2.fullmatch(path.name)
         if theirs:
-            nimg = 1024 * int(theirs[1])
-            found.append(Source(path, nimg, {"": power(float(theirs[2]), nimg)}))
+            nimg, name = images_and_average(path.stem)
+            found.append(Source(path, nimg, {name: power(float(name), nimg)}))
         elif re.fullmatch(r"network-snapshot-\d+(\.\d+)?\.pkl", path.name):
             try:
                 snapshot = load_snapshot(path)
@@ -139,7 +140,7 @@ def _summed(
     with progress_bar(sources, desc="averages", unit="snapshot", leave=False, disable=hidden, file=sys.stderr) as bar:
         for source in bar:
             snapshot = load_snapshot(source.path, device)
-            if source.profiles.keys() != {""} and snapshot.emas.keys() != source.profiles.keys():
+            if snapshot.emas.keys() != source.profiles.keys():
                 raise UserError(f"{source.path} has changed while it was read; try again")
             for denoiser, row in zip(snapshot.emas.values(), [next(rows) for _ in source.profiles], strict=True):
                 values = [one.detach().to(torch.float64) for one in denoiser.parameters()]
