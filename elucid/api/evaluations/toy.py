@@ -1,5 +1,6 @@
 """The two-dimensional laboratory: any loss, preconditioner, sampler and guidance on a density that is known."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +18,25 @@ from elucid.evaluation.toy.measures import Quality, quality, score_errors
 from elucid.evaluation.toy.picture import REACH, Panel, picture
 from elucid.evaluation.toy.training import PointRun
 from elucid.training.config.options import PRECOND_ALIASES, default_of
+from elucid.training.config.settings import require as require_option
 from elucid.training.config.train_options import as_assignments
+from elucid.training.losses.by_level import undisturbed
 from elucid.training.preconds.base import Denoiser
+from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import component_arguments, find, make
 from elucid.training.registry.names import OPTIONS
 from elucid.training.samplers.base import state_dtype
-from elucid.training.sampling.generate import BoundDenoiser
 
 GUIDANCES = ("none", "cfg", "interval", "autoguidance")
 """Kinds of guidance: by the model without class, the same at some noise levels, by a weaker model."""
 
-INTERVAL = (0.05, 0.6)
+INTERVAL = (0.02, 0.15)
 """Noise levels of the kind `interval` if none are given."""
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 5.0
 LEVELS = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
 PATHS = 24
+CPU = torch.device("cpu")
 
 RECIPE: dict[str, Any] = {
     "network": {"name": "points"},
@@ -80,6 +84,10 @@ def toy(
     """
     kinds = [guidance] if isinstance(guidance, str) else list(guidance)
     require(density_name, kinds, dest)
+    counts = {"steps": steps, "train_steps": train_steps, "batch": batch, "num": num, "seed": seed}
+    for name, least in {**dict.fromkeys(counts, 1), "num": 100, "seed": 0}.items():
+        require_option(f"`{name}`", counts[name], (least, math.inf))
+    require_option("`label_dropout`", label_dropout, (0, 1))
     labelled = kinds != ["none"] or label is not None
     whole = density(density_name)
     label = label or 0
@@ -88,16 +96,17 @@ def toy(
     target = whole.of_class(label) if labelled else whole
     options = recipe(loss, precond, arch, sampler, lr, batch, set)
     train = {"seed": seed, "batch": batch, "steps": train_steps, "label_dropout": label_dropout if labelled else 0.0}
-    run = PointRun(whole, options, train, labelled)
-    losses = run.train("training")
-    guide = weaker(whole, options, train, labelled) if "autoguidance" in kinds else None
-    cond = {"labels": torch.eye(whole.num_classes)[[label]]} if labelled else {}
-    interval = tuple(guidance_interval or INTERVAL)
-    found = {}
-    for kind in kinds:
-        found[kind] = sampled(guided(kind, run.average, guide, cfg, interval), options, cond, num, steps, seed)
-    qualities = {kind: quality(target, points) for kind, (points, _) in found.items()}
-    errors = score_errors(run.average, target, cond, LEVELS)
+    with undisturbed(CPU):
+        run = PointRun(whole, options, train, labelled)
+        losses = run.train("training")
+        guide = weaker(whole, options, train, labelled) if "autoguidance" in kinds else None
+        cond = {"labels": torch.eye(whole.num_classes)[[label]]} if labelled else {}
+        interval = tuple(guidance_interval or INTERVAL)
+        found = {}
+        for kind in kinds:
+            found[kind] = sampled(guided(kind, run.average, guide, cfg, interval), options, cond, num, steps, seed)
+        qualities = {kind: quality(target, points) for kind, (points, _) in found.items()}
+        errors = score_errors(run.average, target, cond, LEVELS)
     about = {"density": density_name, "options": options, "train": train, "cfg": cfg, "interval": list(interval)}
     about |= {"steps": steps, "num": num, "label": label if labelled else None}
     result = summary(qualities, errors, losses, about)
@@ -122,6 +131,8 @@ def require(name: str, kinds: Sequence[str], dest: str | os.PathLike | None) -> 
     """Raise UserError for names that do not exist, and a file that cannot be written."""
     if name not in DENSITIES:
         raise UserError(f"`density`={name} is unknown; choose from {', '.join(DENSITIES)}")
+    if not kinds:
+        raise UserError(f"`guidance` is empty; choose from {', '.join(GUIDANCES)}")
     for kind in kinds:
         if kind not in GUIDANCES:
             raise UserError(f"`guidance`={kind} is unknown; choose from {', '.join(GUIDANCES)}")
@@ -152,6 +163,9 @@ def recipe(
     if draws and "noise" not in OPTIONS["loss"].get(inner["name"], {}):
         inner["noise"] = {"name": "lognormal", **NOISE}
     for assignment in as_assignments(changes):
+        part, _, name = assignment.partition("=")[0].partition(".")
+        if name == "name":  # the recipe's options are those of its own component
+            options[part] = {}
         set_by_path(options, assignment)
     return options
 
@@ -182,7 +196,7 @@ def sampled(denoiser, options: dict, cond: dict, num: int, steps: int, seed: int
     sigmas = schedule(denoiser, steps)
     sampler = sampler.for_schedule(schedule, denoiser)
     torch.manual_seed(seed)
-    x = torch.randn(num, 2, 1, 1).to(state_dtype(torch.device("cpu"))) * sigmas[0].item()
+    x = torch.randn(num, 2, 1, 1).to(state_dtype(CPU)) * sigmas[0].item()
     path: list[Tensor] = []
     bound = BoundDenoiser(denoiser, {name: value.expand(num, -1) for name, value in cond.items()})
     x = sampler(bound, x, sigmas, torch.randn_like, lambda x, sigma, x0: path.append(x[:PATHS].flatten(1)))

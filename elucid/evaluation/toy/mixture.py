@@ -46,28 +46,39 @@ class Mixture:
 
     def log_density(self, points: Tensor, sigma: float = 0.0) -> Tensor:
         """Return ln p(x; sigma) f64[N] of points [N,2], p being blurred by noise of deviation sigma."""
-        return torch.cat([self._joint(part, sigma)[0].logsumexp(1) for part in points.double().split(CHUNK)])
+        blurred = Blurred(self, sigma)
+        return torch.cat([blurred.joint(part).logsumexp(1) for part in points.double().split(CHUNK)])
 
     def score(self, points: Tensor, sigma: float = 0.0) -> Tensor:
         """Return the gradient of ln p(x; sigma), f64[N,2]."""
-        found = []
-        for part in points.double().split(CHUNK):
-            joint, rotated, variances = self._joint(part, sigma)
-            pulls = -(self.axes @ (rotated / variances)[..., None])[..., 0]
-            found.append((joint.softmax(1)[..., None] * pulls).sum(1))
-        return torch.cat(found)
+        blurred = Blurred(self, sigma)
+        return torch.cat([blurred.score(part) for part in points.double().split(CHUNK)])
 
     def denoised(self, points: Tensor, sigma: float) -> Tensor:
         """Return E[y | x] = x + sigma^2 score, f64[N,2]."""
         return points.double() + sigma**2 * self.score(points, sigma)
 
-    def component(self, points: Tensor) -> Tensor:
-        """Return the most likely Gaussian of each point [N]."""
-        return torch.cat([self._joint(part, 0.0)[0].argmax(1) for part in points.double().split(CHUNK)])
 
-    def _joint(self, points: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ln p(k, x) [N,K], x - mean_k in the axes of Gaussian k [N,K,2], and its variances there [K,2]."""
-        variances = self.variances + sigma**2
-        rotated = (self.axes.transpose(1, 2) @ (points[:, None] - self.means)[..., None])[..., 0]
-        joint = self.weights.log() - 0.5 * ((rotated**2 / variances).sum(2) + variances.log().sum(1))
-        return joint - math.log(2 * math.pi), rotated, variances
+class Blurred:
+    """A mixture with noise of deviation sigma, in the form of matrix products over many points."""
+
+    def __init__(self, mixture: Mixture, sigma: float):
+        variances = mixture.variances + sigma**2
+        inverse = (mixture.axes / variances[:, None]) @ mixture.axes.transpose(1, 2)
+        self.pull = (inverse @ mixture.means[..., None])[..., 0]  # inverse covariance times mean, [K,2]
+        self.inverse = torch.stack([inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]], dim=1)
+        constant = mixture.weights.log() - math.log(2 * math.pi) - 0.5 * variances.log().sum(1)
+        constant = constant - 0.5 * (self.pull * mixture.means).sum(1)
+        twice = self.inverse * torch.tensor([-0.5, -1.0, -0.5])
+        self.factors = torch.cat([twice, self.pull, constant[:, None]], dim=1).T.contiguous()
+
+    def joint(self, points: Tensor) -> Tensor:
+        """Return ln p(k, x) [N,K]: a polynomial of second degree in x for each Gaussian k."""
+        x, y = points.unbind(1)
+        return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)], dim=1) @ self.factors
+
+    def score(self, points: Tensor) -> Tensor:
+        shares = self.joint(points).softmax(1)
+        xx, xy, yy = (shares @ self.inverse).unbind(1)
+        x, y = points.unbind(1)
+        return shares @ self.pull - torch.stack([xx * x + xy * y, xy * x + yy * y], dim=1)

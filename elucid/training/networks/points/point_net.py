@@ -32,8 +32,13 @@ class PointNet(nn.Module):
         num_layers: int = 4,
     ):
         super().__init__()
-        if img_resolution not in (1, [1, 1], (1, 1)) or in_channels != out_channels:
+        if img_resolution not in (1, [1, 1], (1, 1)):
             raise UserError(f"the network points takes images of 1x1 pixels, not of {img_resolution}; use another arch")
+        if in_channels != out_channels:
+            raise UserError(
+                f"the network points returns what it is given, not {out_channels} channels for {in_channels}; it has "
+                "no variance and no coordinates: use another precond or loss"
+            )
         if hidden < 1 or num_layers < 1:
             raise UserError(f"hidden={hidden} and num_layers={num_layers} must be 1 or more")
         self.vector, self.dims = dict(vector or {}), in_channels
