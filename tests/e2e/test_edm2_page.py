@@ -184,7 +184,7 @@ def test_scores(command, pictures, call, capsys):
 
 def test_latents(pictures, call, capsys, monkeypatch):
     pytest.importorskip("diffusers")
-    as_hub_download(save_tiny_vae(pictures / "vae"), pictures / "hub", "stabilityai/sd-vae-ft-ema")
+    as_hub_download(save_tiny_vae(pictures / "vae"), pictures / "hub", "stabilityai/sd-vae-ft-mse")
     for constants in ("huggingface_hub.constants", "diffusers.utils.constants"):
         monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(pictures / "hub"), raising=False)
     (command,) = [one for one in COMMANDS if one.startswith("dataset_tool.py encode")]
