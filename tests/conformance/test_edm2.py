@@ -4,12 +4,13 @@ import re
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from elucid.training.ema.power import PowerEMA
 from elucid.training.losses.dsm import DSM
-from elucid.training.networks.edm2.blocks import Balance, EDM2Block
+from elucid.training.networks.edm2.blocks import Balance, Design, EDM2Block
 from elucid.training.networks.edm2.layers import FourierFeatures, UnitLayer, force_unit_rows
-from elucid.training.networks.edm2.magnitude import balanced_concat, balanced_sum, unit_magnitude, unit_silu
+from elucid.training.networks.edm2.magnitude import balanced_concat, unit_magnitude
 from elucid.training.networks.edm2.unet import EDM2UNet
 from elucid.training.networks.layers import Resample
 from elucid.training.optim.schedules import InverseSqrt
@@ -65,10 +66,11 @@ def test_pieces(path):
     found["normalize:all"] = unit_magnitude(x, (1, 2, 3), case["eps"])
     found["normalize:dim1"] = unit_magnitude(x, (1,), case["eps"])
     found["normalize:dims23_eps0.01"] = unit_magnitude(x, (2, 3), 0.01)
-    found["mp_silu"] = unit_silu(x)
+    found["mp_silu"] = F.silu(x) * Design().silu_gain
     for name in there:
         if name.startswith("mp_sum:t"):
-            found[name] = balanced_sum(x, there["b"], float(name.removeprefix("mp_sum:t")))
+            kept, added = Design().shares(float(name.removeprefix("mp_sum:t")))
+            found[name] = kept * x + added * there["b"]
         elif name.startswith("mp_cat:t"):
             found[name] = balanced_concat(x, there["c"], float(name.removeprefix("mp_cat:t")))
         elif match := re.fullmatch(r"resample:(up|down):(\d+)", name):

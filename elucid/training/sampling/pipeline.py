@@ -31,7 +31,7 @@ from elucid.training.sampling.generate import Samples, generate, sampling
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
-from elucid.training.snapshots.reconstruct import Target, reconstruct
+from elucid.training.snapshots.reconstruct import chosen_average
 from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.transforms.lowres import NAME
@@ -123,17 +123,6 @@ def load_pipeline(
     if adm:  # not otherwise, as samples of all other files keep their digest
         pipeline.description["adm"] = adm
     return pipeline
-
-
-def chosen_average(
-    network: str, device: torch.device, ema: str | None, std: float | None, option: str, adm: dict[str, Any]
-) -> Snapshot:
-    """Load a snapshot with one of its averages, or with one of the length `std`, made from all snapshots of a run."""
-    if std is None:
-        return load_snapshot(network, device, ema, adm)
-    if ema is not None:
-        raise UserError(f"`ema`={ema} and `{option}`={std:g} exclude each other; give one of them")
-    return reconstruct(network, [Target(std)], device=device).snapshot
 
 
 def require_parts(options: SampleOptions) -> None:

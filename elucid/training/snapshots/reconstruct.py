@@ -4,9 +4,10 @@ import copy
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,3 +162,14 @@ def length_lines(found: Reconstruction) -> list[str]:
             why = ": poor; more snapshots, or averages of lengths nearer to it, would determine it better"
         lines.append(f"{name}: profile met to {100 * far:.3g} % by {len(found.sources)} snapshots{why}")
     return lines
+
+
+def chosen_average(
+    network: str, device: torch.device, ema: str | None, std: float | None, option: str, adm: Mapping[str, Any]
+) -> Snapshot:
+    """Load a snapshot with one of its averages, or with one of the length `std`, made from all snapshots of a run."""
+    if std is None:
+        return load_snapshot(network, device, ema, adm)
+    if ema is not None:
+        raise UserError(f"`ema`={ema} and `{option}`={std:g} exclude each other; give one of them")
+    return reconstruct(network, [Target(std)], device=device).snapshot

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import functional as F
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596
@@ -67,21 +66,10 @@ def unit_rows(weight: Tensor, scale: float = 1.0) -> Tensor:
     return unit_magnitude(weight, range(1, weight.ndim), scale=scale)
 
 
-def unit_silu(x: Tensor) -> Tensor:
-    """Return silu(x) / 0.596, of magnitude 1 for x ~ N(0, 1)."""
-    return F.silu(x) / SILU_MAGNITUDE
-
-
 def balanced_shares(balance: float) -> tuple[float, float]:
     """Return (1-t, t) / sqrt((1-t)^2 + t^2) for the balance t, 0 to 1: the factors of the terms of a sum."""
     size = math.hypot(1 - balance, balance)
     return (1 - balance) / size, balance / size
-
-
-def balanced_sum(a: Tensor, b: Tensor, balance: float) -> Tensor:
-    """Return the sum of a and b with these shares."""
-    of_a, of_b = balanced_shares(balance)
-    return torch.add(a * of_a, b, alpha=of_b)
 
 
 def balanced_concat(a: Tensor, b: Tensor, balance: float) -> Tensor:
