@@ -23,7 +23,7 @@ class Network:
     labels: bool = True
 
     def __str__(self) -> str:
-        """The network in words, with the name of its public file if it has classes."""
+        """The network in words, with the probable name of its public file if it has classes."""
         kind = "" if self.labels else "unconditional "
         what = f"the {kind}{self.size.upper()} network of {self.data} after {self.mi_images}Mi images, averaged with "
         file = f"edm2-{self.data}-{self.size}-{self.mi_images * 2**20 // 1000:07d}-{self.std:.3f}.pkl"
