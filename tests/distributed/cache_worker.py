@@ -35,10 +35,10 @@ def slowly(self, index):
         return plain(self, index)
 
 
-def slow_statistics(dataset):
+def slow_statistics(dataset, **how):
     """Of the deviation, which one process measures while the others wait."""
     time.sleep(1.5 * patience)
-    return plain_statistics(dataset)
+    return plain_statistics(dataset, **how)
 
 
 ImageDataset.image = slowly

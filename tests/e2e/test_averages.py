@@ -155,9 +155,10 @@ def test_sampling_and_sweep_take_a_length(runs, tmp_path, monkeypatch, capsys):
         (["--std=0.1,0.1"], "the same name"),
     ],
 )
-def test_mistakes_are_named(runs, tmp_path, flags, message):
-    done = scripts.run("export.py", "ema", runs / "two", *flags, f"--dest={tmp_path / 'a.pkl'}", code=2)
-    assert message in done.stderr and not (tmp_path / "a.pkl").exists()
+def test_mistakes_are_named(runs, tmp_path, flags, message, monkeypatch, capsys):
+    flags = ["ema", runs / "two", *flags, f"--dest={tmp_path / 'a.pkl'}"]
+    code, _, said = scripts.call(monkeypatch, capsys, "export.py", *flags)
+    assert code == 2 and message in said and not (tmp_path / "a.pkl").exists()
 
 
 def test_averages_that_are_no_power_functions_cannot_be_given_half_lives(runs, tmp_path):
