@@ -12,7 +12,7 @@ from elucid.training.registry.names import NETWORKS
 from elucid.training.types import NetSpec
 
 SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
-OF_IMAGES = [name for name in NETWORKS if name != "points"]
+OF_IMAGES = [name for name in NETWORKS if not name.startswith("points")]
 VECTOR = {"labels": 3, "augment": 2}
 
 

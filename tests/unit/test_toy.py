@@ -101,6 +101,8 @@ def test_the_network_is_the_gradient_of_its_density():
         {"loss": "uncertainty(edm)", "density_name": "spiral"},
         {"precond": "cdm", "density_name": "moons"},
         {"precond": "vp", "sampler": "dpmpp2m", "density_name": "ring"},
+        {"precond": "iddpm", "arch": "points_mlp", "density_name": "ring"},
+        {"precond": "ddpm", "loss": "hybrid", "arch": "points_mlp", "sampler": "ddpm", "density_name": "moons"},
         {"guidance": ["cfg", "interval", "autoguidance"], "label": 1},
     ],
 )
@@ -143,7 +145,9 @@ def test_a_loss_of_ones_own_is_tried_by_one_command(tmp_path):
         ({"num": 1}, "`num`=1"),
         ({"train_steps": 0}, "`train_steps`=0"),
         ({"label_dropout": 5}, "`label_dropout`=5"),
-        ({"precond": "iddpm"}, "no variance"),
+        ({"precond": "iddpm"}, "use `arch`=points_mlp"),
+        ({"loss": "patch(edm)", "arch": "points_mlp"}, "images of 1x1 are too small for patches"),
+        ({"guidance": "cfg", "guidance_interval": [0.1, 1]}, "`guidance_interval` has no effect"),
         ({"arch": "ddpmpp"}, "1x1|attn|channels|divisible"),
         ({"precond": "classifier"}, "classifier|loss"),
     ],
@@ -151,6 +155,28 @@ def test_a_loss_of_ones_own_is_tried_by_one_command(tmp_path):
 def test_mistakes_are_named(options, message):
     with pytest.raises(UserError, match=message):
         toy(**{**FAST, **options})
+
+
+@pytest.mark.parametrize("precond", ["vp", "ddpm"])
+def test_levels_that_are_counted_to_1000_are_learned(precond):
+    """The network sees their logarithm; as they are they drown the points."""
+    errors = []
+    for more in ({}, {"network.log_noise": False}):
+        how = {"train_steps": 300, "batch": 256, "num": 100, "steps": 4, "set": {"network.hidden": 32, **more}}
+        errors.append(dict(toy("ring", precond=precond, **how).tables[1].rows)[0.5])
+    assert errors[0] < 0.4 and errors[1] > 0.9
+
+
+def test_one_thread_for_all_and_the_same_number_afterwards():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = toy("ring", **FAST)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert toy("ring", **FAST) == first
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_leaves_random_numbers_alone_and_takes_another_average():

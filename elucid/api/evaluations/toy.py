@@ -15,8 +15,9 @@ from elucid.dnnlib.files import require_writable, write_output
 from elucid.evaluation.results import Curve, Picture, Result, Series, Table
 from elucid.evaluation.toy.densities import DENSITIES, STD, density
 from elucid.evaluation.toy.measures import Quality, quality, score_errors
+from elucid.evaluation.toy.one_thread import one_thread
 from elucid.evaluation.toy.picture import REACH, Panel, picture
-from elucid.evaluation.toy.training import PointRun
+from elucid.evaluation.toy.training import OF_POINTS, RANGE, PointRun
 from elucid.training.config.options import PRECOND_ALIASES, default_of
 from elucid.training.config.settings import require as require_option
 from elucid.training.config.train_options import as_assignments
@@ -33,7 +34,6 @@ GUIDANCES = ("none", "cfg", "interval", "autoguidance")
 INTERVAL = (0.02, 0.15)
 """Noise levels of the kind `interval` if none are given."""
 
-SIGMA_MIN, SIGMA_MAX = 0.002, 5.0
 LEVELS = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
 PATHS = 24
 CPU = torch.device("cpu")
@@ -44,13 +44,13 @@ RECIPE: dict[str, Any] = {
     "optimizer": {"name": "adam", "lr": 1e-2, "betas": [0.9, 0.99]},
     "ema": {"name": "power", "stds": [0.05]},
     "sampler": {},
-    "schedule": {"name": "karras", "sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX},
+    "schedule": {"name": "karras", "sigma_min": RANGE[0], "sigma_max": RANGE[1]},
 }
 """Options that `set` changes. NOISE is for losses that draw their levels and have none of their own."""
 
 NOISE = {"P_mean": -2.3, "P_std": 1.5}
 WEAK = {"hidden": 32}
-"""The guide's network, if the model's is `points`; it trains for a quarter of the steps."""
+"""The guide's network, if the model's is one of points; it trains for a quarter of the steps."""
 
 
 def toy(
@@ -88,6 +88,8 @@ def toy(
     for name, least in {**dict.fromkeys(counts, 1), "num": 100, "seed": 0}.items():
         require_option(f"`{name}`", counts[name], (least, math.inf))
     require_option("`label_dropout`", label_dropout, (0, 1))
+    if guidance_interval is not None and "interval" not in kinds:
+        raise UserError("`guidance_interval` has no effect without `guidance`=interval; give both")
     labelled = kinds != ["none"] or label is not None
     whole = density(density_name)
     label = label or 0
@@ -96,7 +98,7 @@ def toy(
     target = whole.of_class(label) if labelled else whole
     options = recipe(loss, precond, arch, sampler, lr, batch, set)
     train = {"seed": seed, "batch": batch, "steps": train_steps, "label_dropout": label_dropout if labelled else 0.0}
-    with undisturbed(CPU):
+    with undisturbed(CPU), one_thread():
         run = PointRun(whole, options, train, labelled)
         losses = run.train("training")
         guide = weaker(whole, options, train, labelled) if "autoguidance" in kinds else None
@@ -172,7 +174,7 @@ def recipe(
 
 def weaker(whole, options: dict[str, Any], train: dict[str, Any], labelled: bool) -> Denoiser:
     """Train the guide of autoguidance: a smaller network, for a quarter of the steps."""
-    network = {**options["network"], **(WEAK if options["network"]["name"] == "points" else {})}
+    network = {**options["network"], **(WEAK if options["network"]["name"] in OF_POINTS else {})}
     short = {**train, "steps": max(train["steps"] // 4, 1), "seed": train["seed"] + 1}
     run = PointRun(whole, {**options, "network": network}, short, labelled)
     run.train("training the guide")

@@ -38,10 +38,16 @@ class Kinds(click.ParamType):
     "Points",
     click.option("--density", type=click.Choice(DENSITIES), default="tree", help="The point set.  [default: tree]"),
     click.option("--class", "label", type=cli.Count(min=0), help="Train with classes and sample this one."),
+    click.option(
+        "--label_dropout",
+        type=cli.FloatRange(0, 1),
+        default=0.2,
+        help="With classes: probability that a point has none.  [default: 0.2]",
+    ),
 )
 @section(
     "Model",
-    click.option("--arch", type=Name("network"), default="points", help="Network.  [default: points, a small MLP]"),
+    click.option("--arch", type=Name("network"), default="points", help="Network: points, points_mlp, ...  [default: points]"),
     click.option("--precond", type=Name("preconditioner", also=("cdm",)), default="edm", help="[default: edm]"),
     click.option("--loss", type=Chain("loss"), help="Loss, or file.py:Name.  [default: the preconditioner's]"),
     click.option("--lr", type=_above_zero, help="Learning rate.  [default: 0.01, falling]"),

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.progress import progress_bar
 from elucid.evaluation.toy.mixture import Mixture
 from elucid.torch_utils.rng import seed_everything
 from elucid.torch_utils.stats import Statistics
-from elucid.training.config.build import build
+from elucid.training.config.build import build, make_denoiser
 from elucid.training.divergence import Divergence
 from elucid.training.loop import train_step
 from elucid.training.objective import Objective
@@ -23,6 +23,12 @@ from elucid.training.snapshots.transfer import load_teacher
 from elucid.training.types import Batch, NetSpec, Step
 
 CPU = torch.device("cpu")
+OF_POINTS = ("points", "points_mlp")
+"""The networks whose input c_noise is brought to the size of the others."""
+
+RANGE, LARGE = (0.002, 5.0), 10.0
+"""Noise levels of points, and the c_noise from which on its logarithm is taken."""
+
 REPORTS = 20
 """How often the loss is noted."""
 
@@ -53,7 +59,8 @@ class PointRun:
         self.seed, self.batch, self.steps = train["seed"], train["batch"], train["steps"]
         seed_everything(self.seed)
         spec = NetSpec((1, 1), 2, vector={"labels": mixture.num_classes} if labelled else {})
-        parts = build({"encoder": {"name": "rgb"}, "augment": None, **options}, spec)
+        options = {**options, "encoder": {"name": "rgb"}, "augment": None}
+        parts = build({**options, "network": with_noise_fitting(options, spec)}, spec)
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
         if not isinstance(self.denoiser, Denoiser):
             raise UserError("`precond` is a classifier; the laboratory trains denoisers")
@@ -69,7 +76,7 @@ class PointRun:
             kind = type(self.loss).__name__
             self.optimizers[phase] = PhaseOptimizer(made, schedule, named, self.scaler, None, phase, kind)
         self.stream = Points(mixture, self.seed, labelled, train["label_dropout"])
-        self.stats, self.divergence = Statistics(), Divergence(10, print)
+        self.stats, self.divergence = Statistics(), Divergence(10, note)
         self.micro_batch_size, self.grad_accum_steps = self.batch, 1
         self.index = self.nimg = 0
 
@@ -95,3 +102,13 @@ class PointRun:
     def average(self) -> Denoiser:
         """The first average."""
         return next(iter(self.ema.averages.values()))
+
+
+def with_noise_fitting(options: dict[str, Any], spec: NetSpec) -> dict[str, Any]:
+    """Return the network's options, for one of points with `log_noise` if the preconditioner's c_noise is large."""
+    network = options["network"]
+    if network["name"] not in OF_POINTS or "log_noise" in network:
+        return network
+    counts = make_denoiser({"name": "points_mlp"}, options["precond"], spec, weights=False)
+    ends = torch.tensor(RANGE).reshape(-1, 1, 1, 1)
+    return {**network, "log_noise": bool(counts.coefficients(ends).c_noise.abs().max() > LARGE)}

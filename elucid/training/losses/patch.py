@@ -37,6 +37,9 @@ class PatchLoss(LossWrapper):
             raise UserError("patch(patch(...)): crops of crops are not supported; use patch once")
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
         for height, width in self.sizes(denoiser.spec.resolution):
+            if not height or not width:
+                rows, columns = denoiser.spec.resolution
+                raise UserError(f"images of {rows}x{columns} are too small for patches; use `loss` without patch")
             if height % divisor or width % divisor:
                 raise UserError(
                     f"patches of {height}x{width} are not divisible by {divisor}, the network's downsampling factor; "

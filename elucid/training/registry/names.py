@@ -15,6 +15,7 @@ NETWORKS = {
     "adm": _T + "networks.dhariwal_unet:DhariwalUNet",
     "edm2": _T + "networks.edm2.unet:EDM2UNet",
     "points": _T + "networks.points.point_net:PointNet",
+    "points_mlp": _T + "networks.points.point_mlp:PointMLP",
     "adm_unet": _T + "networks.adm_unet:ADMUNet",
     "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
 }
