@@ -104,11 +104,13 @@ def test_the_network_is_the_gradient_of_its_density():
         {"precond": "iddpm", "arch": "points_mlp", "density_name": "ring"},
         {"precond": "ddpm", "loss": "hybrid", "arch": "points_mlp", "sampler": "ddpm", "density_name": "moons"},
         {"guidance": ["cfg", "interval", "autoguidance"], "label": 1},
+        {"guidance": "autoguidance", "set": {"guide.steps": 3, "guide.hidden": 8, "network.hidden": 16}},
     ],
 )
 def test_parts_combine(options):
     result = toy(**{**FAST, **options})
     kinds = options.get("guidance", ["none"])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     assert [row[0] for row in result.tables[0].rows] == kinds and 0 <= result.value <= 1
     assert all(error > 0 for _, error in result.tables[1].rows)
 
@@ -147,6 +149,8 @@ def test_a_loss_of_ones_own_is_tried_by_one_command(tmp_path):
         ({"label_dropout": 5}, "`label_dropout`=5"),
         ({"precond": "iddpm"}, "use `arch`=points_mlp"),
         ({"loss": "patch(edm)", "arch": "points_mlp"}, "images of 1x1 are too small for patches"),
+        ({"guidance": "autoguidance", "set": {"guide.steps": 0}}, "guide.steps=0"),
+        ({"guidance": "autoguidance", "set": {"guide.nope": 0}}, "no option 'nope'"),
         ({"guidance": "cfg", "guidance_interval": [0.1, 1]}, "`guidance_interval` has no effect"),
         ({"arch": "ddpmpp"}, "1x1|attn|channels|divisible"),
         ({"precond": "classifier"}, "classifier|loss"),

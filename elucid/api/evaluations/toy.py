@@ -17,7 +17,7 @@ from elucid.evaluation.toy.densities import DENSITIES, STD, density
 from elucid.evaluation.toy.measures import Quality, quality, score_errors
 from elucid.evaluation.toy.one_thread import one_thread
 from elucid.evaluation.toy.picture import REACH, Panel, picture
-from elucid.evaluation.toy.training import OF_POINTS, RANGE, PointRun
+from elucid.evaluation.toy.training import RANGE, PointRun
 from elucid.training.config.options import PRECOND_ALIASES, default_of
 from elucid.training.config.settings import require as require_option
 from elucid.training.config.train_options import as_assignments
@@ -45,12 +45,13 @@ RECIPE: dict[str, Any] = {
     "ema": {"name": "power", "stds": [0.05]},
     "sampler": {},
     "schedule": {"name": "karras", "sigma_min": RANGE[0], "sigma_max": RANGE[1]},
+    "guide": {},
 }
 """Options that `set` changes. NOISE is for losses that draw their levels and have none of their own."""
 
 NOISE = {"P_mean": -2.3, "P_std": 1.5}
-WEAK = {"hidden": 32}
-"""The guide's network, if the model's is one of points; it trains for a quarter of the steps."""
+SHORTER = 8
+"""The guide is the model after so much of the training; another seed errs elsewhere, and throws far points away."""
 
 
 def toy(
@@ -79,7 +80,8 @@ def toy(
     `density_name`: tree, moons, spiral or ring. `loss`, `precond`, `arch`, `sampler` are as for training and sampling,
     e.g. loss="mine.py:MyLoss". With a `guidance` ("cfg", "interval", "autoguidance", or several, with "none") the model
     has classes, and class `label` (0) is sampled with scale `cfg`; "interval" is "cfg" at noise levels within
-    `guidance_interval`; the guide of "autoguidance" is smaller and trained for a quarter of the steps. The value is the
+    `guidance_interval`; the guide of "autoguidance" is the model after an eighth of the training, or as `set` says:
+    "guide.steps", "guide.seed", and options of its network such as "guide.hidden". The value is the
     share of samples off the set. `dest`, a JSON file, gets the picture beside it. Raises UserError.
     """
     kinds = [guidance] if isinstance(guidance, str) else list(guidance)
@@ -173,10 +175,14 @@ def recipe(
 
 
 def weaker(whole, options: dict[str, Any], train: dict[str, Any], labelled: bool) -> Denoiser:
-    """Train the guide of autoguidance: a smaller network, for a quarter of the steps."""
-    network = {**options["network"], **(WEAK if options["network"]["name"] in OF_POINTS else {})}
-    short = {**train, "steps": max(train["steps"] // 4, 1), "seed": train["seed"] + 1}
-    run = PointRun(whole, {**options, "network": network}, short, labelled)
+    """Train the guide of autoguidance, by default as the model for fewer steps. Raises UserError for its options."""
+    given = {"steps": max(train["steps"] // SHORTER, 1), "seed": train["seed"], **options["guide"]}
+    steps, seed = given.pop("steps"), given.pop("seed")
+    for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"guide.{name}={value!r} must be a whole number of at least {least}")
+    short = {**train, "steps": steps, "seed": seed}
+    run = PointRun(whole, {**options, "network": {**options["network"], **given}}, short, labelled)
     run.train("training the guide")
     return run.average
 

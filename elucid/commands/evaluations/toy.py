@@ -47,7 +47,9 @@ class Kinds(click.ParamType):
 )
 @section(
     "Model",
-    click.option("--arch", type=Name("network"), default="points", help="Network: points, points_mlp, ...  [default: points]"),
+    click.option(
+        "--arch", type=Name("network"), default="points", help="Network, e.g. points_mlp.  [default: points, an MLP]"
+    ),
     click.option("--precond", type=Name("preconditioner", also=("cdm",)), default="edm", help="[default: edm]"),
     click.option("--loss", type=Chain("loss"), help="Loss, or file.py:Name.  [default: the preconditioner's]"),
     click.option("--lr", type=_above_zero, help="Learning rate.  [default: 0.01, falling]"),
