@@ -95,7 +95,7 @@ class PointRun:
                 if (index + 1) % every == 0:
                     loss = self.stats.collect()["Loss/loss"]["mean"]
                     losses.append((self.nimg / 1000, loss))
-                    bar.set_postfix_str(f"loss {loss:.4f}")
+                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         return losses
 
     @property
