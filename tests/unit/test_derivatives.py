@@ -32,7 +32,7 @@ def finite_difference(function, at, along, step):
     return (4 * central(step / 2) - central(step)) / 3
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "points"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("points")])
 def test_networks(name):
     network = alive(make_network({"name": name, **SMALL}, SPEC)).double().eval()
     x, c_noise = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, -0.2]).double()
