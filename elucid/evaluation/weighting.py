@@ -20,6 +20,7 @@ from elucid.training.losses.by_level import (
     training_levels,
     undisturbed,
 )
+from elucid.training.losses.dsm import DSM
 from elucid.training.preconds.base import Denoiser
 
 IMAGES, LEVELS, BATCH = 32, 12, 32
@@ -30,7 +31,9 @@ class LearnedWeighting(Hook):
     """Writes `weighting-NNNNNN.svg` and `evaluations/weighting.json`: exp(u) and the loss per element against sigma.
 
     Both are of the first average; the loss is that of `IMAGES` training images, always the same, at levels that are
-    quantiles of those in training. A weighting that has learned its task lies on the loss. Training goes on as without.
+    quantiles of those in training. What is measured is denoising with EDM's weight, on which the weighting of the loss
+    `uncertainty(edm)` lies when it has learned its task; that of another base follows that one's own sum, and no
+    distance is given. Training goes on as without.
     """
 
     reads_snapshots = False
@@ -54,7 +57,7 @@ class LearnedWeighting(Hook):
 
 
 def measured(run, denoiser: Denoiser) -> tuple[Curve, float | None]:
-    """Return the curves, and the root mean square of u - ln(loss) if the loss can be measured. All must call it."""
+    """Return the curves, and the root mean square of u - ln(loss) where u is to follow that loss. All must call it."""
     sigmas = training_levels(noise_of(run.loss), denoiser, LEVELS)
     learned = weighting(denoiser, sigmas).exp().tolist()
     lines = [Series("exp(u), learned", tuple(zip(sigmas.tolist(), learned, strict=True)))]
@@ -69,8 +72,10 @@ def measured(run, denoiser: Denoiser) -> tuple[Curve, float | None]:
         how = {"seed": 0, "batch": BATCH, "device": run.device, "step": lambda images: None}
         errors = errors_of(denoiser, run.encoder, run.dataset, chosen, sigmas, **how)
         losses = loss_weights(denoiser, sigmas.to(run.device)).numpy() * errors.mean(axis=0)
-        lines.append(Series("loss per element, measured", tuple(zip(sigmas.tolist(), losses.tolist(), strict=True))))
-        distance = float(np.sqrt(np.mean(np.square(np.log(learned) - np.log(losses)))))
+        points = tuple(zip(sigmas.tolist(), losses.tolist(), strict=True))
+        lines.append(Series("denoising loss with EDM's weight, measured", points))
+        if type(getattr(run.loss, "base", None)) is DSM:
+            distance = float(np.sqrt(np.mean(np.square(np.log(learned) - np.log(losses)))))
     title = f"learned weighting at {run.nimg / 1000:g} kimg"
     return Curve(title, "sigma", "loss per element", tuple(lines), log_x=True, log_y=True), distance
 

@@ -56,8 +56,9 @@ def test_an_earlier_time_and_a_poor_length_and_a_half_life(runs, tmp_path):
     done = scripts.run("export.py", "ema", runs / "two", "--std=0.01,0.05", "--halflife=0.0002", "--at=0.4",
                        f"--dest={tmp_path / 'a.pkl'}")  # fmt: skip
     lines = done.stdout.splitlines()
-    assert "0.010: profile met to" in lines[0] and "poor" in lines[0] and "poor" not in lines[1]
-    assert lines[2].startswith("0.0002: profile met to") and lines[3] == str(tmp_path / "a.pkl")
+    assert lines[0].startswith("averages as of 0.") and "0.010: profile met to" in lines[1]
+    assert "poor" in lines[1] and "poor" not in lines[2]
+    assert lines[3].startswith("0.0002: profile met to") and lines[4] == str(tmp_path / "a.pkl")
     again = load_snapshot(tmp_path / "a.pkl")
     assert list(again.emas) == ["0.010", "0.050", "0.0002"] and again.nimg == max(early)
 
@@ -181,3 +182,11 @@ def test_profiles_of_half_lives_are_the_average_itself():
         mean, seen = beta * mean + (1 - beta) * (seen + batch), seen + batch
     wanted = sum((place + 0.5) * 1e3 * whole((place + 0.5) * 1e3) for place in range(1000)) * 1e3
     assert mean == pytest.approx(wanted, rel=5e-3)
+
+
+def test_half_lives_without_a_ramp_up_lack_the_first_weights():
+    early, late = halflife(5e5, 1e6, None), halflife(5e4, 1e6, None)
+    assert early.integral == pytest.approx(0.75) and late.integral == pytest.approx(1, abs=1e-5)
+    assert halflife(2e5, 1e6, 0.05).integral == pytest.approx(1) and power(0.1, 1e6).integral == pytest.approx(1)
+    with pytest.raises(UserError, match="of the first weights"):
+        Target(halflife_mimg=0.5).profile(1_000_000, None)

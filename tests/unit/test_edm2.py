@@ -124,6 +124,8 @@ def test_without_pixel_norm_weights_and_functions_magnitudes_are_lost():
         ({"clip_act": 0}, "clip_act=0"),
         ({"embedding_type": "sine"}, "embedding_type='sine'"),
         ({"num_blocks": 0}, "num_blocks=0"),
+        ({"channel_mult_emb": 0}, "channel_mult_emb=0"),
+        ({"resample_filter": [0, 0]}, "resample_filter"),
     ],
 )
 def test_impossible_options_are_named(options, message):
@@ -262,3 +264,28 @@ def test_gradients_of_magnitudes_are_those_of_differences(shape, dims):
     zeros = torch.zeros(shape, requires_grad=True)
     unit_magnitude(zeros, dims, 1e-2).sum().backward()
     assert torch.allclose(zeros.grad, torch.full(shape, 100.0))
+
+
+@pytest.mark.parametrize(("width", "heads"), [(56, 2), (50, 2), (64, 4), (12, 0)])
+def test_heads_divide_the_width_and_have_enough_channels(width, heads):
+    net = network(model_channels=width, channel_mult=[1], attn_resolutions=[16])
+    assert {block.heads for block in net.dec.values() if block.heads} == ({heads} if heads else set())
+    net(*inputs())
+
+
+def test_gradients_of_a_magnitude_at_zero_are_the_same_in_all_modes():
+    zeros = torch.zeros(1, 4, 2, 2)
+    [eager] = torch.autograd.grad(unit_magnitude(one := zeros.clone().requires_grad_(), (1,)).sum(), one)
+    transformed = torch.func.grad(lambda x: unit_magnitude(x, (1,)).sum())(zeros)
+    assert torch.equal(eager, transformed) and eager.isfinite().all()
+
+
+def test_half_precision_gradients_do_not_overflow_at_small_magnitudes():
+    torch.manual_seed(0)
+    x, dy = torch.randn(1, 64, 2, 2) * 1e-3, torch.randn(1, 64, 2, 2)
+    grads = []
+    for dtype in (torch.float64, torch.float16):
+        one = x.half().to(dtype).requires_grad_()
+        unit_magnitude(one, (1,)).backward(dy.half().to(dtype))
+        grads.append(one.grad.double())
+    assert (grads[1] - grads[0]).norm() < 2e-3 * grads[0].norm()

@@ -125,7 +125,7 @@ _GUIDANCE = [
         "--guide",
         "--gnet",
         "guide",
-        metavar="PKL|URL",
+        metavar="PKL|DIR|URL",
         help="Autoguidance by this weaker snapshot; --cfg is its scale.",
     ),
     click.option(

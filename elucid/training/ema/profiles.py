@@ -1,7 +1,8 @@
 """Profiles of weight averages: how much each moment of the training counts, and which averages follow from others.
 
 An average at time T (images seen) is the integral of p(tau) theta(tau) over the training, p being its profile, with
-integral 1. The profile of power functions is that of Karras et al. 2024 (arXiv 2312.02696, section 3). Float64, numpy.
+integral 1; less if it holds a share of the first weights, as half-lives without a ramp-up do early in a training. The
+profile of power functions is that of Karras et al. 2024 (arXiv 2312.02696, section 3). Float64, numpy.
 """
 
 from __future__ import annotations
@@ -60,6 +61,17 @@ class Profile:
         """Return its density at an image count."""
         return sum(piece(tau) for piece in self.pieces if piece.start <= tau <= piece.end)
 
+    @property
+    def integral(self) -> float:
+        """What is not 1 is the share of the first weights."""
+        total = 0.0
+        for one in self.pieces:
+            if one.exponential:
+                total += one.size * one.end / one.rate * -math.expm1(one.rate * (one.start / one.end - 1))
+            else:
+                total += one.size * one.end / (one.rate + 1)
+        return total
+
 
 def power(std: float, nimg: float) -> Profile:
     """Return the profile (gamma + 1) / T (tau / T)^gamma, T = nimg, of a power function with this relative length."""
@@ -70,7 +82,8 @@ def power(std: float, nimg: float) -> Profile:
 def halflife(images: float, nimg: float, rampup_ratio: float | None = None) -> Profile:
     """Return the profile of an average with a half-life at T = nimg: ln 2 / h 2^((tau - T) / h).
 
-    While the half-life is `rampup_ratio` times the images seen, it is a power function with gamma + 1 = ln 2 / ratio.
+    Without a ramp-up, a share 2^(-T / h) is that of the first weights and not in it. While the half-life is
+    `rampup_ratio` times the images seen, it is a power function with gamma + 1 = ln 2 / ratio.
     """
     images = max(images, 1e-6 * nimg)
     ramped = nimg if rampup_ratio is None else min(images / rampup_ratio, nimg)

@@ -27,6 +27,9 @@ from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 OF_EDM2 = re.compile(r"network-snapshot-\d{7}-\d\.\d{3}\.pkl")
 """Snapshots of EDM2's program: thousands of images, and relative length of the one average in it."""
 
+WHOLE = 0.999
+"""Integral of a profile below which an average holds too much of the first weights, which no snapshot has."""
+
 POOR = 0.1
 """Distance of profiles above which a reconstruction is called poor."""
 
@@ -47,7 +50,13 @@ class Target:
             return power(self.std, nimg)
         if not self.halflife_mimg or self.halflife_mimg <= 0:
             raise UserError(f"`halflife`={self.halflife_mimg} must be above 0 (millions of images)")
-        return halflife(self.halflife_mimg * 1e6, nimg, rampup_ratio)
+        found = halflife(self.halflife_mimg * 1e6, nimg, rampup_ratio)
+        if found.integral < WHOLE:
+            raise UserError(
+                f"`halflife`={self.halflife_mimg:g} without a ramp-up would hold {100 - 100 * found.integral:.2g} % of "
+                "the first weights, which snapshots do not have; give a shorter one"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def sources_in(folder: str | os.PathLike, at_nimg: int | None = None) -> list[So
     """
     if is_url(folder) or not Path(folder).is_dir():
         raise UserError(f"{folder}: other averages need all snapshots of a run; give its folder")
-    found = []
+    found, damaged = [], []
     for path in sorted(Path(folder).glob("network-snapshot-*.pkl")):
         theirs = OF_EDM2.fullmatch(path.name)
         if theirs:
@@ -87,13 +96,18 @@ def sources_in(folder: str | os.PathLike, at_nimg: int | None = None) -> list[So
                 snapshot = load_snapshot(path)
             except UserError as error:  # damaged, or removed since by `keep_snapshots`; the others may do
                 print(f"warning: {error}; left out", file=sys.stderr)
+                damaged.append(error)
                 continue
             options = snapshot.options.get("ema")
             if not options or not snapshot.nimg:
                 continue  # of another program, or from before the first step
             kind: type[EMA] = find("ema", options["name"])
-            found.append(Source(path, snapshot.nimg, kind.profiles(options, snapshot.nimg), options))
+            profiles = kind.profiles(options, snapshot.nimg)
+            if all(profile.integral >= WHOLE for profile in profiles.values()):
+                found.append(Source(path, snapshot.nimg, profiles, options))
     found = sorted((one for one in found if at_nimg is None or one.nimg <= at_nimg), key=lambda one: one.nimg)
+    if not found and damaged:
+        raise UserError(f"{folder}: none of its snapshots can be read; the first: {damaged[0]}")
     if not found:
         before = "" if at_nimg is None else f" of at most {at_nimg / 1000:g} kimg"
         raise UserError(f"{folder} has no network-snapshot-*.pkl{before} to reconstruct averages from")
@@ -106,7 +120,8 @@ def reconstruct(
     at_nimg: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Reconstruction:
-    """Reconstruct averages, all in one pass over the snapshots: in memory are one of these and a sum per target.
+    """Reconstruct averages, all together: in memory are one snapshot and a sum per target. Files are read twice, first
+    for their times.
 
     They are those at the time of the newest snapshot, or of the newest up to `at_nimg`. Sums are in float64; buffers
     are those of that snapshot. Raises UserError for lengths that do not exist.
@@ -155,7 +170,7 @@ def _summed(
 
 def length_lines(found: Reconstruction) -> list[str]:
     """Return a line for each average: how well the snapshots determine it, and why not if they do not."""
-    lines = []
+    lines = [f"averages as of {found.snapshot.nimg / 1000:g} kimg"]
     for name, far in found.distances.items():
         why = ""
         if far > POOR:

@@ -28,7 +28,8 @@ def norm_over(x: Tensor, dims: Sequence[int]) -> Tensor:
     if x.stride(dims[-1]) == 1:
         return torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=dtype)
     # On a CPU torch's norm over elements that are apart in memory is up to 25 times slower than this.
-    return x.to(dtype).square().sum(dim=list(dims), keepdim=True).sqrt()
+    squares = x.to(dtype).square().sum(dim=list(dims), keepdim=True)
+    return squares.clamp_min(torch.finfo(dtype).tiny).sqrt()  # at 0 the root has no derivative
 
 
 def inverse_of(norm: Tensor, x: Tensor, eps: float) -> tuple[Tensor, float]:
@@ -52,9 +53,11 @@ class UnitMagnitude(torch.autograd.Function):
         (x,), (dims, eps, scale) = ctx.saved_tensors, ctx.how
         norm = norm_over(x, dims) if torch.is_grad_enabled() else ctx.norm  # to be differentiated again
         inverse, root = inverse_of(norm, x, eps)
-        along = (dy * x).sum(dim=dims, keepdim=True, dtype=norm.dtype)
+        # In float16 factors such as 1 / norm^2 would overflow, so all but the result is in float32.
+        x, dy, dtype = x.to(norm.dtype), dy.to(norm.dtype), x.dtype
+        along = (dy * x).sum(dim=dims, keepdim=True)
         bend = -scale * along * inverse**2 / (root * norm.clamp_min(torch.finfo(norm.dtype).tiny))
-        return torch.addcmul(dy * (scale * inverse).to(x.dtype), x, bend.to(x.dtype)), None, None, None
+        return torch.addcmul(dy * (scale * inverse), x, bend).to(dtype), None, None, None
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:

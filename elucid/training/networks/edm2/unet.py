@@ -73,8 +73,11 @@ class EDM2UNet(Conditioned):
             raise UserError(f"clip_act={clip_act} must be above 0, or null for no clipping")
         if channels_per_head < 1:
             raise UserError(f"channels_per_head={channels_per_head} must be 1 or more")
-        if not resample_filter:
-            raise UserError("resample_filter is empty; give taps, e.g. [1,1]")
+        if not sum(resample_filter):
+            raise UserError(f"resample_filter={list(resample_filter)} has no sum to divide by; give taps, e.g. [1,1]")
+        for name, width in (("channel_mult_noise", channel_mult_noise), ("channel_mult_emb", channel_mult_emb)):
+            if width is not None and width < 1:
+                raise UserError(f"{name}={width} must be 1 or more, or null for the width of a level")
         self.halvings, self.forced_weights = plan.halvings, forced_weights
         self.constant_channel, self.channels_per_head = constant_channel, channels_per_head
         self.label_balance, self.concat_balance = label_balance, concat_balance
@@ -112,7 +115,8 @@ class EDM2UNet(Conditioned):
             self.add_module(self.map_name(name), self.design.layer(self.vector[name], n_out))
 
     def _block(self, n_in: int, n_out: int, n_emb: int, decodes: bool, attends: bool = False, **options) -> EDM2Block:
-        heads = n_out // self.channels_per_head if attends else 0
+        most = n_out // self.channels_per_head if attends else 0
+        heads = next((count for count in range(most, 0, -1) if n_out % count == 0), 0)
         return EDM2Block(n_in, n_out, n_emb, decodes=decodes, heads=heads, **options, **self.block_options)
 
     def _build_encoder(self, plan: ResolutionPlan, in_channels: int, n_emb: int, num_blocks: int) -> list[int]:
