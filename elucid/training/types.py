@@ -33,7 +33,8 @@ class Batch:
 @dataclass
 class Prediction:
     """Output of a denoiser: `x0` [B,C,H,W]; `var` [B,C,H,W] (raw network output) if it has a variance head; `logvar`
-    [B] if it has a learned loss weighting.
+    [B] if it has a learned loss weighting; `features` are outputs of the network's inner layers, by the names that
+    `NetSpec.features` asks for.
 
     `guidance` [B,C,H,W] is the gradient that classifier guidance added, scale * grad log p(y | x; sigma); `x0` contains
     sigma^2 times it. Ancestral samplers use it apart from x0.
@@ -43,6 +44,7 @@ class Prediction:
     var: Tensor | None = None
     logvar: Tensor | None = None
     guidance: Tensor | None = None
+    features: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -62,7 +64,8 @@ class NetSpec:
     """Inputs and outputs required of the network. Encoder, transforms and loss may each change it (`adapt`).
 
     `spatial` maps names to channels of maps concatenated with the image; `vector` maps names to widths of per-image
-    conditions. `out_channels` 0 means as many as the image has.
+    conditions. `out_channels` 0 means as many as the image has. `features` names inner layers whose outputs the loss
+    wants to see, e.g. "block8"; they are part of the training, not of snapshots.
     """
 
     resolution: tuple[int, int]  # height, width of the network's input
@@ -72,6 +75,7 @@ class NetSpec:
     vector: dict[str, int] = field(default_factory=dict)
     latent: bool = False  # the network works on an encoder's latents, not pixels
     logvar_features: int = 0  # of the denoiser's head for a learned loss weighting; 0 for none
+    features: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "out_channels", self.out_channels or self.image_channels)

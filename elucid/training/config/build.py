@@ -61,7 +61,7 @@ def make_network(component: dict, spec: NetSpec):
 def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
     """Return the constructor arguments that a network takes from the spec.
 
-    Raises UserError if the spec has a condition that the network does not take.
+    Raises UserError if the spec has a condition that the network does not take, or asks for features of another network.
     """
     height, width = spec.resolution
     given = {
@@ -71,6 +71,7 @@ def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
         "vector": dict(spec.vector),
         "label_dim": spec.vector.get("labels", 0),
         "augment_dim": spec.vector.get("augment", 0),
+        "features": list(spec.features),
     }
     taken = inspect.signature(target).parameters
     known = {"labels": "label_dim", "augment": "augment_dim"}
@@ -80,6 +81,11 @@ def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
                 f"network {name} does not take the condition {condition!r}; add the argument vector, a dict of "
                 "names and widths, to its constructor, or train without that condition"
             )
+    if spec.features and "features" not in taken:
+        raise UserError(
+            f"the loss needs the inner layers {', '.join(spec.features)}, which the network {name} does not give; use "
+            "another `arch`, or add the argument features to its constructor"
+        )
     return {argument: value for argument, value in given.items() if argument in taken}
 
 

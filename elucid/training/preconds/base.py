@@ -157,7 +157,10 @@ class Denoiser(Preconditioned):
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         x = x.to(torch.float32)
         c = self.coefficients(as_levels(sigma, x))
-        out = self.call_network(x, c, self.condition(x, cond)).to(torch.float32)
+        out, features = self.call_network(x, c, self.condition(x, cond)), None
+        if isinstance(out, tuple):
+            out, features = out
+        out = out.to(torch.float32)
         channels, wanted = x.shape[1], (x.shape[0], self.spec.out_channels, *x.shape[2:])
         if out.shape != wanted:
             name = type(self.model).__name__
@@ -166,4 +169,4 @@ class Denoiser(Preconditioned):
         logvar = None
         if self.uncertainty is not None:
             logvar = self.uncertainty(c.c_noise.reshape(-1)).expand(len(x))
-        return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var, logvar)
+        return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var, logvar, features=features)

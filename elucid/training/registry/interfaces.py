@@ -2,11 +2,12 @@
 
 from elucid.dnnlib.plugins import Interface
 
-SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "vector", "label_dim", "augment_dim")
+SPEC_ARGUMENTS = ("img_resolution", "in_channels", "out_channels", "vector", "label_dim", "augment_dim", "features")
 """Arguments of network constructors that are filled in from the spec; all others are user options.
 
 The first three are required, and so is `vector` {name: width} for conditional networks. `label_dim` and `augment_dim`
-are the widths of these two conditions.
+are the widths of these two conditions. A network that takes `features` returns its output and a dict of these inner
+layers' outputs, unless `features` is empty.
 """
 
 REQUIRED_OF_NETWORKS = SPEC_ARGUMENTS[:3]

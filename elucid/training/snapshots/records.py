@@ -42,7 +42,7 @@ def describe_denoiser(denoiser: Preconditioned, half: bool = False) -> dict:
     return {
         "name": name_in_files(names.PRECONDS, type(denoiser)),
         "options": denoiser.config["options"],
-        "network": {"name": name_in_files(names.NETWORKS, type(network)), "options": network.config["options"]},
+        "network": {"name": name_in_files(names.NETWORKS, type(network)), "options": without_features(network)},
         "spec": describe_spec(denoiser.spec),
         "state": {name: describe_tensor(value) for name, value in state.items()},
     }
@@ -57,7 +57,13 @@ def halved(weights: Tensor) -> Tensor:
 def describe_spec(spec: NetSpec) -> dict[str, Any]:
     """Convert a spec to plain data, as earlier versions read it unless it has what they do not know."""
     content = dataclasses.asdict(spec)
-    return content if spec.logvar_features else {name: content[name] for name in content if name != "logvar_features"}
+    left_out = {"features"} if spec.logvar_features else {"features", "logvar_features"}
+    return {name: value for name, value in content.items() if name not in left_out}
+
+
+def without_features(network: nn.Module) -> dict[str, Any]:
+    """Return a network's options; what a loss sees of its inner layers is not part of a snapshot."""
+    return {name: value for name, value in network.config["options"].items() if name != "features"}
 
 
 def rebuild_denoiser(record: dict, state: dict[str, Tensor] | None = None) -> Preconditioned:
