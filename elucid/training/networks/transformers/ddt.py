@@ -26,9 +26,9 @@ SPAN = 16.0
 class DDT(TokenNetwork):
     """Encoder-decoder transformer F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    s = SiLU(encoder(patches; SiLU(time + labels)) + time) [B,N,D] modulates each token of the decoder, which starts from
-    patches of the same image. `encoder_depth` of the `depth` blocks are the encoder. RMS norm, SwiGLU and query-key
-    norm; rotary positions only. Gates do not start at zero, the last layer does.
+    s = SiLU(encoder(patches; SiLU(time + labels)) + time) [B,N,D] modulates each token of the decoder, which starts
+    from patches of the same image. `encoder_depth` of the `depth` blocks are the encoder. RMS norm, SwiGLU and
+    query-key norm; rotary positions only. Gates do not start at zero, the last layer does.
     """
 
     uses_all_parameters = recordable = True

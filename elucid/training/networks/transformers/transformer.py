@@ -31,12 +31,13 @@ MLPS = {"gelu": GELUMLP, "swiglu": SwiGLU}
 class Transformer(TokenNetwork):
     """Transformer F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W] (Peebles & Xie 2022, DiT).
 
-    Patches of `patch` pixels become tokens of `model_channels`, through `bottleneck` channels if that is not 0, and pass
-    `depth` blocks that time and labels modulate. `norm` is "layer" or "rms"; `mlp` "gelu", of mlp_ratio times the
-    width, or "swiglu", of 2/3 of that; `qk_norm` normalises queries and keys; `positions` is "sincos" or "none",
-    `rotary` rotates queries and keys as well. From block `context_start` on (counted from 0), `context_tokens` tokens
-    of the labels precede the others (JiT). Without `shift` blocks are modulated by scales and gates only. `dropout`
-    acts in all blocks or, with `dropout_blocks` "middle", in the middle half. `null_class` is a row for no label.
+    Patches of `patch` pixels become tokens of `model_channels` (the width), through `bottleneck` channels if that is
+    not 0, and pass `depth` blocks that time and labels modulate. `norm` is "layer" or "rms"; `mlp` "gelu", of mlp_ratio
+    times the width, or "swiglu", of 2/3 of that; `qk_norm` normalises queries and keys; `positions` is "sincos" or
+    "none", `rotary` rotates queries and keys as well. From block `context_start` on (counted from 0), `context_tokens`
+    tokens of the labels precede the others (JiT). Without `shift` blocks are modulated by scales and gates only.
+    `dropout` acts in all blocks or, with `dropout_blocks` "middle", in the middle half. `null_class` is a row for no
+    label, which labels that are all zero pick.
     """
 
     uses_all_parameters = recordable = constant_buffers = True
