@@ -5,6 +5,7 @@ states store the first name of a class, so a name without options of its own mus
 """
 
 from elucid.training.encoders.edm2 import EDM2_VAE
+from elucid.training.registry import transformer_options
 
 _T = "elucid.training."
 
@@ -18,6 +19,7 @@ NETWORKS = {
     "points_mlp": _T + "networks.points.point_mlp:PointMLP",
     "adm_unet": _T + "networks.adm_unet:ADMUNet",
     "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
+    **transformer_options.NAMES,
 }
 
 PRECONDS = {
@@ -186,6 +188,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
             "encoder_type": "residual",
         },
         "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
+        **transformer_options.OPTIONS,
     },
     "loss": {
         "vp": {"noise": {"name": "vp"}},
