@@ -44,6 +44,8 @@ LOSSES = {
     "kl": _T + "losses.variational:VariationalLoss",
     "patch": _T + "losses.patch:PatchLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
+    "alignment": _T + "losses.alignment:AlignmentLoss",
+    "perceptual": _T + "losses.perceptual:PerceptualLoss",
     "cross_entropy": _T + "losses.cross_entropy:CrossEntropy",
 }
 
@@ -84,6 +86,11 @@ GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
     "classifier": _T + "guidance.classifier:ClassifierGuidance",
+}
+
+FEATURES = {
+    "efflite0": _T + "features.efflite0:EfficientNetLiteFeatures",
+    "dinov2": _T + "features.dinov2:DinoFeatures",
 }
 
 ENCODERS = {
@@ -152,6 +159,7 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "guidance": GUIDANCES,
+    "features": FEATURES,
     "encoder": ENCODERS,
     "transform": TRANSFORMS,
     "dataset": DATASETS,
@@ -191,5 +199,9 @@ OPTIONS: dict[str, dict[str, dict]] = {
 }
 """Options that a short name implies, by kind."""
 
-DEFAULT_COMPONENTS = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
+DEFAULT_COMPONENTS = {
+    "noise": {"name": "lognormal"},
+    "process": {"name": "linear"},
+    "features": {"name": "efflite0"},
+}
 """The default component of an argument of this kind, if the argument has no default of its own."""
