@@ -5,6 +5,7 @@ states store the first name of a class, so a name without options of its own mus
 """
 
 from elucid.training.encoders.edm2 import EDM2_VAE
+from elucid.training.registry import transformer_options
 
 _T = "elucid.training."
 
@@ -18,6 +19,7 @@ NETWORKS = {
     "points_mlp": _T + "networks.points.point_mlp:PointMLP",
     "adm_unet": _T + "networks.adm_unet:ADMUNet",
     "adm_classifier": _T + "networks.adm_classifier:ADMEncoder",
+    **transformer_options.NAMES,
 }
 
 PRECONDS = {
@@ -27,6 +29,7 @@ PRECONDS = {
     "edm": _T + "preconds.edm:EDMPrecond",
     "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
+    "flow": _T + "preconds.flow:FlowPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -42,6 +45,7 @@ LOSSES = {
     "hybrid": _T + "losses.variational:HybridLoss",
     "vlb": _T + "losses.variational:VariationalLoss",
     "kl": _T + "losses.variational:VariationalLoss",
+    "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
@@ -54,6 +58,8 @@ NOISES = {
     "loguniform": _T + "noise.distributions:LogUniform",
     "vp": _T + "noise.distributions:VPUniform",
     "levels": _T + "noise.distributions:DiscreteLevels",
+    "uniform_t": _T + "noise.times:UniformTime",
+    "logit_normal": _T + "noise.times:LogitNormalTime",
     "loss_aware": _T + "noise.loss_aware:LossAwareLevels",
 }
 
@@ -70,6 +76,7 @@ SCHEDULES = {
     "vp": _T + "noise.schedules:VPSteps",
     "iddpm": _T + "noise.schedules:IDDPMSteps",
     "respaced": _T + "noise.schedules:Respaced",
+    "flow": _T + "noise.flow_schedule:FlowSteps",
 }
 
 SAMPLERS = {
@@ -80,6 +87,10 @@ SAMPLERS = {
     "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",
     "ddpm": _T + "samplers.ddpm:DDPMSampler",
     "ddim": _T + "samplers.ddim:DDIMSampler",
+    "flow_euler": _T + "samplers.flow.euler:FlowEuler",
+    "flow_heun": _T + "samplers.flow.heun:FlowHeun",
+    "flow_sde": _T + "samplers.flow.sde:FlowSDE",
+    "dopri5": _T + "samplers.flow.dopri5:Dopri5",
 }
 
 GUIDANCES = {
@@ -185,11 +196,13 @@ OPTIONS: dict[str, dict[str, dict]] = {
             "encoder_type": "residual",
         },
         "adm": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "dropout": 0.13},
+        **transformer_options.OPTIONS,
     },
     "loss": {
         "vp": {"noise": {"name": "vp"}},
         "ve": {"noise": {"name": "loguniform"}},
         "iddpm": {"noise": {"name": "levels"}},
+        "flow": {"noise": {"name": "uniform_t"}},
         "simple": {"noise": {"name": "levels"}},
         "hybrid": {"noise": {"name": "levels"}},
         "vlb": {"noise": {"name": "levels"}},

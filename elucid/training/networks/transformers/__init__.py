@@ -1,0 +1,1 @@
+"""Diffusion transformers: blocks, embeddings, and the networks made of them."""
