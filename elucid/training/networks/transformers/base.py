@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
@@ -18,7 +19,10 @@ class TokenNetwork(Conditioned):
 
     `features` names blocks, such as "block8", whose output tokens [B,N,D] `forward` returns in a dict beside its own.
     Conditions are embedded with `model_channels` and added: time, labels, and others by a linear map that starts at 0.
+    With `context_tokens` there are as many learned positions for tokens of the labels.
     """
+
+    blocks: nn.ModuleList
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class TokenNetwork(Conditioned):
         features: Iterable[str],
         null_class: bool,
         time_period: float,
+        context_tokens: int = 0,
     ):
         super().__init__(vector)
         self.grid = patch_grid(img_resolution, patch)
@@ -39,12 +44,19 @@ class TokenNetwork(Conditioned):
         self.features = feature_blocks(features, depth)
         if not time_period > 0:
             raise UserError(f"time_period={time_period} must be above 0, e.g. 10000")
+        # Own weights first, in the order in which `reset_parameters` of all modules draws them.
+        shape = (1, context_tokens, model_channels)
+        self.in_context_posemb = nn.Parameter(torch.empty(shape)) if context_tokens else None
+        self.reset_parameters()
         self.t_embedder = TimeEmbedder(model_channels, time_period)
         labels = self.vector.get("labels", 0)
         self.y_embedder = LabelEmbedder(labels, model_channels, null_class) if labels else None
         for name in ("augment", *self.further):
             self.add_map(name, model_channels, bias=False, init=zeros())
-        self.blocks = nn.ModuleList()
+
+    def reset_parameters(self) -> None:
+        if self.in_context_posemb is not None:
+            nn.init.normal_(self.in_context_posemb, std=0.02)
 
     def regions(self) -> Iterable[nn.Module]:
         """Return the blocks, which are compiled, sharded and recomputed one by one."""

@@ -120,13 +120,12 @@ class BottleneckPatchEmbedding(nn.Module):
         return self.proj2(self.proj1(patches(x, self.size)))
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate neighbouring channels of x [B,heads,N,D] by the angles of their token (Su et al. 2021, RoFormer).
 
-    `rotary` holds cosine and sine of the angles [N,D/2]. The pairs' first channels come first in the result: attention
-    is the same for any order of channels that queries and keys share.
+    `cos` and `sin` are those of the angles [N,D/2]. The pairs' first channels come first in the result: attention is
+    the same for any order of channels that queries and keys share.
     """
-    cos, sin = rotary
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
@@ -135,6 +134,7 @@ class Attention(nn.Module):
     """Multi-head self-attention of tokens [B,N,D], with normalised (`norm`) and rotated queries and keys if asked.
 
     softmax(q k^T / sqrt(D/heads)) v (Vaswani et al. 2017); query-key normalisation is by Dehghani et al. 2023.
+    `rotary` is nothing, or cosine and sine of the angles.
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, norm: Norm | None = None, dropout: float = 0.0):
@@ -145,13 +145,13 @@ class Attention(nn.Module):
         self.k_norm = norm(width // heads) if norm else None
         self.proj = Linear(width, width)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, *rotary: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = (one.transpose(1, 2) for one in qkv.unbind(2))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+        if rotary:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         x = self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
@@ -224,10 +224,10 @@ class Block(nn.Module):
         linear = Linear(width, self.parts * width, init=zeros() if zero else None)
         self.adaLN_modulation = nn.ModuleDict({self.place: linear})
 
-    def forward(self, x: Tensor, c: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, *rotary: Tensor) -> Tensor:
         parts = self.adaLN_modulation[self.place](c).chunk(self.parts, dim=-1)
         (*shift1, scale1, gate1), (*shift2, scale2, gate2) = parts[: self.parts // 2], parts[self.parts // 2 :]
-        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), scale1, *shift1), rotary))
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), scale1, *shift1), *rotary))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), scale2, *shift2)))
 
 

@@ -1,7 +1,6 @@
 """DDT (Wang et al. 2025, arXiv 2504.05741): an encoder of blocks makes the condition of the decoder's blocks."""
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
@@ -61,6 +60,7 @@ class DDT(TokenNetwork):
         self.s_embedder = PatchEmbedding(in_channels, model_channels, patch, flat=True)
         self.rotary = Rotary(self.grid, model_channels // num_heads, span=SPAN)
         hidden = int(model_channels * mlp_ratio) * 2 // 3
+        self.blocks = nn.ModuleList()
         for _ in range(depth):
             attention = Attention(model_channels, num_heads, bias=False, norm=RMSNorm, dropout=dropout)
             mlp = SplitSwiGLU(model_channels, hidden, dropout)
@@ -76,7 +76,7 @@ class DDT(TokenNetwork):
         for index, block in enumerate(self.blocks):
             if index == self.encoder_depth:
                 c, state = F.silu(state + time.to(x.dtype)[:, None]), tokens
-            state = block(state, c, rotary)
+            state = block(state, c, *rotary)
             if self.features:
                 found[f"block{index + 1}"] = state
         x = image(self.final_layer(state, c), self.patch, self.grid, channel_first=True)

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.transformers.base import TokenNetwork, require_blocks, require_choice, require_heads
 from elucid.training.networks.transformers.blocks import (
+    GELUMLP,
     Attention,
     Block,
     BottleneckPatchEmbedding,
     FinalLayer,
-    GELUMLP,
     LayerNorm,
     PatchEmbedding,
     RMSNorm,
@@ -75,7 +75,7 @@ class Transformer(TokenNetwork):
         require_choice("dropout_blocks", dropout_blocks, ("all", "middle"))
         require_context(context_tokens, context_start, depth)
         shape = (patch, model_channels, depth, num_heads)
-        super().__init__(img_resolution, vector, *shape, features, null_class, time_period)
+        super().__init__(img_resolution, vector, *shape, features, null_class, time_period, context_tokens)
         require_heads(model_channels, num_heads, rotary)
         if positions == "sincos" and model_channels % 4:
             raise UserError(
@@ -96,6 +96,7 @@ class Transformer(TokenNetwork):
         if qk_norm:
             of_heads = RMSNorm if norm == "rms" else partial(LayerNorm, affine=True, eps=1e-5)
         hidden = int(model_channels * mlp_ratio)
+        self.blocks = nn.ModuleList()
         for index in range(depth):
             inside = dropout_blocks == "all" or depth // 4 <= index < depth // 4 * 3
             rate = dropout if inside else 0.0
@@ -103,11 +104,6 @@ class Transformer(TokenNetwork):
             inner = MLPS[mlp](model_channels, hidden if mlp == "gelu" else hidden * 2 // 3, rate)
             self.blocks.append(Block(model_channels, NORMS[norm], attention, inner, shift))
         self.final_layer = FinalLayer(model_channels, patch * patch * out_channels, NORMS[norm])
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        if self.in_context_posemb is not None:
-            nn.init.normal_(self.in_context_posemb, std=0.02)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         self.require_grid(x)
@@ -121,7 +117,7 @@ class Transformer(TokenNetwork):
             if self.in_context_posemb is not None and index == self.context_start:
                 x = torch.cat([self.context(labels, x), x], dim=1)
                 extra = self.in_context_posemb.shape[1]
-            x = block(x, c, None if self.rotary is None else self.rotary(extra))
+            x = block(x, c, *(() if self.rotary is None else self.rotary(extra)))
             if self.features:
                 found[f"block{index + 1}"] = x[:, extra:]
         x = image(self.final_layer(x[:, extra:], c), self.patch, self.grid)
