@@ -123,8 +123,9 @@ def stranger(tmp_path_factory):
 CANARY = "from pathlib import Path\nPath('ran').write_text('this file was run')\n"
 
 
-@pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "loss.features", "optimizer", "encoder",
-                                  "precond", "sampler", "ema", "hooks", "transforms", "dataset.reader"])  # fmt: skip
+@pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "loss.features", "optimizer",
+                                  "encoder", "precond", "sampler", "ema", "hooks", "transforms",
+                                  "dataset.reader"])  # fmt: skip
 @pytest.mark.parametrize("name", ["evil.py:Thing", "evil:Thing"])
 def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, stranger, call, tmp_path, monkeypatch):
     """A stranger's state: its options name a file or a module."""
