@@ -37,6 +37,17 @@ EDM2 = {
 }
 """EDM2's network and learned weighting."""
 
+SQUARES = {"name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares")}
+ALIGNED = {
+    "network": {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2, "patch": 4},
+    "loss": {
+        "name": "perceptual",
+        "base": {"name": "alignment", "base": {"name": "edm"}, "features": SQUARES, "layer": "block1", "width": 32},
+        "features": SQUARES,
+    },
+}
+"""A transformer, and losses that compare it with a frozen encoder."""
+
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
     return Run(options(folder, parts, {"cache": "none"}, channels_last=False, **loop), device)
@@ -189,6 +200,7 @@ CASES = {
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
     "edm2": lambda folder: trained(folder, EDM2),
+    "aligned": lambda folder: trained(folder, ALIGNED),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

@@ -40,19 +40,35 @@ CASES: dict[str, dict] = {
     },
     "bf16": {"precision": "bf16", "checkpointing": True, "dropout": 0.3},
     "cdm": {"loss": "patch(cdm(edm))", "set": {"loss.base.martingale_steps": 2}},
+    "aligned": {
+        "cbase": 16,
+        "cres": None,
+        "dropout": None,
+        "arch": "transformer",
+        "loss": "alignment(edm)",
+        "set": {
+            "network.num_blocks": None,
+            "network.attn_resolutions": None,
+            "network.depth": 2,
+            "network.num_heads": 2,
+            "loss.layer": "block1",
+            "loss.width": 16,
+            "loss.features.name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares"),
+        },
+    },
     "phases": {
         "loss": f"{PROBE}:Adversarial(edm)",
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},
     },
 }
-ALONE = ("plain", "passes", "resumed", "edm2")
+ALONE = ("plain", "passes", "resumed", "edm2", "aligned")
 """Cases with fixed draws, which a single process repeats."""
 STEPS = 4
 
 
 def make_run(case: str, data: str, sharded: bool) -> Run:
     given = {**BASE, **CASES[case]}
-    given["set"] = {**SMALL, **given.get("set", {})}
+    given["set"] = {name: value for name, value in {**SMALL, **given.get("set", {})}.items() if value is not None}
     options = TrainOptions(data=data, seed=3, cache="0", shard=sharded, **given)
     return Run(options_from(options.flags()), torch.device("cpu"))
 
