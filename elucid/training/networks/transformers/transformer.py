@@ -88,9 +88,6 @@ class Transformer(TokenNetwork):
             else PatchEmbedding(in_channels, model_channels, patch)
         )
         self.pos_embed = Positions(self.grid, model_channels) if positions == "sincos" else None
-        self.in_context_posemb = (
-            nn.Parameter(torch.empty(1, context_tokens, model_channels)) if context_tokens else None
-        )
         self.rotary = Rotary(self.grid, model_channels // num_heads, context_tokens) if rotary else None
         of_heads: Callable[[int], nn.Module] | None = None
         if qk_norm:
