@@ -19,6 +19,7 @@ from elucid.training.samplers.edm import EDMSampler
 from elucid.training.samplers.sde import SDESampler
 from tests.oracles import GaussianDenoiser
 
+FIXED = [name for name in SAMPLERS if make(name, "sampler").evaluations(1) is not None]  # not the adaptive ones
 GAUSSIAN = GaussianDenoiser(mean=0.3, std=0.5)
 
 
@@ -92,19 +93,19 @@ def variance_error(sampler, num_steps):
     return abs(float(variance) - (GAUSSIAN.std**2 + 0.05**2))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FIXED)
 def test_every_sampler_has_the_order_that_it_declares(name):
     sampler = make(name, "sampler")
     if name == "sde":  # stochastic ones are compared by their distribution
         observed = math.log2(mean_error(sampler, 256) / mean_error(sampler, 512))
-    elif name == "ddpm":  # its mean is exact
+    elif name in ("ddpm", "flow_sde"):  # the mean of the one is exact, that of the other has no simple form
         observed = math.log2(variance_error(sampler, 256) / variance_error(sampler, 512))
     else:
         observed = observed_order(sampler)
     assert observed == pytest.approx(sampler.order, abs=0.15)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_every_sampler_evaluates_as_often_as_it_declares_and_calls_back_once_per_step(name, num_steps):
     sampler, denoise, seen = make(name, "sampler"), bound(), []
@@ -164,7 +165,7 @@ def test_samples_are_distributed_like_the_data(sampler, schedule):
     assert float(x.std()) == pytest.approx(GAUSSIAN.std, abs=0.02)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FIXED)
 def test_one_step_is_one_denoising(name):
     sampler, denoise = make(name, "sampler"), BoundDenoiser(GAUSSIAN)
     sigmas = Karras(1)(denoise)
@@ -196,7 +197,7 @@ def test_a_level_visited_twice_makes_no_step(name):
     assert torch.allclose(*ends, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "flow"])  # which has no least level
 def test_levels_fall_from_one_end_of_the_range_to_the_other(name):
     schedule = make({"name": name, "num_steps": 12}, "schedule")
     low, high = schedule.default_range

@@ -122,6 +122,12 @@ _GUIDANCE = [
         help="Interval of noise levels with guidance of any kind.  [default: all]",
     ),
     click.option(
+        "--guidance_interval_t",
+        type=cli.NumberList(float),
+        metavar="LO,HI",
+        help="The same in times of flow matching, 0 for data, 1 for noise.",
+    ),
+    click.option(
         "--guide",
         "--gnet",
         "guide",

@@ -61,7 +61,7 @@ def make_network(component: dict, spec: NetSpec):
 def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
     """Return the constructor arguments that a network takes from the spec.
 
-    Raises UserError if the spec has a condition that the network does not take, or asks for features of another network.
+    Raises UserError if the spec has a condition that the network does not take, or asks for features that it lacks.
     """
     height, width = spec.resolution
     given = {

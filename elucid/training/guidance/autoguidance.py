@@ -13,8 +13,10 @@ class AutoGuidance(Guidance):
     A guide without classes is not given labels. Raises UserError if size, channels or classes of the two differ.
     """
 
-    def __init__(self, denoiser, guide, scale: float = 1.0, interval: list[float] | None = None):
-        super().__init__(denoiser, scale, interval)
+    def __init__(
+        self, denoiser, guide, scale: float = 1.0, interval: list[float] | None = None, channels: int | None = None
+    ):
+        super().__init__(denoiser, scale, interval, channels)
         for what, ours, theirs in (
             ("size", denoiser.spec.resolution, guide.spec.resolution),
             ("channels", denoiser.spec.image_channels, guide.spec.image_channels),

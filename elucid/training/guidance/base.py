@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.noise.paths import path_of
 from elucid.training.preconds.base import as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, Prediction
@@ -29,19 +30,40 @@ class Interval:
         return (sigma > self.lo) & (sigma <= self.hi)
 
 
+def levels_of_times(ends: Sequence[float], denoiser) -> tuple[float, float]:
+    """Return the noise levels of two times of the denoiser's path, of the linear one if it has none. Raises UserError.
+
+    t is 0 for data and 1 for pure noise; on the linear path sigma = t / (1 - t).
+    """
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+        given = ",".join(f"{value:g}" for value in ends)
+        raise UserError(f"`guidance_interval_t`={given} must be LO,HI, two times from 0 (data) to 1 (noise)")
+    low, high = path_of(denoiser).sigma(torch.tensor(tuple(ends), dtype=torch.float64)).tolist()
+    return low, high
+
+
 class Guidance(DenoiserWrapper):
     """Base class: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], else D_main at no extra cost.
 
-    Subclasses define the weaker prediction (`pair`). `interval` is (lo, hi), see `Interval`. Raises UserError unless
-    lo < hi and the scale is finite.
+    Subclasses define the weaker prediction (`pair`). `interval` is (lo, hi), see `Interval`. `channels` guides
+    the first ones only, as the published figures of DiT and its descendants do by accident: 3 of 4, or of 32. Raises
+    UserError unless lo < hi and the scale is finite.
     """
 
-    def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None):
+    def __init__(
+        self,
+        denoiser,
+        scale: float = 1.0,
+        interval: list[float] | None = None,
+        channels: int | None = None,
+    ):
         super().__init__(denoiser)
         self.scale = float(scale)
         if not math.isfinite(self.scale):
             raise UserError(f"`guidance`={scale:g} must be a finite number; 1 means no guidance")
-        self.interval = Interval(interval)
+        if channels is not None and not 0 < channels <= denoiser.spec.image_channels:
+            raise UserError(f"guidance.channels={channels} must be from 1 to {denoiser.spec.image_channels}")
+        self.interval, self.channels = Interval(interval), channels
 
     def pair(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Prediction, Tensor]:
         """Return the main prediction and x0 of the weaker one."""
@@ -56,6 +78,8 @@ class Guidance(DenoiserWrapper):
         main, weak = self.pair(x, sigma, cond)
         inside = as_levels(inside, x, torch.bool)
         guided = weak + self.scale * (main.x0 - weak)
+        if self.channels is not None:
+            guided = torch.cat([guided[:, : self.channels], main.x0[:, self.channels :]], dim=1)
         gradient = main.guidance
         if gradient is not None:  # of classifier guidance inside; it is part of main.x0, which is scaled
             gradient = torch.where(inside, self.scale * gradient, gradient)

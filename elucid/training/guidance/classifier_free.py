@@ -17,8 +17,8 @@ class ClassifierFreeGuidance(Guidance):
     Raises UserError if the denoiser has no labels.
     """
 
-    def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None):
-        super().__init__(denoiser, scale, interval)
+    def __init__(self, denoiser, scale: float = 1.0, interval: list[float] | None = None, channels: int | None = None):
+        super().__init__(denoiser, scale, interval, channels)
         if not denoiser.spec.label_dim:
             raise UserError(
                 f"`guidance`={scale:g}: the model was trained without classes; leave `guidance` out, or give a `guide`"

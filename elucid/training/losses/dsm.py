@@ -46,6 +46,10 @@ class DSM(Loss):
     def setup(self, denoiser: Preconditioned, load: Load) -> None:
         self.noise.setup(denoiser)
 
+    def weight_at(self, denoiser: Denoiser, sigma: Tensor) -> Tensor:
+        """Return lambda at sigma [B,1,1,1]."""
+        return denoiser.coefficients(sigma).c_out ** -2
+
     def evaluate(
         self, denoiser: Denoiser, batch: Batch, sigma: Tensor | None = None, noise: Tensor | None = None
     ) -> DSMEvaluation:
@@ -57,7 +61,7 @@ class DSM(Loss):
         x = batch.images + noise * sigma
         prediction = denoiser(x, sigma, batch.cond)
         importance = self.noise.importance(sigma, denoiser)
-        weight = importance * denoiser.coefficients(sigma).c_out ** -2
+        weight = importance * self.weight_at(denoiser, sigma)
         error = weight * (prediction.x0 - batch.images) ** 2
         return DSMEvaluation(x, sigma, prediction, weight, error, importance)
 

@@ -137,13 +137,15 @@ class Denoiser(Preconditioned):
     If the network outputs twice the image's channels, the second half is returned as `var`. If `spec.logvar_features`
     is not 0, a head of that many features makes `logvar`, in float32. `variance` names the variance of an ancestral
     step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is chosen; `clips` says
-    whether x0 is clipped to [-1, 1] while sampling images.
+    whether x0 is clipped to [-1, 1] while sampling images, and `starts_from_noise` whether samplers that can start from
+    pure noise do, at `noise.paths.PURE_NOISE` (`Sampler.from_pure_noise`).
     """
 
     default_loss = "edm"
     default_sampler, default_schedule = "edm", "karras"
     variance = "small"
     clips = False
+    starts_from_noise = False
 
     def __init__(self, model: nn.Module, spec: NetSpec, precision: str = "fp32"):
         super().__init__(model, spec, precision)

@@ -49,6 +49,10 @@ class DenoiserWrapper(nn.Module):
         return self.denoiser.levels
 
     @property
+    def starts_from_noise(self) -> bool:
+        return self.denoiser.starts_from_noise
+
+    @property
     def default_loss(self) -> str | None:
         return self.denoiser.default_loss
 

@@ -29,6 +29,7 @@ PRECONDS = {
     "edm": _T + "preconds.edm:EDMPrecond",
     "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
+    "flow": _T + "preconds.flow:FlowPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -44,6 +45,7 @@ LOSSES = {
     "hybrid": _T + "losses.variational:HybridLoss",
     "vlb": _T + "losses.variational:VariationalLoss",
     "kl": _T + "losses.variational:VariationalLoss",
+    "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "cross_entropy": _T + "losses.cross_entropy:CrossEntropy",
@@ -54,6 +56,8 @@ NOISES = {
     "loguniform": _T + "noise.distributions:LogUniform",
     "vp": _T + "noise.distributions:VPUniform",
     "levels": _T + "noise.distributions:DiscreteLevels",
+    "uniform_t": _T + "noise.times:UniformTime",
+    "logit_normal": _T + "noise.times:LogitNormalTime",
     "loss_aware": _T + "noise.loss_aware:LossAwareLevels",
 }
 
@@ -70,6 +74,7 @@ SCHEDULES = {
     "vp": _T + "noise.schedules:VPSteps",
     "iddpm": _T + "noise.schedules:IDDPMSteps",
     "respaced": _T + "noise.schedules:Respaced",
+    "flow": _T + "noise.flow_schedule:FlowSteps",
 }
 
 SAMPLERS = {
@@ -80,6 +85,10 @@ SAMPLERS = {
     "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",
     "ddpm": _T + "samplers.ddpm:DDPMSampler",
     "ddim": _T + "samplers.ddim:DDIMSampler",
+    "flow_euler": _T + "samplers.flow.euler:FlowEuler",
+    "flow_heun": _T + "samplers.flow.heun:FlowHeun",
+    "flow_sde": _T + "samplers.flow.sde:FlowSDE",
+    "dopri5": _T + "samplers.flow.dopri5:Dopri5",
 }
 
 GUIDANCES = {
@@ -185,6 +194,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "vp": {"noise": {"name": "vp"}},
         "ve": {"noise": {"name": "loguniform"}},
         "iddpm": {"noise": {"name": "levels"}},
+        "flow": {"noise": {"name": "uniform_t"}},
         "simple": {"noise": {"name": "levels"}},
         "hybrid": {"noise": {"name": "levels"}},
         "vlb": {"noise": {"name": "levels"}},

@@ -41,17 +41,23 @@ class Sampler(ABC):
     """Base class: sampler(denoise, x, sigmas, noise, callback) takes x at sigmas[0] to a sample at sigmas[-1].
 
     `order` is the order of convergence in the step size (weak order for stochastic samplers). `default_steps` is the
-    number of steps if the schedule sets none; `default_schedule` names the schedule used if none is chosen, and
-    `preview` the sampler for samples in few steps while training, None for this one.
+    number of steps if the schedule sets none; samplers of flow matching can start `from_pure_noise`, at a noise level
+    that stands for infinity (`noise.paths.PURE_NOISE`), and others get at most the denoiser's sigma_max.
+    `default_schedule` names the schedule used if none is chosen, and `preview` the sampler for samples in few steps
+    while training, None for this one.
     """
 
     order: int = 1
     default_steps: int = 18
+    from_pure_noise: bool = False
     default_schedule: str = "karras"
     preview: str | None = None
 
-    def evaluations(self, num_steps: int) -> int:
-        """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0."""
+    def evaluations(self, num_steps: int) -> int | None:
+        """Return the number of denoiser evaluations (NFE) for `num_steps` steps, the last of them to 0.
+
+        None if it is not known beforehand.
+        """
         return num_steps
 
     def for_schedule(self, schedule, denoise: Denoise) -> "Sampler":

@@ -22,7 +22,8 @@ class SampleOptions:
     snapshot, of autoguidance; `preset` names a published pair of EDM2's networks (`registry.edm2_pairs`) whose scale
     holds where none is given; `classifier` is a snapshot of a classifier of noisy images, which guides with
     `classifier_scale`, 1 by default, also besides other guidance and a model without classes; `guidance_interval`
-    limits all guidance to noise levels (low, high). `solver`, `disc`, `schedule`, `scaling` are options of the ablation
+    limits all guidance to noise levels (low, high), `guidance_interval_t` to times of flow matching, 0 for data and 1
+    for noise. `solver`, `disc`, `schedule`, `scaling` are options of the ablation
     sampler, `eta` is one of ddim, `variance` of ddpm. `clip` and `threshold` keep the predicted image in range.
     `respacing` selects steps of a discrete process, e.g. "250" or "ddim25". `x_start`, `y_start`, `image_size` select a
     window for a model trained on patches. `adm_preset` has the options of a public state dict. `set` sets any other
@@ -60,6 +61,7 @@ class SampleOptions:
     preset: str | None = None
     guidance: float | None = None
     guidance_interval: Sequence[float] | None = None
+    guidance_interval_t: Sequence[float] | None = None
     guide: str | None = None
     classifier: str | None = None
     classifier_scale: float | None = None

@@ -1,6 +1,5 @@
 """The pipeline from seeds to images: a snapshot, prepared for sampling with `SampleOptions`."""
 
-import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +8,11 @@ import torch
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import sha256
-from elucid.torch_utils import distributed
 from elucid.torch_utils.precision import set_precision
 from elucid.training.config.build import make_encoder
 from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.clipping import clipped
-from elucid.training.guidance.window import CoordinateWindow, windowed
+from elucid.training.guidance.window import windowed
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
@@ -25,9 +23,16 @@ from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
-from elucid.training.sampling.classifier import load_classifier, with_classifier
 from elucid.training.sampling.cpu_blocks import block_size, whole_blocks
 from elucid.training.sampling.generate import Samples, generate, sampling
+from elucid.training.sampling.guided import (
+    guidance_options,
+    in_levels,
+    load_classifier,
+    warn_of_labels_never_dropped,
+    with_classifier,
+    with_guidance,
+)
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
@@ -176,6 +181,7 @@ def single_pipeline(
     chosen, denoiser = chosen_options(options), snapshot.ema
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"the snapshot contains a {type(denoiser).__name__}, not a denoiser that generates images")
+    options = in_levels(options, denoiser)
     require_sampler_options(options, chosen["sampler"].get("name") or str(snapshot.sampler.get("name")))
     sampler, schedule = (own_or_chosen(kind, getattr(snapshot, kind), chosen) for kind in ("sampler", "schedule"))
     require_variance(denoiser.spec, getattr(sampler, "variance", None))
@@ -208,7 +214,7 @@ def single_pipeline(
         "window": None if window is denoiser else [*window.start, *window.spec.resolution],
         "precision": denoiser.precision,
         "device": device.type,
-        "guidance": None if guided is window else resolved(guided),
+        "guidance": None if guided is window else guidance_options(guided),
         "guide": options.guide and sha256(located(options.guide)),
     }
     for name in ("ema_std", "guide_std"):  # not otherwise, as samples without keep their digest
@@ -262,45 +268,6 @@ def check_resolution(spec: NetSpec, factor: int, side: int | None) -> None:
     if side is not None and (side, side) not in (spec.resolution, tuple(size * factor for size in spec.resolution)):
         height, width = spec.resolution
         raise UserError(f"`resolution`={side}, but the model generates {width}x{height}; leave `resolution` out")
-
-
-def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, device: torch.device):
-    """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit."""
-    scale, interval = options.guidance, options.guidance_interval
-    if scale is None and not chosen:
-        names = ("guide", "guide_std")
-        for name in names if options.classifier is not None else ("guidance_interval", *names):
-            if getattr(options, name) is not None:
-                raise UserError(f"`{name}` has no effect without a scale; set `guidance`, e.g. `guidance`=1.5")
-        return denoiser
-    given = {name: value for name, value in (("scale", scale), ("interval", interval)) if value is not None}
-    parts = {"denoiser": denoiser}
-    if options.guide_std is not None and options.guide is None:
-        raise UserError("`guide_std` is the length of the average of a `guide`; give both")
-    if options.guide is not None:
-        parts["guide"] = load_guide(denoiser, options, device)
-    component = {"name": "cfg" if options.guide is None else "autoguidance", **given, **chosen}
-    return make(component, "guidance", **parts)
-
-
-def load_guide(denoiser, options: SampleOptions, device: torch.device):
-    """Load the weaker model for autoguidance, with the same coordinate window as the denoiser."""
-    adm = chosen_options(options)["guide"]
-    guide = chosen_average(options.guide, device, None, options.guide_std, "guide_std", adm).ema
-    guide.precision = options.precision or guide.precision
-    if not isinstance(denoiser, CoordinateWindow):
-        return guide
-    if "coords" not in guide.spec.spatial:
-        raise UserError("`guide`: it was trained without coordinates, which the window needs; choose another snapshot")
-    return windowed(guide, options.x_start, options.y_start, options.image_size)
-
-
-def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions) -> None:
-    """Warn if classifier-free guidance is used with a network trained without label dropout."""
-    dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
-    if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
-        text = "warning: guidance: the model was trained without label dropout, so it has no unconditional prediction"
-        distributed.print0(text, file=sys.stderr)
 
 
 def prepare_encoder(snapshot: Snapshot, changes: dict, options: SampleOptions, device: torch.device) -> Encoder:

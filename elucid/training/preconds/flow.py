@@ -1,0 +1,71 @@
+"""The preconditioner of flow matching: a network sees x_t and t, and predicts a velocity, image, noise or score."""
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.noise.paths import Path, make_path
+from elucid.training.preconds.base import Coefficients, Denoiser
+from elucid.training.types import NetSpec
+
+PREDICTIONS = ("v", "x", "epsilon", "score")
+TIMES = ("noise", "data")
+EDGE = 1e-3
+"""1 - t of the default sigma_max."""
+
+
+class FlowPrecond(Denoiser):
+    """Flow matching in sigma space: x = x_t / a(t), sigma = b / a of the path x_t = a x0 + b n (Lipman et al. 2023).
+
+    c_in = a, and with W = a b' - a' b the network's prediction gives D as
+    v = dx_t/dt: c_skip = a b' / W, c_out = -b / W; x: 0 and 1; epsilon: 1 and -sigma; score of x_t: 1 and a sigma^2.
+    On the linear path, with v: c_skip = c_in = 1 / (1 + sigma), c_out = -sigma / (1 + sigma).
+
+    `path` is a name of `noise.paths`, `noise_scale` its c. c_noise = `time_scale` t, where t = 1 is "noise" as here or
+    "data", which also turns the velocity around. sigma is from 0 to `sigma_max` for samplers in sigma space, by default
+    that of t = 0.999; samplers that keep x_t start from pure noise.
+    """
+
+    uses_all_parameters = True
+    starts_from_noise = True
+    default_loss = "flow"
+    default_sampler, default_schedule = "flow_heun", "flow"
+
+    def __init__(
+        self,
+        model,
+        spec: NetSpec,
+        precision: str = "fp32",
+        path: str = "linear",
+        prediction: str = "v",
+        time: str = "noise",
+        time_scale: float = 1.0,
+        noise_scale: float = 1.0,
+        sigma_max: float | None = None,
+    ):
+        super().__init__(model, spec, precision)
+        for name, value, choices in (("prediction", prediction, PREDICTIONS), ("time", time, TIMES)):
+            if value not in choices:
+                raise UserError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}")
+        if sigma_max is not None and sigma_max <= 0:
+            raise UserError(f"sigma_max={sigma_max:g} must be above 0 (`sigma_max`)")
+        self.process = make_path(path, noise_scale)
+        self.prediction, self.time, self.time_scale = prediction, time, time_scale
+        last = float(self.process.sigma(torch.tensor(1 - EDGE, dtype=torch.float64)))
+        self.sigma_max = last if sigma_max is None else float(sigma_max)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        path: Path = self.process
+        t = path.time(sigma)
+        (a, b), one = path.scales(sigma), torch.ones_like(t)
+        c_noise = self.time_scale * (t if self.time == "noise" else 1 - t)
+        if self.prediction == "x":
+            return Coefficients(torch.zeros_like(t), one, a, c_noise)
+        if self.prediction == "epsilon":
+            return Coefficients(one, -sigma, a, c_noise)
+        if self.prediction == "score":
+            return Coefficients(one, a * sigma**2, a, c_noise)
+        wronskian = path.wronskian(t)
+        c_out = b / wronskian
+        c_out = -c_out if self.time == "noise" else c_out
+        return Coefficients(a * path.b_slope(t) / wronskian, c_out, a, c_noise)
