@@ -1,6 +1,7 @@
 """One process of the test of compilation: counts graphs under DistributedDataParallel, and writes the gradients.
 
-Arguments: file to write, name of the network, and perhaps "fail". The buckets are small, so that a block's weights lie in several.
+Arguments: file to write, name of the network, and perhaps "fail". Its buckets are small, so that a block's weights lie
+in several.
 """
 
 import sys
