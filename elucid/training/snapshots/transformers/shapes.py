@@ -83,8 +83,8 @@ def _form(shapes: Shapes, width: int, doubled: bool) -> tuple[tuple[str, ...], d
         "shift": shapes["blocks.0.adaLN_modulation.1.weight"][0] == 6 * width,
         **_ratio(width, shapes[SWIGLU][0] // 2 if gated else shapes[GELU][0], gated),
     }
-    rotary = gated or "feat_rope.freqs_cos" in shapes
-    if rotary or options["norm"] == "rms":
+    rotary = "feat_rope.freqs_cos" in shapes
+    if gated or rotary or options["norm"] == "rms":
         return ("lightningdit",), options | {"rotary": rotary}
     # REPA's are SiT's with the channels that SiT leaves unused left out.
     return (("dit", "sit") if doubled else ("repa", "dit")), options
