@@ -1,11 +1,13 @@
 """Presets of train.py's flags. `--preset=NAME` selects one; explicit flags override it.
 
 The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023, patch-* from Wang et al. 2023; those of
-models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete_presets`, EDM2's in `edm2_presets`.
+models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete_presets`, EDM2's in `edm2_presets`,
+transformers' in `transformer_presets`.
 """
 
 from elucid.training.config.discrete_presets import DISCRETE_PRESETS
 from elucid.training.config.edm2_presets import EDM2_PRESETS
+from elucid.training.config.transformer_presets import TRANSFORMER_PRESETS
 
 _AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}
 _LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": [50.0], "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}
@@ -66,4 +68,5 @@ PRESETS = {
     "patch-imagenet-256": {"cond": True, **_LATENT_PATCHES, "duration": 2500, "batch": 4096, "tick": 200},
     **DISCRETE_PRESETS,
     **EDM2_PRESETS,
+    **TRANSFORMER_PRESETS,
 }

@@ -225,7 +225,7 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
     if any(one.startswith("ema.name=") for one in own):
         result = without(result, ("ema",), "ema")
     if "precond" in given and given["precond"] != preset.get("precond"):
-        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule", "loss")
+        result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule", "sampler", "loss")
     if "loss" in given and given["loss"] != preset.get("loss"):
         result = without(result, (), "loss")
     if "ema" in given and any(one.startswith("ema.name=") for one in result["set"]):
