@@ -20,6 +20,7 @@ from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
 from elucid.training.saving import on_host
 from elucid.training.types import LossOutput
+from tests import transformers
 from tests.device import simulated
 from tests.small_runs import NETWORK, options, pictures
 
@@ -47,6 +48,9 @@ ALIGNED = {
     },
 }
 """A transformer, and losses that compare it with a frozen encoder."""
+JIT = {"network": transformers.small("jit", dropout=0.1)}
+DDT = {"network": transformers.small("ddt")}
+"""Transformers, with EDM's loss and augmentation."""
 
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
@@ -201,6 +205,8 @@ CASES = {
     ),
     "edm2": lambda folder: trained(folder, EDM2),
     "aligned": lambda folder: trained(folder, ALIGNED),
+    "jit": lambda folder: trained(folder, {**CIFAR, **JIT}),
+    "ddt": lambda folder: trained(folder, {**CIFAR, **DDT}),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

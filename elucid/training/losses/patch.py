@@ -38,7 +38,11 @@ class PatchLoss(LossWrapper):
         if self.needs_pixels and denoiser.spec.latent:
             raise UserError("patch: crops of latents have no pixels, which the loss inside needs; leave patch out")
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
-        for height, width in self.sizes(denoiser.spec.resolution):
+        sizes = self.sizes(denoiser.spec.resolution)
+        if getattr(denoiser.model, "fixed_size", False) and sizes != [denoiser.spec.resolution]:
+            name = type(denoiser.model).__name__
+            raise UserError(f"patch: a {name} takes images of one size only; use a U-Net (`arch`), or another `loss`")
+        for height, width in sizes:
             if not height or not width:
                 rows, columns = denoiser.spec.resolution
                 raise UserError(f"images of {rows}x{columns} are too small for patches; use `loss` without patch")
