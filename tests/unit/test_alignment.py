@@ -129,7 +129,7 @@ def test_setting_up_draws_only_the_projector():
 def test_it_combines_with_others(chain):
     base = {"name": "edm"}
     loss = {
-        "uncertainty": {"name": "uncertainty", "base": ALIGNMENT},
+        "uncertainty": {**ALIGNMENT, "base": {"name": "uncertainty", "base": base}},
         "patch": {"name": "patch", "base": ALIGNMENT},
         "cdm": {**ALIGNMENT, "base": {"name": "cdm", "base": base, "martingale_steps": 2}},
     }[chain]
@@ -138,7 +138,14 @@ def test_it_combines_with_others(chain):
     for nimg in (0, 4, 8):
         out = outputs(made, batch, step_at(nimg, batch_size=4))
         assert -1 <= out.terms["alignment"].mean() <= 1 and torch.isfinite(out.loss).all()
-    assert {"consistency", "dsm"} <= out.terms.keys() or chain != "cdm"
+    wanted = {"uncertainty": {"u", "weighted"}, "patch": set(), "cdm": {"consistency", "dsm"}}[chain]
+    assert wanted <= out.terms.keys()
+
+
+def test_what_may_be_negative_is_not_divided_by_its_size():
+    for inside in (ALIGNMENT, {"name": "patch", "base": ALIGNMENT}):
+        with pytest.raises(UserError, match=r"alignment\(uncertainty"):
+            built({"name": "uncertainty", "base": inside}, NetSpec((16, 16), 3))
 
 
 def test_features_may_be_maps():
