@@ -95,7 +95,7 @@ LOSS = section(
     click.option(
         "--loss",
         type=Chain("loss"),
-        help="Loss, e.g. 'patch(cdm(edm))' or 'uncertainty(edm)'.  [default: the preconditioner's]",
+        help="Loss, e.g. 'patch(cdm(edm))', 'uncertainty(edm)' or 'alignment(flow)'.  [default: the preconditioner's]",
     ),
     click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm."),
     click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm."),

@@ -37,7 +37,19 @@ def test_the_simulated_device_refuses_and_counts(counts):
     }
 
 
-STEPS = ["edm", "accumulated", "augmentation", "transforms", "discrete", "cdm", "patch", "edm2", "jit", "ddt"]
+STEPS = [
+    "edm",
+    "accumulated",
+    "augmentation",
+    "transforms",
+    "discrete",
+    "cdm",
+    "patch",
+    "edm2",
+    "jit",
+    "ddt",
+    "aligned",
+]
 
 
 @pytest.mark.parametrize("case", [*STEPS, "bf16"])

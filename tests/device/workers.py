@@ -42,6 +42,17 @@ JIT = {"network": transformers.small("jit", dropout=0.1)}
 DDT = {"network": transformers.small("ddt")}
 """Transformers, with EDM's loss and augmentation."""
 
+SQUARES = {"name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares")}
+ALIGNED = {
+    "network": {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2, "patch": 4},
+    "loss": {
+        "name": "perceptual",
+        "base": {"name": "alignment", "base": {"name": "edm"}, "features": SQUARES, "layer": "block1", "width": 32},
+        "features": SQUARES,
+    },
+}
+"""A transformer, and losses that compare it with a frozen encoder."""
+
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
     return Run(options(folder, parts, {"cache": "none"}, channels_last=False, **loop), device)
@@ -196,6 +207,7 @@ CASES = {
     "edm2": lambda folder: trained(folder, EDM2),
     "jit": lambda folder: trained(folder, {**CIFAR, **JIT}),
     "ddt": lambda folder: trained(folder, {**CIFAR, **DDT}),
+    "aligned": lambda folder: trained(folder, ALIGNED),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

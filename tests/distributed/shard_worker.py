@@ -46,12 +46,26 @@ CASES: dict[str, dict] = {
     },
     "bf16": {"precision": "bf16", "checkpointing": True, "dropout": 0.3},
     "cdm": {"loss": "patch(cdm(edm))", "set": {"loss.base.martingale_steps": 2}},
+    "aligned": {
+        "cbase": 16,
+        "cres": None,
+        "dropout": None,
+        "arch": "transformer",
+        "loss": "alignment(edm)",
+        "set": {
+            "network.depth": 2,
+            "network.num_heads": 2,
+            "loss.layer": "block1",
+            "loss.width": 16,
+            "loss.features.name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares"),
+        },
+    },
     "phases": {
         "loss": f"{PROBE}:Adversarial(edm)",
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},
     },
 }
-ALONE = ("plain", "passes", "resumed", "edm2", "jit")
+ALONE = ("plain", "passes", "resumed", "edm2", "jit", "aligned")
 """Cases with fixed draws, which a single process repeats."""
 STEPS = 4
 

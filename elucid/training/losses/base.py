@@ -25,6 +25,9 @@ class Loss(nn.Module):
     """Whether every step needs all trainable parameters. A class that says so, for itself and not for classes derived
     from it, spares DistributedDataParallel a search of each step's graph."""
 
+    needs_pixels: bool = False
+    """Whether it needs the clean pixels, also where the network works on latents (`Batch.raw`)."""
+
     all_phases: tuple[str, ...] = ("main",)
     """All phases that `phases` may return; each has its own optimizer."""
 
@@ -77,6 +80,10 @@ class LossWrapper(Loss):
     def __init__(self, base: Loss):
         super().__init__()
         self.base = base
+
+    @property
+    def needs_pixels(self) -> bool:  # type: ignore[override]
+        return self.base.needs_pixels
 
     @property
     def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated and read-only
