@@ -46,9 +46,9 @@ STEPS = [
     "cdm",
     "patch",
     "edm2",
+    "aligned",
     "jit",
     "ddt",
-    "aligned",
 ]
 
 

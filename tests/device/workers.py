@@ -38,10 +38,6 @@ EDM2 = {
 }
 """EDM2's network and learned weighting."""
 
-JIT = {"network": transformers.small("jit", dropout=0.1)}
-DDT = {"network": transformers.small("ddt")}
-"""Transformers, with EDM's loss and augmentation."""
-
 SQUARES = {"name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares")}
 ALIGNED = {
     "network": {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2, "patch": 4},
@@ -52,6 +48,9 @@ ALIGNED = {
     },
 }
 """A transformer, and losses that compare it with a frozen encoder."""
+JIT = {"network": transformers.small("jit", dropout=0.1)}
+DDT = {"network": transformers.small("ddt")}
+"""Transformers, with EDM's loss and augmentation."""
 
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
@@ -205,9 +204,9 @@ CASES = {
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
     "edm2": lambda folder: trained(folder, EDM2),
+    "aligned": lambda folder: trained(folder, ALIGNED),
     "jit": lambda folder: trained(folder, {**CIFAR, **JIT}),
     "ddt": lambda folder: trained(folder, {**CIFAR, **DDT}),
-    "aligned": lambda folder: trained(folder, ALIGNED),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

@@ -65,7 +65,7 @@ CASES: dict[str, dict] = {
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},
     },
 }
-ALONE = ("plain", "passes", "resumed", "edm2", "jit", "aligned")
+ALONE = ("plain", "passes", "resumed", "edm2", "aligned", "jit")
 """Cases with fixed draws, which a single process repeats."""
 STEPS = 4
 
