@@ -16,6 +16,7 @@ from elucid.training.config.settings import ON_FULL_DISK, PRECISIONS, LoopOption
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
 from elucid.training.noise.choices import BETA_SCHEDULES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
+from elucid.training.registry.public_transformers import MODELS
 
 LOOP = LoopOptions()
 NO_EFFECT = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
@@ -148,6 +149,11 @@ TRAINING = section(
     click.option("--seed", type=cli.Count(min=0), help="Random seed.  [default: random]"),
     click.option("--transfer", metavar="PKL|PT|URL", help="Start from the weights of a snapshot or checkpoint."),
     click.option("--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict to --transfer."),
+    click.option(
+        "--checkpoint_model",
+        type=Name("model", MODELS),
+        help="Name of a transformer's state dict to --transfer, e.g. SiT-XL/2.  [default: by its shapes]",
+    ),
     click.option("--resume", metavar="PT|DIR|auto", help="Continue a run from its state, in its folder."),
 )
 SPEED = section(
