@@ -73,10 +73,15 @@ MODEL = section(
     click.option(
         "--arch",
         type=Name("network"),
-        help=f"Network: ddpmpp, ncsnpp, adm, edm2 or file.py:Name.  [default: {DEFAULTS['arch']}]",
+        help="Network: ddpmpp, ncsnpp, adm, edm2; transformers: dit-s, sit-xl, jit-b, lightningdit-xl, ddt, ...; or "
+        f"file.py:Name.  [default: {DEFAULTS['arch']}]",
     ),
     click.option(
-        "--cbase", "--channels", "cbase", type=_positive, help="Channels at full size.  [default: the network's]"
+        "--cbase",
+        "--channels",
+        "cbase",
+        type=_positive,
+        help="Channels at full size, or of a transformer's tokens.  [default: the network's]",
     ),
     click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]"),
     click.option("--dropout", type=_share, help="Dropout probability.  [default: the network's, 0.13]"),
