@@ -73,10 +73,15 @@ MODEL = section(
     click.option(
         "--arch",
         type=Name("network"),
-        help=f"Network: ddpmpp, ncsnpp, adm, edm2 or file.py:Name.  [default: {DEFAULTS['arch']}]",
+        help="Network: ddpmpp, ncsnpp, adm, edm2; transformers: dit-s, sit-xl, jit-b, lightningdit-xl, ddt, ...; or "
+        f"file.py:Name.  [default: {DEFAULTS['arch']}]",
     ),
     click.option(
-        "--cbase", "--channels", "cbase", type=_positive, help="Channels at full size.  [default: the network's]"
+        "--cbase",
+        "--channels",
+        "cbase",
+        type=_positive,
+        help="Channels at full size, or of a transformer's tokens.  [default: the network's]",
     ),
     click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]"),
     click.option("--dropout", type=_share, help="Dropout probability.  [default: the network's, 0.13]"),
@@ -84,8 +89,8 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm; cdm, pedm: edm with that loss; classifier, "
-        f"ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm, flow; cdm, pedm: edm with that loss; "
+        f"classifier, ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
     ),
     click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
     click.option("--diffusion_steps", type=_positive, help="ddpm: number of noise levels.  [default: 1000]"),
