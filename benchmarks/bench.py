@@ -27,7 +27,7 @@ from elucid.torch_utils.distributed import choose_device  # noqa: E402
 
 COLUMNS = {
     "train_img_s": "training, images/s",
-    "train_share": "share of the convolution ceiling",
+    "train_share": "share of the ceiling",
     "sample_img_s": "sampling, images/s",
     "sample_share": "share",
     "peak_gib": "peak, GiB",

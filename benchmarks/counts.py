@@ -19,7 +19,7 @@ from tests.device import simulated
 
 WARM, STEPS = 6, 2
 """Steps before those that are counted: matrices of the augmentation are copied when they are first needed."""
-CHANNELS = {"demo": 8, "adm": 32}
+CHANNELS = {"demo": 8, "adm": 32, "dit": 48}
 
 
 def counts(arch: str, precision: str) -> dict:

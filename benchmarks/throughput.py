@@ -3,8 +3,8 @@
     python -m benchmarks.throughput --arch=ddpmpp --precision=bf16 [--compile=1] [--batch=4]
 
 A training step is the loop's own: data, augmentation, loss, optimizer, averages. The ceiling is what this machine
-reaches here and now on a plain 3x3 convolution of 256 channels at 32x32, and on a plain matrix product; shares are
-therefore ratios within one run. The last line is the row as JSON.
+reaches here and now on a plain 3x3 convolution of 256 channels at 32x32, for transformers on a plain matrix product;
+shares are therefore ratios within one run. The last line is the row as JSON.
 """
 
 import json
@@ -44,11 +44,15 @@ NETWORKS = {
         "num_blocks": 4,
         "attn_resolutions": [16],
     },
+    "dit": {"name": "dit-s"},
 }
-"""`edm2` has the widths and depth of DDPM++, and is trained with its own preconditioner and learned weighting."""
+"""`edm2` has the widths and depth of DDPM++, and is trained with its own preconditioner and learned weighting.
+`dit` is DiT-S/2: 256 tokens of 384 channels, 12 blocks."""
+MATRICES = {"dit"}
+"""Networks whose ceiling is the plain matrix product instead of the convolution."""
 SIDES = {"demo": 16}
 """Sides of the images in pixels, where they are not 32."""
-BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4, "edm2": 4}
+BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4, "edm2": 4, "dit": 8}
 """Images per step on a CPU; on a GPU 128."""
 
 
@@ -136,14 +140,13 @@ def measure(arch: str, precision: str, device: torch.device, batch: int, compile
     with tempfile.TemporaryDirectory() as folder:
         run = new_run(arch, precision, device, batch, Path(folder), compile=compiled, **loop)
         try:
-            return {"arch": arch, "precision": precision, "compile": compiled, "batch": batch} | row(
-                run, compiled, repeats
-            )
+            found = {"arch": arch, "precision": precision, "compile": compiled, "batch": batch}
+            return found | row(run, compiled, repeats, arch in MATRICES)
         finally:
             run.stream.close()
 
 
-def row(run: Run, compiled: bool, repeats: int) -> dict:
+def row(run: Run, compiled: bool, repeats: int, matrices: bool) -> dict:
     device, batch = run.device, run.loop.batch_size
     reset_peak_memory(device)
     with working_as_asked(run):
@@ -171,6 +174,7 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
 
     sample_seconds = seconds(sample, device, 1, warm=0 if flop > 1e9 and device.type == "cpu" else 1)
     ceiling = ceilings(device, run.denoiser.compute_dtype, min(batch, 128))
+    most = {name: ceiling["matmul" if matrices else name] for name in ("training", "forward")}
     evaluations = 2 * SAMPLING_STEPS - 1
     return {
         "parameters": sum(one.numel() for one in run.denoiser.parameters()),
@@ -178,8 +182,8 @@ def row(run: Run, compiled: bool, repeats: int) -> dict:
         "train_img_s": batch / step_seconds,
         "sample_img_s": count / sample_seconds,
         "gflop_per_image": {"training": 3 * flop / 1e9, "sampling": evaluations * flop / 1e9},
-        "train_share": 3 * flop * batch / step_seconds / ceiling["training"],
-        "sample_share": evaluations * flop * count / sample_seconds / ceiling["forward"],
+        "train_share": 3 * flop * batch / step_seconds / most["training"],
+        "sample_share": evaluations * flop * count / sample_seconds / most["forward"],
         "conv_gflops": {"training": ceiling["training"] / 1e9, "forward": ceiling["forward"] / 1e9},
         "matmul_gflops": ceiling["matmul"] / 1e9,
         "peak_gib": peak / 2**30,

@@ -10,6 +10,7 @@ from elucid.dnnlib.files import require_writable, write_output
 from elucid.dnnlib.remote.hub import SCHEME, parsed, push_folder
 from elucid.training.snapshots.diffusers_folder import INDEX, UNET, diffusers_files
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_folder, save_snapshot
+from elucid.training.snapshots.transformers.writer import original_state
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.snapshots.weights_folder import CONFIG
 
@@ -76,14 +77,17 @@ def to_snapshot(
 def to_state_dict(
     network: str | os.PathLike, dest: str | os.PathLike, *, ema: str | None = None, plugins: Sequence[str] = ()
 ) -> Path:
-    """Write the weights of one average, by the network's own names, for `torch.load(dest, weights_only=True)`."""
+    """Write the weights of one average, by the network's own names, for `torch.load(dest, weights_only=True)`.
+
+    A transformer's have the names of its original program, and the fixed tables that this stores.
+    """
     import torch
 
     path = Path(dest)
     if path.suffix not in (".pt", ".pth"):
         raise UserError(f"`dest`={dest} must end in .pt or .pth")
     require_writable(path)
-    state = opened(network, ema, plugins).ema.model.state_dict()
+    state = original_state(opened(network, ema, plugins).ema.model)
     with write_output(path) as file:
         torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, file)
     return path

@@ -40,6 +40,9 @@ from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.snapshots.trust import code_names, import_plugins, require_named
 from elucid.training.stopping import limit_time, stopped_by_itself
 
+OF_STATE_DICTS = ("adm_preset", "checkpoint_model")
+"""Options of a public state dict that a run starts from."""
+
 PATIENCE = 30.0
 """Seconds that a resumed run waits for processes whose torchrun was killed, and which are saving."""
 
@@ -70,7 +73,7 @@ def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopReque
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
     require_loggers(resolved)
-    source = load_source(flags["transfer"], flags["adm_preset"], resolved)
+    source = load_source(flags["transfer"], flags, resolved)
     run = Run(resolved, device, source)
     run.stop = stop
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
@@ -124,9 +127,9 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             raise UserError(f"`{name}` is empty; give a file, or leave it out")
     if flags["resume"] and flags["transfer"]:
         raise UserError("`resume` and `transfer` exclude each other: resume continues a run, transfer starts one")
-    if flags["adm_preset"] and not flags["transfer"]:
-        given = flags["adm_preset"]
-        raise UserError(f"`adm_preset`={given} is for a state dict to start from; give `transfer` as well")
+    for name in OF_STATE_DICTS:
+        if flags[name] and not flags["transfer"]:
+            raise UserError(f"`{name}`={flags[name]} is for a state dict to start from; give `transfer` as well")
     nested = options_from(flags) if flags["data"] else None
     earlier = folder_before_restart()
     if earlier is not None and writes:
@@ -154,7 +157,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
     return nested, None, None
 
 
-def load_source(transfer: str | None, adm_preset: str | None, options: dict):
+def load_source(transfer: str | None, flags: dict, options: dict):
     """Load the snapshot whose weights the run starts from, if any."""
     if not transfer:
         return None
@@ -162,7 +165,7 @@ def load_source(transfer: str | None, adm_preset: str | None, options: dict):
     import_plugins(
         name.rpartition(":")[0] for name in named if ":" in name
     )  # so that the snapshot may use the same code
-    return load_snapshot(transfer, adm={"adm_preset": adm_preset} if adm_preset else None)
+    return load_snapshot(transfer, adm={name: flags[name] for name in OF_STATE_DICTS if flags[name]} or None)
 
 
 def loggers_of(options: dict) -> Sequence[dict]:

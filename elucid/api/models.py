@@ -92,9 +92,9 @@ def load(
     """Load a model from a snapshot file, a run folder (its newest snapshot), a URL, or a public checkpoint.
 
     `ema` selects one of several averages; `plugins` are modules and files whose code the snapshot may use. `adm` has
-    options of a state dict of the ADM family, with the names of its program's flags, or {"adm_preset": ...}; without,
-    they are those of the published model of these shapes. Code in the file is never run. Raises UserError for a file
-    that is damaged or not a snapshot.
+    options of a public state dict, with the names of its program's flags, or {"adm_preset": ...}, or, of a transformer,
+    {"checkpoint_model": "SiT-XL/2"}; without, they are those of the published model of these shapes. Code in the file
+    is never run. Raises UserError for a file that is damaged or not a snapshot.
     """
     place = choose_device(str(device) if device is not None else None)
     import_plugins(plugins)

@@ -109,7 +109,7 @@ class Name(click.ParamType):
     def require(self, name: str) -> None:
         known = sorted({*self.table, *self.also, *installed(self.kind)})
         if name not in known:
-            outside = ", or file.py:Name" if self.kind != "preset" else ""
+            outside = ", or file.py:Name" if self.kind in TABLES else ""
             raise click.UsageError(
                 f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}{outside}"
             )

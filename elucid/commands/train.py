@@ -16,6 +16,7 @@ from elucid.training.config.settings import ON_FULL_DISK, PRECISIONS, LoopOption
 from elucid.training.config.train_options import DEFAULTS, TrainOptions
 from elucid.training.noise.choices import BETA_SCHEDULES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
+from elucid.training.registry.public_transformers import MODELS
 
 LOOP = LoopOptions()
 NO_EFFECT = {"S_churn", "S_min", "S_max", "S_noise", "wandb_id"}
@@ -72,10 +73,15 @@ MODEL = section(
     click.option(
         "--arch",
         type=Name("network"),
-        help=f"Network: ddpmpp, ncsnpp, adm, edm2 or file.py:Name.  [default: {DEFAULTS['arch']}]",
+        help="Network: ddpmpp, ncsnpp, adm, edm2; transformers: dit-s, sit-xl, jit-b, lightningdit-xl, ddt, ...; or "
+        f"file.py:Name.  [default: {DEFAULTS['arch']}]",
     ),
     click.option(
-        "--cbase", "--channels", "cbase", type=_positive, help="Channels at full size.  [default: the network's]"
+        "--cbase",
+        "--channels",
+        "cbase",
+        type=_positive,
+        help="Channels at full size, or of a transformer's tokens.  [default: the network's]",
     ),
     click.option("--cres", type=cli.NumberList(), help="Channel multipliers per level.  [default: the network's]"),
     click.option("--dropout", type=_share, help="Dropout probability.  [default: the network's, 0.13]"),
@@ -83,8 +89,8 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm; cdm, pedm: edm with that loss; classifier, "
-        f"ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm, flow; cdm, pedm: edm with that loss; "
+        f"classifier, ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
     ),
     click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
     click.option("--diffusion_steps", type=_positive, help="ddpm: number of noise levels.  [default: 1000]"),
@@ -95,7 +101,7 @@ LOSS = section(
     click.option(
         "--loss",
         type=Chain("loss"),
-        help="Loss, e.g. 'patch(cdm(edm))' or 'uncertainty(edm)'.  [default: the preconditioner's]",
+        help="Loss, e.g. 'patch(cdm(edm))', 'uncertainty(edm)' or 'alignment(flow)'.  [default: the preconditioner's]",
     ),
     click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm."),
     click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm."),
@@ -148,6 +154,11 @@ TRAINING = section(
     click.option("--seed", type=cli.Count(min=0), help="Random seed.  [default: random]"),
     click.option("--transfer", metavar="PKL|PT|URL", help="Start from the weights of a snapshot or checkpoint."),
     click.option("--adm_preset", type=Name("preset", ADM_PRESETS), help="Options of a state dict to --transfer."),
+    click.option(
+        "--checkpoint_model",
+        type=Name("model", MODELS),
+        help="Name of a transformer's state dict to --transfer, e.g. SiT-XL/2.  [default: by its shapes]",
+    ),
     click.option("--resume", metavar="PT|DIR|auto", help="Continue a run from its state, in its folder."),
 )
 SPEED = section(

@@ -22,6 +22,7 @@ GROUPS = {
     "schedule": ("elucid.schedules",),
     "sampler": ("elucid.samplers",),
     "guidance": ("elucid.guidances",),
+    "features": ("elucid.features",),
     "encoder": ("elucid.encoders",),
     "transform": ("elucid.transforms", "elucid.augments"),
     "dataset": ("elucid.datasets",),

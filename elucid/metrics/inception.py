@@ -13,7 +13,7 @@ from torch import Tensor
 from elucid.dnnlib import files
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
 from elucid.metrics.inception_network import LAYERS, InceptionV3
-from elucid.metrics.pretrained.weights import downloaded, fill, identify, read_state
+from elucid.pretrained.weights import downloaded, fill, identify, read_state
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
@@ -32,7 +32,7 @@ class InceptionDetector(Detector):
     extra = {"spatial": LAYERS["spatial"], "logits": LAYERS["logits_unbiased"]}
 
     def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
-        path = public_weights() if weights is None else files.fetch(weights, "detector weights")
+        path = public_weights() if weights is None else files.fetch(weights, "weights")
         self.device = device
         self.dim = LAYERS["2048"]
         self.sha256 = identify(path, WEIGHTS_PREFIX, "the public FID Inception")

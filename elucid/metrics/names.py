@@ -2,9 +2,9 @@
 
 DETECTORS = {
     "inception": "elucid.metrics.inception:InceptionDetector",
-    "dinov2": "elucid.metrics.pretrained.dinov2:DinoDetector",
-    "efflite0": "elucid.metrics.pretrained.efficientnet_lite:EfficientNetLiteDetector",
-    "efflite0_96": "elucid.metrics.pretrained.efficientnet_lite:SmallEfficientNetLiteDetector",
-    "squeezenet": "elucid.metrics.pretrained.squeezenet:SqueezeNetDetector",
+    "dinov2": "elucid.metrics.pretrained:DinoDetector",
+    "efflite0": "elucid.metrics.pretrained:EfficientNetLiteDetector",
+    "efflite0_96": "elucid.metrics.pretrained:SmallEfficientNetLiteDetector",
+    "squeezenet": "elucid.metrics.pretrained:SqueezeNetDetector",
     "random": "elucid.metrics.random_features:RandomDetector",
 }

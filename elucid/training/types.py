@@ -20,11 +20,15 @@ spatial maps such as `coords` [B,2,H,W] and `lowres` [B,C,H,W]."""
 
 @dataclass
 class Batch:
-    """Clean images f32[B,C,H,W] in [-1, 1] and their conditioning."""
+    """Clean images f32[B,C,H,W] in [-1, 1] and their conditioning.
+
+    If `images` are latents, and the loss needs the pixels that they are of, `raw` are those, u8[B,1 or 3,H',W'].
+    """
 
     images: Tensor
     cond: Cond = field(default_factory=dict)
     mirrored: Tensor | None = None  # [B] bool: images that the stream flipped horizontally
+    raw: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]

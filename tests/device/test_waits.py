@@ -37,7 +37,19 @@ def test_the_simulated_device_refuses_and_counts(counts):
     }
 
 
-STEPS = ["edm", "accumulated", "augmentation", "transforms", "discrete", "cdm", "patch", "edm2"]
+STEPS = [
+    "edm",
+    "accumulated",
+    "augmentation",
+    "transforms",
+    "discrete",
+    "cdm",
+    "patch",
+    "edm2",
+    "aligned",
+    "jit",
+    "ddt",
+]
 
 
 @pytest.mark.parametrize("case", [*STEPS, "bf16"])

@@ -20,6 +20,7 @@ from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
 from elucid.training.saving import on_host
 from elucid.training.types import LossOutput
+from tests import transformers
 from tests.device import simulated
 from tests.small_runs import NETWORK, options, pictures
 
@@ -36,6 +37,20 @@ EDM2 = {
     "loss": {"name": "uncertainty", "base": {"name": "edm"}},
 }
 """EDM2's network and learned weighting."""
+
+SQUARES = {"name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares")}
+ALIGNED = {
+    "network": {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2, "patch": 4},
+    "loss": {
+        "name": "perceptual",
+        "base": {"name": "alignment", "base": {"name": "edm"}, "features": SQUARES, "layer": "block1", "width": 32},
+        "features": SQUARES,
+    },
+}
+"""A transformer, and losses that compare it with a frozen encoder."""
+JIT = {"network": transformers.small("jit", dropout=0.1)}
+DDT = {"network": transformers.small("ddt")}
+"""Transformers, with EDM's loss and augmentation."""
 
 
 def new_run(folder: Path, device: torch.device, parts: dict, **loop) -> Run:
@@ -189,6 +204,9 @@ CASES = {
         folder, {**CIFAR, "loss": {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}}
     ),
     "edm2": lambda folder: trained(folder, EDM2),
+    "aligned": lambda folder: trained(folder, ALIGNED),
+    "jit": lambda folder: trained(folder, {**CIFAR, **JIT}),
+    "ddt": lambda folder: trained(folder, {**CIFAR, **DDT}),
     "patch": lambda folder: trained(folder, {**CIFAR, "loss": {"name": "patch", "base": {"name": "edm"}}}),
     "images on the device": lambda folder: trained(
         folder, {**CIFAR, "dataset": {"path": str(folder / "pictures"), "use_labels": True, "cache": "gpu"}}

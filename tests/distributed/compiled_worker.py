@@ -1,6 +1,7 @@
 """One process of the test of compilation: counts graphs under DistributedDataParallel, and writes the gradients.
 
-Argument: file to write. Its buckets are small, so that a block's weights lie in several.
+Arguments: file to write, name of the network, and perhaps "fail". Its buckets are small, so that a block's weights lie
+in several.
 """
 
 import sys
@@ -15,6 +16,12 @@ from elucid.training.losses.dsm import DSM
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
 from elucid.training.types import Batch, NetSpec, Step
+from tests import transformers
+
+NETWORKS = {
+    "ddpmpp": {"name": "ddpmpp", "model_channels": 8, "channel_mult": [1], "num_blocks": 1, "dropout": 0.0},
+    "jit": transformers.small("jit"),
+}
 
 
 def main(path: str) -> None:
@@ -22,15 +29,14 @@ def main(path: str) -> None:
     distributed.init(device)
     parallel.DistributedDataParallel = partial(DistributedDataParallel, bucket_cap_mb=0.002)
     torch.manual_seed(0)
-    network = {"name": "ddpmpp", "model_channels": 8, "channel_mult": [1], "num_blocks": 1, "dropout": 0.0}
-    objective = Objective(make_denoiser(network, {"name": "edm"}, NetSpec((8, 8), 3)), DSM(LogNormal()))
+    objective = Objective(make_denoiser(NETWORKS[sys.argv[2]], {"name": "edm"}, NetSpec((8, 8), 3)), DSM(LogNormal()))
     for parameter in objective.parameters():  # away from the zeros of the initialisation
         torch.nn.init.normal_(parameter, std=0.1)
     wrapped, said, graphs = parallel.wrap(objective, device, find_unused=False), [], []
 
     def backend(module, inputs):
         graphs.append(module)
-        if distributed.rank() == 1 and sys.argv[2:] == ["fail"]:
+        if distributed.rank() == 1 and sys.argv[3:] == ["fail"]:
             raise RuntimeError("no such compiler")
         return module.forward
 

@@ -1,9 +1,10 @@
 """One process of the test of gradients: writes the gradients of a fixed batch, shared among the processes.
 
 Arguments: file to write, and numbers of accumulated passes, one gradient for each. The file also has the gradients of
-the second of two steps with a static graph ("static"), without a search for unused parameters ("all used"), and in bf16
-with working weights ("bf16"). With two processes "buffers" has those of each after a pass, by case, and "unused" the
-gradients of each where not all steps use a layer.
+the second of two steps with a static graph ("static"), without a search for unused parameters ("all used"), in bf16
+with working weights ("bf16"), and of alignment with two encoders ("aligned"), also after its end ("until"). With two
+processes "buffers" has those of each after a pass, by case, and "unused" the gradients of each where not all steps use
+a layer.
 """
 
 import sys
@@ -16,12 +17,14 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.parallel import sync_gradients, wrap
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
+from elucid.training.losses.alignment import AlignmentLoss
 from elucid.training.losses.dsm import DSM
 from elucid.training.networks.layers import Conv2d
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.types import Batch, LossOutput, NetSpec, Step
+from tests.probes.tokens import Squares
 
 
 class FixedDraws(DSM):
@@ -38,6 +41,8 @@ def main(path: str, accumulations: list[int]) -> None:
     gradients = {passes: gradient(passes, lambda one: wrap(one, device)) for passes in accumulations}
     gradients["all used"] = gradient(2, lambda one: wrap(one, device, find_unused=False))
     gradients["bf16"] = gradient(2, lambda one: wrap(one, device, find_unused=False), precision="bf16")
+    gradients["aligned"] = gradient(2, lambda one: wrap(one, device, find_unused=False), aligned=1.0)
+    gradients["until"] = gradient(2, lambda one: wrap(one, device, find_unused=False), aligned=1e-9)
     if distributed.world_size() > 1:
         gradients["unused"] = unused(device)
         gradients["buffers"] = {case: buffers(case, device) for case in ("constant", "changing")}
@@ -47,15 +52,23 @@ def main(path: str, accumulations: list[int]) -> None:
     distributed.shutdown()
 
 
-def gradient(passes: int, wrap_in, steps: int = 1, precision: str = "fp32") -> dict[str, torch.Tensor]:
+def gradient(
+    passes: int, wrap_in, steps: int = 1, precision: str = "fp32", aligned: float = 0.0
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
-    denoiser = make_denoiser(network, {"name": "edm"}, NetSpec((16, 16), 3, vector={"labels": 4}), precision)
+    spec, loss = NetSpec((16, 16), 3, vector={"labels": 4}), FixedDraws(LogNormal())
+    if aligned:
+        network = {"name": "transformer", "model_channels": 16, "depth": 2, "num_heads": 2, "patch": 4}
+        loss = AlignmentLoss(loss, [Squares(), Squares(6, 2)], layer="block1", width=16, until=aligned)
+        spec = loss.adapt(spec)
+    denoiser = make_denoiser(network, {"name": "edm"}, spec, precision)
+    loss.setup(denoiser, None)
     for parameter in denoiser.parameters():  # away from the zeros of the initialisation
         torch.nn.init.normal_(parameter, std=0.1)
     images, noise, sigma = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 1, 1) + 0.1
     labels = torch.eye(4)[torch.arange(8) % 4]
-    objective = Objective(denoiser, FixedDraws(LogNormal()))
+    objective = Objective(denoiser, loss)
     wrapped = wrap_in(objective)
     micro = 8 // distributed.world_size() // passes
     for index in range(steps * passes):
@@ -66,7 +79,7 @@ def gradient(passes: int, wrap_in, steps: int = 1, precision: str = "fp32") -> d
         mine = slice(start, start + micro)
         batch = Batch(images[mine], {"labels": labels[mine], "sigma": sigma[mine], "noise": noise[mine]})
         with sync_gradients(wrapped, last=index == passes - 1), working_weights(objective):
-            (wrapped(batch, Step(0, 0, 1, 0, 8)).loss.sum() / (micro * passes)).backward()
+            (wrapped(batch, Step(0, 1, 10**6, 0, 8)).loss.sum() / (micro * passes)).backward()
     return {name: parameter.grad for name, parameter in objective.named_parameters()}
 
 

@@ -24,7 +24,8 @@ from elucid.training.run import Run
 from elucid.training.saving import StateFiles
 from elucid.training.snapshots.snapshot import save_snapshot
 
-SMALL = {"network.num_blocks": 1, "network.attn_resolutions": [8], "optimizer.lr_rampup_kimg": 0.001}
+SMALL = {"network.num_blocks": 1, "network.attn_resolutions": [8]}
+TRANSFORMER = {"patch": 2, "depth": 3, "num_heads": 4, "bottleneck": 6, "context_tokens": 2, "context_start": 1}
 BASE = {"cbase": 16, "cres": [1], "batch": 8, "cond": True, "augment": 0, "dropout": 0, "ema": [1e-4, 1e-3], "lr": 1e-3}
 PROBE = str(Path(__file__).parents[1] / "probes/adversarial.py")
 CASES: dict[str, dict] = {
@@ -38,21 +39,41 @@ CASES: dict[str, dict] = {
         "ema": None,
         "set": {"network.channels_per_head": 8, "ema.name": "power"},
     },
+    "jit": {
+        "arch": "jit",
+        "cres": None,
+        "set": {f"network.{name}": value for name, value in TRANSFORMER.items()},
+    },
     "bf16": {"precision": "bf16", "checkpointing": True, "dropout": 0.3},
     "cdm": {"loss": "patch(cdm(edm))", "set": {"loss.base.martingale_steps": 2}},
+    "aligned": {
+        "cbase": 16,
+        "cres": None,
+        "dropout": None,
+        "arch": "transformer",
+        "loss": "alignment(edm)",
+        "set": {
+            "network.depth": 2,
+            "network.num_heads": 2,
+            "loss.layer": "block1",
+            "loss.width": 16,
+            "loss.features.name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares"),
+        },
+    },
     "phases": {
         "loss": f"{PROBE}:Adversarial(edm)",
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},
     },
 }
-ALONE = ("plain", "passes", "resumed", "edm2")
+ALONE = ("plain", "passes", "resumed", "edm2", "aligned", "jit")
 """Cases with fixed draws, which a single process repeats."""
 STEPS = 4
 
 
 def make_run(case: str, data: str, sharded: bool) -> Run:
     given = {**BASE, **CASES[case]}
-    given["set"] = {**SMALL, **given.get("set", {})}
+    small = SMALL if given["cres"] else {}
+    given["set"] = {"optimizer.lr_rampup_kimg": 0.001, **small, **given.get("set", {})}
     options = TrainOptions(data=data, seed=3, cache="0", shard=sharded, **given)
     return Run(options_from(options.flags()), torch.device("cpu"))
 

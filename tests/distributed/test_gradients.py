@@ -28,6 +28,16 @@ def test_gradient_is_that_of_one_process(gradients, processes, passes):
     assert difference.norm() / total.norm() < 1e-5
 
 
+@pytest.mark.parametrize("case", ["aligned", "until"])
+def test_gradient_with_alignment_is_that_of_one_process(gradients, case):
+    """Without a search for unused parameters, of which there are none, also after the term has ended."""
+    whole, gradient = gradients[1, case], gradients[2, case]
+    assert gradient.keys() == whole.keys() and sum("projectors" in name for name in whole) == 12
+    for name, value in whole.items():
+        assert torch.allclose(gradient[name], value, rtol=1e-4, atol=1e-6 * value.abs().max()), name
+        assert bool(value.any()) == (case == "aligned" or "projectors" not in name), name
+
+
 def test_gradient_in_bf16_is_that_of_one_process(gradients):
     """Up to bf16's rounding; the gradients themselves are float32."""
     whole, one, both = gradients[1, 1], gradients[1, "bf16"], gradients[2, "bf16"]

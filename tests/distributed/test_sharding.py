@@ -49,7 +49,7 @@ def assert_close(one: dict, other: dict, loss: float, weights: float):
             assert torch.allclose(value, other["averages"][name][key], rtol=0, atol=weights), (name, key)
 
 
-@pytest.mark.parametrize("case", ["plain", "passes", "edm2"])
+@pytest.mark.parametrize("case", ["plain", "passes", "edm2", "aligned", "jit"])
 def test_two_processes_train_as_one(case, of_one, of_two):
     assert len(set(of_one[case]["loss"])) == worker.STEPS, "it trains"
     assert_close(of_two[case]["sharded"], of_one[case], loss=1e-5, weights=2e-4)

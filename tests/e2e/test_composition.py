@@ -18,13 +18,16 @@ from elucid.training.types import NetSpec
 from tests.vaes import save_pictures, save_tiny_vae
 
 CPU = torch.device("cpu")
-NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16, "edm2": 8}  # channels
+NETWORKS = {"ddpmpp": 8, "ncsnpp": 8, "adm": 16, "edm2": 8, "transformer": 16}  # channels
 U_NETS = ("ddpmpp", "ncsnpp", "adm")
 LOSSES = ("{}", "cdm({})", "patch({})", "patch(cdm({}))")
 UNCERTAIN = ("uncertainty(edm)", "uncertainty(cdm(edm))", "uncertainty(patch(edm))", "patch(uncertainty(edm))")
 COMBINATIONS = [
     *product(("edm", "vp", "ve"), LOSSES, ("pixels", "latents"), U_NETS),
     *product(("edm2",), UNCERTAIN, ("pixels", "latents"), ("edm2", "ddpmpp")),
+    *product(("flow",), ("{}", "cdm({})", "uncertainty({})"), ("pixels", "latents"), ("transformer", "ddpmpp")),
+    ("edm", "{}", "pixels", "transformer"),
+    ("flow", "patch({})", "pixels", "ddpmpp"),
     *product(("ddpm",), ("simple", "cdm(simple)", "hybrid", "patch(hybrid)", "kl"), ("pixels", "latents"), ["adm"]),
 ]
 STEPS, BATCH = 10, 2
@@ -42,14 +45,16 @@ def places(tmp_path_factory):
 
 
 def options_of(precond: str, loss: str, network: str, **network_options) -> dict:
-    small = {"model_channels": NETWORKS[network], "channel_mult": [1, 2], "channel_mult_emb": 2, "num_blocks": 1}
+    small = {"channel_mult": [1, 2], "channel_mult_emb": 2, "num_blocks": 1, "attn_resolutions": [4]}
+    if network == "transformer":
+        small = {"patch": 4, "depth": 2, "num_heads": 2}
     chain = parse_chain(loss)
     if (consistency := find_in_chain(chain, "cdm")) is not None:
         consistency["martingale_steps"] = 3
     return {
         "encoder": {"name": "rgb"},
         "augment": {"name": "edm", "p": 0.5},
-        "network": {"name": network, "attn_resolutions": [4], **small, **network_options},
+        "network": {"name": network, "model_channels": NETWORKS[network], **small, **network_options},
         "precond": {"name": precond},
         "loss": chain,
     }

@@ -30,6 +30,15 @@ MISTAKES = [
     ("generate.py --network=NET --outdir=OUT --sampler=heun", "edm"),
     ("fid.py calc --images=DATA --ref=ref.npz --detector=incption", "inception"),
     ("fid.py score --images=DATA", "calc"),
+    # transformers that do not fit the images or themselves
+    (f"{TRAIN} --arch=dit-xxl", "dit-xl"),
+    (f"{TRAIN} --arch=dit --set=network.patch=3", "use 2 or 4"),
+    (f"{TRAIN} --arch=jit", "network.patch=16 does not divide images of 8x8; use 8"),
+    (f"{TRAIN} --arch=dit --set=network.num_heads=5", "use 4 or 6"),
+    (f"{TRAIN} --arch=dit --cbase=100", "--cbase"),
+    (f"{TRAIN} --arch=dit --set=network.rotary=true --set=network.num_heads=64", "use network.num_heads=48 or 96"),
+    (f"{TRAIN} --arch=dit --loss=patch(edm)", "--arch"),
+    (f"{TRAIN} --arch=dit --set=network.norm=rsm", "use rms"),
     # values in another unit, or of another kind
     (f"{TRAIN} --duration=200000", "--duration=0.2"),
     (f"{TRAIN} --batch=64 --batch-gpu=48", "--batch-gpu"),

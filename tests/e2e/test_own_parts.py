@@ -46,7 +46,8 @@ def test_every_kind(call, tmp_path, monkeypatch):
         *("--data=nowhere", "--outdir=run", "--nosubdir", "--device=cpu", "--seed=1", "--batch=2", "--augment=0"),
         *("--duration=0.000008", "--tick=0.004", "--cbase=8", "--cres=1", "--set=network.num_blocks=1"),
         *("--set=dataset.reader=mine.py:Ramp", "--set=dataset.reader.count=4", "--set=encoder.name=mine.py:Dim"),
-        *("--transform=mine.py:Brighter", "--set=loss.noise=mine.py:Fixed", "--set=loss.noise.level=0.7"),
+        *("--transform=mine.py:Brighter", "--loss=perceptual(edm)", "--set=loss.features.name=mine.py:Means"),
+        *("--set=loss.base.noise=mine.py:Fixed", "--set=loss.base.noise.level=0.7"),
         *("--optimizer=mine.py:Sign", "--lr_schedule=mine.py:Half", "--set=ema.name=mine.py:Last"),
         *("--set=sampler.name=mine.py:Once", "--set=schedule.name=mine.py:Even", "--set=loop.grid_images=2"),
         *("--hook=mine.py:Count", "--log=mine.py:Text", "--log=mine.py:Broken"),
@@ -56,11 +57,13 @@ def test_every_kind(call, tmp_path, monkeypatch):
     assert (tmp_path / "calls").read_text() == "step step tick step step tick snapshot"
     assert (tmp_path / "run/values.txt").read_text() == "4\n8\n"
     options = json.loads((tmp_path / "run/training_options.json").read_text())
-    assert options["loss"]["noise"] == {"name": "mine.py:Fixed", "level": 0.7}
+    assert options["loss"]["base"]["noise"] == {"name": "mine.py:Fixed", "level": 0.7}
+    assert options["loss"]["features"] == {"name": "mine.py:Means"}
     assert options["transforms"] == [{"name": "mine.py:Brighter", "by": 0.1}]
     assert options["dataset"]["reader"] == {"name": "mine.py:Ramp", "count": 4}
     line = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
     assert 0 < line["Optimizer/lr"]["mean"] < 0.5e-3 and line["Optimizer/grad_norm"]["mean"] > 0
+    assert line["Loss/perceptual"]["mean"] > 0
     assert np.array(Image.open(scripts.newest(tmp_path / "run", "samples"))).shape == (496, 994)
 
     snapshot = scripts.newest("run")
@@ -120,8 +123,9 @@ def stranger(tmp_path_factory):
 CANARY = "from pathlib import Path\nPath('ran').write_text('this file was run')\n"
 
 
-@pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "optimizer", "encoder", "precond",
-                                  "sampler", "ema", "hooks", "transforms", "dataset.reader"])  # fmt: skip
+@pytest.mark.parametrize("part", ["network", "loss", "loss.base", "loss.noise", "loss.features", "optimizer",
+                                  "encoder", "precond", "sampler", "ema", "hooks", "transforms",
+                                  "dataset.reader"])  # fmt: skip
 @pytest.mark.parametrize("name", ["evil.py:Thing", "evil:Thing"])
 def test_resuming_runs_no_code_that_the_command_line_does_not_name(part, name, stranger, call, tmp_path, monkeypatch):
     """A stranger's state: its options name a file or a module."""

@@ -12,7 +12,7 @@ import elucid
 from elucid.api.evaluations.scoring import online
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import load_result
-from elucid.metrics.pretrained import weights
+from elucid.pretrained import weights
 from elucid.torch_utils.checkpoint import load_state
 from elucid.training.hooks.base import Hook
 from tests import scripts
@@ -189,7 +189,7 @@ def test_samples_that_cannot_be_scored_do_not_end_the_run(train, monkeypatch):
 def test_the_usual_detector_or_random_features(monkeypatch, capsys):
     place = torch.device("cpu")
 
-    def missing(package, file, detector):
+    def missing(package, file, asked, option):
         raise UserError(f"{package} is not installed")
 
     monkeypatch.setattr(weights, "packaged", missing)

@@ -23,6 +23,7 @@ from elucid.training.objective import Objective
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.registry.components import make
 from elucid.training.types import Batch, NetSpec, Step
+from tests import transformers
 
 CPU = torch.device("cpu")
 DDPMPP = {"name": "ddpmpp", "model_channels": 8, "channel_mult": [2, 2, 2], "num_blocks": 4, "attn_resolutions": [8]}
@@ -37,6 +38,7 @@ NETWORKS = {
     "with checkpoints": {**SMALL, "name": "adm_unet", "checkpoint": True, "dropout": 0.0},
     "demo": DEMO,
     "edm2": {**SMALL, "name": "edm2", "channels_per_head": 8},
+    **{name: transformers.small(name) for name in transformers.SMALL},
 }
 
 

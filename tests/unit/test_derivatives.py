@@ -5,8 +5,8 @@ import torch
 
 from elucid.training.config.build import make_denoiser, make_network
 from elucid.training.networks.attention import jvp
-from elucid.training.registry.names import NETWORKS
 from elucid.training.types import NetSpec
+from tests import transformers
 
 SMALL = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0}
 SPEC = NetSpec((8, 8), 1, vector={"labels": 3})
@@ -32,9 +32,10 @@ def finite_difference(function, at, along, step):
     return (4 * central(step / 2) - central(step)) / 3
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("points")])
+@pytest.mark.parametrize("name", [*transformers.U_NETS, *transformers.SMALL])
 def test_networks(name):
-    network = alive(make_network({"name": name, **SMALL}, SPEC)).double().eval()
+    options = transformers.small(name) if name in transformers.SMALL else {"name": name, **SMALL}
+    network = alive(make_network(options, SPEC)).double().eval()
     x, c_noise = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, -0.2]).double()
     along = torch.randn_like(x), torch.tensor([0.5, -1.0]).double()
     labels = {"labels": LABELS["labels"].double()}

@@ -8,16 +8,17 @@ import torch
 from elucid.dnnlib.values import signature
 from elucid.training.config.build import make_network
 from elucid.training.registry.components import find
-from elucid.training.registry.names import NETWORKS
 from elucid.training.types import NetSpec
+from tests import transformers
 
 SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
-OF_IMAGES = [name for name in NETWORKS if not name.startswith("points")]
+OF_IMAGES = [*transformers.U_NETS, *transformers.SMALL]
 VECTOR = {"labels": 3, "augment": 2}
 
 
 def network(name, vector=VECTOR, **options):
-    return make_network({"name": name, **SMALL, **options}, NetSpec((8, 8), 1, vector=vector))
+    chosen = transformers.small(name) if name in transformers.SMALL else {"name": name, **SMALL}
+    return make_network({**chosen, **options}, NetSpec((8, 8), 1, vector=vector))
 
 
 def cond(**more):
@@ -51,7 +52,9 @@ def test_a_further_condition_changes_nothing_but_adds_itself(name):
     more = network(name, {**VECTOR, "sigma_to": 1})
     added = [key for key in more.state_dict() if key not in plain.state_dict()]
     assert added == ["map_sigma_to.weight"]
-    assert {f"{plain.map_name(name)}.weight" for name in VECTOR} <= set(plain.state_dict())
+    tables = {"map_label.weight": "y_embedder.embedding_table.weight"} if name in transformers.SMALL else {}
+    maps = {f"{plain.map_name(name)}.weight" for name in VECTOR}
+    assert {tables.get(one, one) for one in maps} <= set(plain.state_dict())
     more.load_state_dict(plain.state_dict(), strict=False)
     for net in (plain, more):
         for parameter in net.parameters():

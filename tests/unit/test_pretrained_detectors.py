@@ -1,5 +1,6 @@
 """Detectors trained on natural images: they recognise photographs, and say what is missing."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import pickle
@@ -16,8 +17,9 @@ import elucid
 from elucid.dnnlib import files
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.detectors import make_detector
-from elucid.metrics.pretrained import dinov2, efficientnet_lite, squeezenet
-from elucid.metrics.pretrained.vision_transformer import GRID, VisionTransformer
+from elucid.metrics.pretrained import as_pillow
+from elucid.pretrained import dinov2, efficientnet_lite, squeezenet
+from elucid.pretrained.vision_transformer import GRID, VisionTransformer
 
 CPU = torch.device("cpu")
 PACKAGED = {"efflite0": efficientnet_lite, "efflite0_96": efficientnet_lite, "squeezenet": squeezenet}
@@ -152,10 +154,10 @@ def test_other_weights_are_refused(module, state, tmp_path):
 @pytest.fixture
 def small(monkeypatch) -> VisionTransformer:
     """The network of `dinov2` with two narrow layers and random weights."""
-    make = functools.partial(VisionTransformer, width=32, depth=2, heads=4)
-    monkeypatch.setattr(dinov2, "VisionTransformer", make)
+    large = dinov2.SIZES["l"]
+    monkeypatch.setitem(dinov2.SIZES, "l", dataclasses.replace(large, width=32, depth=2, heads=4))
     torch.manual_seed(0)
-    network = make()
+    network = VisionTransformer(width=32, depth=2, heads=4)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return network
@@ -177,7 +179,7 @@ def test_dinov2_without_weights_says_the_mend(tmp_path, monkeypatch):
 
     monkeypatch.setenv("ELUCID_CACHE", str(tmp_path))
     monkeypatch.setattr(requests.Session, "send", no_network)
-    with pytest.raises(UserError, match=f"{dinov2.WEIGHTS_FILE}.*`detector_weights`=FILE.*`detector`=efflite0"):
+    with pytest.raises(UserError, match=f"{dinov2.SIZES['l'].file}.*`detector_weights`=FILE.*`detector`=efflite0"):
         make_detector("dinov2", CPU)
 
 
@@ -229,5 +231,5 @@ def test_resize_of_dinov2_is_that_of_pillow(shape):
     images, bicubic = noise(1, 3, *shape), Image.Resampling.BICUBIC
     picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
     picture = picture.resize((224, shape[0]), bicubic).resize((224, 224), bicubic)
-    error = dinov2.resized(images)[0].permute(1, 2, 0).numpy() - np.asarray(picture, dtype=np.float32)
+    error = as_pillow(images)[0].permute(1, 2, 0).numpy() - np.asarray(picture, dtype=np.float32)
     assert np.abs(error).max() <= 1 and np.mean(error != 0) < 0.02

@@ -15,7 +15,9 @@ from elucid.training.networks.blocks import ResidualBlock
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.edm2.blocks import EDM2Block
 from elucid.training.networks.regions import regions
+from elucid.training.networks.transformers.blocks import Block
 from elucid.training.types import NetSpec
+from tests import transformers
 
 NETWORKS = {
     "ddpmpp": ResidualBlock,
@@ -23,6 +25,8 @@ NETWORKS = {
     "adm": ResidualBlock,
     "adm_unet": Stage,
     "edm2": EDM2Block,
+    "jit": Block,
+    "ddt": Block,
 }
 
 
@@ -30,6 +34,8 @@ def denoiser(name: str = "ddpmpp", dropout: float = 0.5):
     torch.manual_seed(0)
     network = {"name": name, "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "dropout": dropout}
     network["attn_resolutions"] = [8]
+    if name in transformers.SMALL:
+        network = transformers.small(name, depth=8, dropout=dropout)
     made = make_denoiser(network, {"name": "edm"}, NetSpec((8, 8), 3))
     for parameter in made.parameters():  # away from the zeros of the initialisation
         nn.init.normal_(parameter, std=0.05)
@@ -65,7 +71,7 @@ def gradients(model):
     return {name: one.grad for name, one in model.named_parameters()}, stored.bytes, torch.rand(1)
 
 
-@pytest.mark.parametrize("name", ["ddpmpp", "adm_unet"])
+@pytest.mark.parametrize("name", ["ddpmpp", "adm_unet", "jit"])
 def test_checkpointing_gives_the_same_gradients_with_less_memory(name):
     """To the bit, dropout included; and what is drawn afterwards is the same."""
     plain = denoiser(name)

@@ -17,6 +17,7 @@ from elucid.training.networks.layers import Conv2d
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.saving import on_host
 from elucid.training.types import NetSpec
+from tests import transformers
 from tests.device.workers import CIFAR, new_run, pictures
 
 SPEC = NetSpec((8, 8), 3, vector={"labels": 4})
@@ -26,6 +27,8 @@ NETWORKS = {
     "ncsnpp": SMALL,
     "adm": {**SMALL, "model_channels": 32},
     "adm_unet": {**SMALL, "model_channels": 32, "checkpoint": True},
+    "jit": transformers.small("jit"),
+    "ddt": transformers.small("ddt"),
 }
 
 

@@ -85,13 +85,14 @@ def nll(
 
     `num` images are chosen by `seed`, by default all are used. The process is the model's own; models without discrete
     noise levels get the linear one of 1000 steps. `respacing` uses fewer steps. Of `options`, `variance`, `clip`,
-    `ema`, `adm_preset`, `precision`, `plugins` count. Under torchrun all processes must call it. Raises UserError for
-    models of latents, for those that enlarge images, and for data that does not fit the model.
+    `ema`, `adm_preset`, `checkpoint_model`, `precision`, `plugins` count. Under torchrun all processes must call it.
+    Raises UserError for models of latents, for those that enlarge images, and for data that does not fit the model.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
     options = options or SampleOptions()
-    given = {name: getattr(options, name) for name in ("ema", "precision", "plugins", "clip", "adm_preset")}
+    names = ("ema", "precision", "plugins", "clip", "adm_preset", "checkpoint_model")
+    given = {name: getattr(options, name) for name in names}
     settings = SampleOptions(**given, respacing=respacing, set={"schedule.name": "respaced"})
     pipeline = load_pipeline(os.fspath(network), settings, place, "the likelihood of images")
     require_variance(pipeline.denoiser.spec, options.variance)

@@ -46,16 +46,18 @@ def heldout_loss(
     The loss is |D(y + n; sigma) - y|^2 per element, plain and times 1 / c_out(sigma)^2 (Karras et al. 2022, eq. 8), at
     as many noise levels as `sigmas`: quantiles of those that the run's loss draws, so that the mean weighted loss is
     about the training loss. `num` images of each set are chosen by `seed`, by default as many as `test` has, at most
-    5000; both sets get the same noise. Of `options`, `ema`, `adm_preset`, `precision`, `plugins`, and `set` for the
-    encoder count. The value is the mean weighted loss of held-out minus training images. Under torchrun all processes
-    must call it. Raises UserError for models that enlarge images and for data that does not fit the model.
+    5000; both sets get the same noise. Of `options`, `ema`, `adm_preset`, `checkpoint_model`, `precision`, `plugins`,
+    and `set` for the encoder count. The value is the mean weighted loss of held-out minus training images. Under
+    torchrun all processes must call it. Raises UserError for models that enlarge images and for data that does not fit
+    the model.
     """
     place = distributed.choose_device(device)
     distributed.init(place)
     if dest is not None and distributed.is_main():
         require_writable(dest)
     given = options or SampleOptions()
-    kept = {name: getattr(given, name) for name in ("ema", "precision", "plugins", "adm_preset", "set")}
+    names = ("ema", "precision", "plugins", "adm_preset", "checkpoint_model", "set")
+    kept = {name: getattr(given, name) for name in names}
     pipeline = load_pipeline(os.fspath(network), SampleOptions(**kept), place, "the loss on held-out images")
     held_out = open_fitting(pipeline, test, num or MOST, seed, "`test`")
     training = open_fitting(pipeline, data, len(held_out) if num is None else num, seed, "`data`")

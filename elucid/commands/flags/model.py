@@ -7,10 +7,11 @@ import click
 from elucid.commands.command import Name, section
 from elucid.training.config.settings import PRECISIONS
 from elucid.training.registry.adm_presets import PRESETS
+from elucid.training.registry.public_transformers import MODELS
 
 
 def model_flags(*more: Callable) -> Callable:
-    """Return a decorator that adds --network, --ema, --adm_preset, --precision and --plugins, and `more` options."""
+    """Return a decorator that adds --network, --ema, --precision, --plugins, flags of state dicts, and `more`."""
     return section(
         "Model",
         click.option(
@@ -24,6 +25,13 @@ def model_flags(*more: Callable) -> Callable:
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
         click.option(
             "--adm_preset", type=Name("preset", PRESETS), help="Options of a state dict.  [default: by its shapes]"
+        ),
+        click.option(
+            "--model",
+            "--checkpoint_model",
+            "checkpoint_model",
+            type=Name("model", MODELS),
+            help="Name of a public transformer, e.g. SiT-XL/2.  [default: by its shapes]",
         ),
         click.option("--precision", type=click.Choice(PRECISIONS), help="Precision.  [default: as trained]"),
         click.option("--plugins", metavar="LIST", help="Your modules or files that the snapshot may use."),

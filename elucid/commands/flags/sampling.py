@@ -12,6 +12,7 @@ from elucid.training.noise.choices import VARIANCES
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS
 from elucid.training.registry.edm2_pairs import PAIRS
 from elucid.training.registry.names import SAMPLERS
+from elucid.training.registry.public_transformers import GUIDED, MODELS
 from elucid.training.sampling.class_policy import POLICIES
 from elucid.training.sampling.options import NOISE, SampleOptions
 
@@ -27,7 +28,7 @@ _adm_preset = click.option(
 
 
 def _model(net: bool) -> list[Callable]:
-    what = "Snapshot, run folder (its newest), or a public checkpoint of the EDM family."
+    what = "Snapshot, run folder (its newest), or a public checkpoint."
     return [
         click.option("--network", *(["--net"] if net else []), "network", metavar="PKL|DIR|URL", help=what),
         click.option("--ema", metavar="NAME", help="EMA of the snapshot to use.  [default: the first]"),
@@ -38,6 +39,13 @@ def _model(net: bool) -> list[Callable]:
             help="EMA of this relative length, reconstructed from the snapshots of a run folder, e.g. 0.1.",
         ),
         _adm_preset,
+        click.option(
+            "--model",
+            "--checkpoint_model",
+            "checkpoint_model",
+            type=Name("model", MODELS),
+            help="Name of a public transformer in its own program, e.g. SiT-XL/2.  [default: by shapes and file name]",
+        ),
         click.option("--class", "classes", metavar="INT|NAME", help="Class of all images.  [default: random, by seed]"),
         click.option(
             "--class_policy",
@@ -104,8 +112,8 @@ _SAMPLER = [
 _GUIDANCE = [
     click.option(
         "--preset",
-        type=Name("preset", PAIRS),
-        help="Published guidance of EDM2's networks, e.g. edm2-img512-s-autog-fid; see docs/edm2.md.",
+        type=Name("preset", {**PAIRS, **GUIDED}),
+        help="Published guidance, e.g. edm2-img512-s-autog-fid or dit-xl-2-256; see docs/edm2.md and transformers.md.",
     ),
     click.option(
         "--cfg",
@@ -220,7 +228,7 @@ def sample_options(flags: dict) -> SampleOptions:
 def require_network(ctx: click.Context, network: str | None, preset: str | None) -> None:
     """Raise UsageError if there is no network; for a preset it says which one that wants."""
     if network is None:
-        wanted = f", e.g. {PAIRS[preset].network}" if preset else f"; see {ctx.command_path} --help"
+        wanted = f", e.g. {PAIRS[preset].network}" if preset in PAIRS else f"; see {ctx.command_path} --help"
         raise click.UsageError(f"--network is missing{wanted}")
 
 

@@ -20,6 +20,10 @@ from elucid.dnnlib.reading import limits
 _MOST_SHARED = 4  # times that weights may be used more than once
 
 
+class _Arguments:
+    """Stands for the parsed arguments that training scripts store beside weights; they are read and not used."""
+
+
 class NotData(UserError):
     """Raised for a file that names a callable which is not allowed."""
 
@@ -37,7 +41,8 @@ def load_torch(path: str | os.PathLike) -> Any:
         _require_modest(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles; what cannot be read is an error
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_Arguments, "argparse.Namespace")]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
         _require_dense(content, path.stat().st_size)
         return content
     except UserError:

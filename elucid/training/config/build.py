@@ -121,13 +121,16 @@ def build(
     lowres = make(options["lowres"], "transform", "lowres") if options.get("lowres") else None
     loss = make(options["loss"], "loss")
     # Last, so that the low-resolution image is that of the image which the network learns to generate.
-    transforms = [Encode(encoder), *([augment] if augment else []), *own, *([lowres] if lowres else [])]
+    others = [*([augment] if augment else []), *own, *([lowres] if lowres else [])]
+    transforms = [Encode(encoder, loss.needs_pixels), *others]
     spec = dataset_spec
     for transform in transforms:
         spec = transform.adapt(spec)
     spec = adapted(spec, loss)
     denoiser = make_denoiser(options["network"], options["precond"], spec, precision, weights and not skeleton)
     loss.check(denoiser)
+    if loss.needs_pixels and spec.latent:
+        require_pixels(dataset_spec, augment)
     data = options.get("dataset", {})
     first = [Mirror()] if data.get("xflip") else []
     dropout = [LabelDropout(data["label_dropout"])] if data.get("label_dropout") and dataset_spec.label_dim else []
@@ -150,6 +153,17 @@ def build(
         "loss": resolved(loss),
     }
     return Components(encoder, transforms, loss, denoiser, components)
+
+
+def require_pixels(dataset_spec: NetSpec, augment: Transform | None) -> None:
+    """Raise UserError if the pixels that latents are of are not there, or are others after augmentation."""
+    if dataset_spec.latent:
+        raise UserError(
+            "the loss needs the pixels of images, and the dataset stores their latents; give the images themselves "
+            "as `data`, which `train_on_latents`=1 encodes at each step"
+        )
+    if augment is not None and getattr(augment, "operations", True):
+        raise UserError("the loss needs the pixels of latents, which augmentation moves apart; use `augment`=0")
 
 
 def adapted(spec: NetSpec, loss: Loss) -> NetSpec:

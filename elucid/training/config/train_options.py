@@ -106,6 +106,7 @@ class TrainOptions:
     seed: int | None = None
     transfer: str | os.PathLike | None = None
     adm_preset: str | None = None
+    checkpoint_model: str | None = None
     resume: str | os.PathLike | None = None
     precision: str | None = None
     fp16: bool | None = None

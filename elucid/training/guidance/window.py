@@ -23,6 +23,11 @@ class CoordinateWindow(DenoiserWrapper):
                 "`x_start`, `y_start`, `image_size`: the model was trained without coordinates; leave them out, "
                 "or sample from one trained with `patch`"
             )
+        if getattr(denoiser.model, "fixed_size", False) and tuple(size) != denoiser.spec.resolution:
+            height, width = denoiser.spec.resolution
+            raise UserError(
+                f"`image_size`={size[0]}: a {type(denoiser.model).__name__} makes images of {height}x{width} only"
+            )
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
         if any(side < 1 or side % divisor for side in size):
             raise UserError(

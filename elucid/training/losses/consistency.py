@@ -47,9 +47,12 @@ class ConsistencyLoss(LossWrapper):
     ):
         super().__init__(base)
         # A loss with further terms would lose them, as only its `evaluate` is used.
-        if not isinstance(base, DSM) or type(base).forward is not DSM.forward:
+        if not isinstance(base, DSM) or not base.is_its_error:
             kind = type(base).__name__
-            raise UserError(f"cdm wraps edm, vp, ve, iddpm or simple, not {kind}; write e.g. patch(cdm(edm))")
+            raise UserError(
+                f"cdm wraps edm, vp, ve, iddpm, simple, or flow without cosine and mean, not {kind}; write e.g. "
+                "patch(cdm(edm))"
+            )
         if martingale_steps < 2:
             raise UserError(f"martingale_steps={martingale_steps}: a path needs at least 2 levels; published: 6")
         if not 0 <= epsilon_min <= epsilon_max:

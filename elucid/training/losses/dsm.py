@@ -39,6 +39,11 @@ class DSM(Loss):
         super().__init__()
         self.noise = noise
 
+    @property
+    def is_its_error(self) -> bool:
+        """Whether the loss is the sum of the errors of `evaluate`, so that another loss may build on these."""
+        return type(self).forward is DSM.forward
+
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)
         self.noise.check(denoiser)

@@ -42,6 +42,10 @@ class FlowMatching(DSM):
             raise UserError(f"clamp={clamp:g} must be in [0, 1) and cosine={cosine:g} not negative")
         self.error, self.clamp, self.cosine, self.mean = error, clamp, cosine, mean
 
+    @property
+    def is_its_error(self) -> bool:
+        return not self.cosine and not self.mean
+
     def weight_at(self, denoiser: Denoiser, sigma: Tensor) -> Tensor:
         path = path_of(denoiser)
         if self.error == "x":

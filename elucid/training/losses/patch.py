@@ -35,8 +35,14 @@ class PatchLoss(LossWrapper):
         super().check(denoiser)
         if isinstance(self.base, PatchLoss):
             raise UserError("patch(patch(...)): crops of crops are not supported; use patch once")
+        if self.needs_pixels and denoiser.spec.latent:
+            raise UserError("patch: crops of latents have no pixels, which the loss inside needs; leave patch out")
         divisor = 2 ** getattr(denoiser.model, "halvings", 0)
-        for height, width in self.sizes(denoiser.spec.resolution):
+        sizes = self.sizes(denoiser.spec.resolution)
+        if getattr(denoiser.model, "fixed_size", False) and sizes != [denoiser.spec.resolution]:
+            name = type(denoiser.model).__name__
+            raise UserError(f"patch: a {name} takes images of one size only; use a U-Net (`arch`), or another `loss`")
+        for height, width in sizes:
             if not height or not width:
                 rows, columns = denoiser.spec.resolution
                 raise UserError(f"images of {rows}x{columns} are too small for patches; use `loss` without patch")
@@ -81,7 +87,8 @@ def with_coordinates(batch: Batch) -> Batch:
     if "coords" in batch.cond:
         return batch
     grid = coordinate_grid(*batch.images.shape[2:], device=batch.images.device)
-    return Batch(batch.images, {**batch.cond, "coords": grid.expand(len(batch), -1, -1, -1)})
+    cond = {**batch.cond, "coords": grid.expand(len(batch), -1, -1, -1)}
+    return Batch(batch.images, cond, batch.mirrored, batch.raw)
 
 
 def random_crops(batch: Batch, height: int, width: int) -> Batch:

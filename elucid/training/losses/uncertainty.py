@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Loss, LossWrapper, require_denoiser, with_total
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
@@ -27,28 +31,41 @@ class UncertaintyLoss(LossWrapper):
 
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)
+        if self.base.may_be_negative:
+            raise UserError(
+                "uncertainty divides a loss by its size, and this one may be negative; put it inside, as in "
+                "`loss`=alignment(uncertainty(edm))"
+            )
         self.base.check(denoiser)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
-        with first_prediction(denoiser) as heard:
+        with first_call(denoiser) as heard:
             out = with_total(self.base(denoiser, batch, step), denoiser, batch.images, step)
         if step.phase != "main" or not heard:
             return out
-        u, elements = heard[0].logvar, heard[0].x0[0].numel()
+        prediction = heard[0].prediction
+        u, elements = prediction.logvar, prediction.x0[0].numel()
         loss = out.loss / u.exp() + elements * u
         return LossOutput(loss, {**out.terms, "u": u, "weighted": loss / elements})
 
 
+class Call(NamedTuple):
+    """A call of a denoiser: the noise level that it was given, and what it predicted."""
+
+    sigma: Tensor | float
+    prediction: Prediction
+
+
 @contextmanager
-def first_prediction(denoiser: Denoiser) -> Iterator[list[Prediction]]:
-    """Yield a list that receives the denoiser's first prediction in this context."""
-    heard: list[Prediction] = []
+def first_call(denoiser: Denoiser) -> Iterator[list[Call]]:
+    """Yield a list that receives the first call of the denoiser in this context."""
+    heard: list[Call] = []
 
-    def listen(module, inputs, prediction: Prediction) -> None:
+    def listen(module, inputs: tuple, named: dict, prediction: Prediction) -> None:
         if not heard:
-            heard.append(prediction)
+            heard.append(Call(inputs[1] if len(inputs) > 1 else named["sigma"], prediction))
 
-    handle = denoiser.register_forward_hook(listen)
+    handle = denoiser.register_forward_hook(listen, with_kwargs=True)
     try:
         yield heard
     finally:

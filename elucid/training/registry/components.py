@@ -1,7 +1,8 @@
 """Components: creates objects from descriptions `{"name": ..., option: value}` and back, including nested ones.
 
 A constructor argument annotated with the base class of a kind (`base: Loss`, `noise: NoiseDistribution`) takes a
-component of that kind. Options are bound to constructor signatures, the only place where defaults are defined.
+component of that kind, one that may be a list as well (`FeatureEncoder | list[FeatureEncoder]`) one or several. Options
+are bound to constructor signatures, the only place where defaults are defined.
 """
 
 import types
@@ -42,6 +43,7 @@ def component_arguments(target: Any) -> dict[str, str]:
 def _kind_of(annotation: Any) -> str | None:
     if get_origin(annotation) in (Union, types.UnionType):
         choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+        choices = list(dict.fromkeys(get_args(one)[0] if get_origin(one) is list else one for one in choices))
         annotation = choices[0] if len(choices) == 1 else None
     for base in getattr(annotation, "__mro__", ()):
         for kind, interface in INTERFACES.items():
@@ -49,6 +51,10 @@ def _kind_of(annotation: Any) -> str | None:
             if kind != "network" and interface.is_base(base):
                 return kind
     return None
+
+
+def _takes_lists(target: Any, argument: str) -> bool:
+    return any(get_origin(one) is list for one in get_args(signature(target).parameters[argument].annotation))
 
 
 def make(component: Any, kind: str, label: str | None = None, **parts) -> Any:
@@ -79,10 +85,17 @@ def make(component: Any, kind: str, label: str | None = None, **parts) -> Any:
             continue
         if isinstance(given, dict):
             given = merged(DEFAULT_COMPONENTS.get(argument_kind, {}), given)
-        made[argument] = make(given, argument_kind, f"{label}, {argument}" if argument_kind != "loss" else None)
+        of = f"{label}, {argument}" if argument_kind != "loss" else None
+        if isinstance(given, list) and _takes_lists(target, argument):
+            made[argument] = [make(one, argument_kind, of) for one in given]
+        else:
+            made[argument] = make(given, argument_kind, of)
     result = construct(target, options, label, **parts, **made)
     result.config["name"] = name
-    result.config["options"] |= {argument: resolved(child) for argument, child in made.items()}
+    result.config["options"] |= {
+        argument: [resolved(one) for one in child] if isinstance(child, list) else resolved(child)
+        for argument, child in made.items()
+    }
     return result
 
 

@@ -42,6 +42,7 @@ INTERFACES = {
         Interface("schedule", _T + "noise.schedules:Schedule", {"levels": ("num_steps", "sigma_min", "sigma_max")}),
         Interface("sampler", _T + "samplers.base:Sampler", {"__call__": _SAMPLE}),
         Interface("guidance", _T + "preconds.wrapper:DenoiserWrapper", {}, ("denoiser",)),
+        Interface("features", _T + "features.base:FeatureEncoder", {"features": ("images",)}),
         Interface("encoder", _T + "encoders.base:Encoder", {"encode": ("raw",), "decode": ("x",)}),
         Interface("transform", _T + "transforms.base:Transform", {"__call__": ("batch",)}),
         Interface("dataset", _T + "data.base:Dataset", {}, ("path",)),

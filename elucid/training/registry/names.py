@@ -48,6 +48,8 @@ LOSSES = {
     "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
+    "alignment": _T + "losses.alignment:AlignmentLoss",
+    "perceptual": _T + "losses.perceptual:PerceptualLoss",
     "cross_entropy": _T + "losses.cross_entropy:CrossEntropy",
 }
 
@@ -95,6 +97,11 @@ GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
     "classifier": _T + "guidance.classifier:ClassifierGuidance",
+}
+
+FEATURES = {
+    "efflite0": _T + "features.efflite0:EfficientNetLiteFeatures",
+    "dinov2": _T + "features.dinov2:DinoFeatures",
 }
 
 ENCODERS = {
@@ -163,6 +170,7 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "guidance": GUIDANCES,
+    "features": FEATURES,
     "encoder": ENCODERS,
     "transform": TRANSFORMS,
     "dataset": DATASETS,
@@ -204,5 +212,9 @@ OPTIONS: dict[str, dict[str, dict]] = {
 }
 """Options that a short name implies, by kind."""
 
-DEFAULT_COMPONENTS = {"noise": {"name": "lognormal"}, "process": {"name": "linear"}}
+DEFAULT_COMPONENTS = {
+    "noise": {"name": "lognormal"},
+    "process": {"name": "linear"},
+    "features": {"name": "efflite0"},
+}
 """The default component of an argument of this kind, if the argument has no default of its own."""

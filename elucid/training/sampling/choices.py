@@ -54,8 +54,9 @@ def chosen_options(options: SampleOptions) -> dict[str, dict]:
         chosen["schedule"].setdefault("name", "respaced")
     for assignment in as_assignments(options.set or ()):
         set_by_path(chosen, moved_assignment(assignment, chosen))
-    if options.adm_preset is not None:
-        chosen["network"]["adm_preset"] = options.adm_preset
+    for name in ("adm_preset", "checkpoint_model"):
+        if getattr(options, name) is not None:
+            chosen["network"][name] = getattr(options, name)
     return chosen
 
 

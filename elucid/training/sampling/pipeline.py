@@ -18,7 +18,7 @@ from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
-from elucid.training.registry.edm2_pairs import lengths_of_runs, note_other_lengths
+from elucid.training.registry.edm2_pairs import PAIRS, lengths_of_runs, note_other_lengths
 from elucid.training.samplers.base import Sampler
 from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
@@ -110,7 +110,7 @@ def load_pipeline(
     plugins = options.plugins or ()
     import_plugins(filter(None, plugins.split(",")) if isinstance(plugins, str) else plugins)
     require_parts(options)
-    if options.preset is not None:
+    if options.preset in PAIRS:
         note_other_lengths(options.preset, network, options.guide)
         lengths = lengths_of_runs(options.preset, network, options.guide)
         if options.ema is not None:
@@ -200,7 +200,8 @@ def single_pipeline(
     guided = with_guidance(window, chosen["guidance"], options, device)
     limited = clipped(guided, options.clip, options.threshold)
     outermost = with_classifier(limited, classifier, names, options)
-    schedule(outermost, sampler.default_steps)  # so that impossible levels are refused before anything is written
+    # So that impossible levels are refused before anything is written.
+    sampler.check(schedule(outermost, sampler.default_steps), outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     choose_kernels(denoiser.model, denoiser.compute_dtype)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from elucid.dnnlib.config import resolve
 from elucid.dnnlib.errors import UserError, did_you_mean
-from elucid.torch_utils.guards.torch_files import load_torch
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED, network_options, tidy
 from elucid.training.registry.adm_presets import PRESETS
@@ -44,12 +43,13 @@ def is_torch_file(path: Path) -> bool:
     return start == LEGACY
 
 
-def read_adm_file(path: Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the fields of a `Snapshot`; `options` may name an `adm_preset` and have options of the original program.
+def read_adm_file(path: Path, content: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the fields of a `Snapshot` from the content of a torch file.
 
-    Raises UserError for a file that is damaged or would run code, and for options that are missing or do not fit.
+    `options` may name an `adm_preset` and have options of the original program. Raises UserError for content that is no
+    network of this family, and for options that are missing or do not fit.
     """
-    weights = state_dict_in(load_torch(path), path.stat().st_size)
+    weights = state_dict_in(content, path.stat().st_size)
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     found, original = settled(told(shapes), dict(options or {}))
     try:

@@ -22,6 +22,7 @@ from elucid.dnnlib.reading import checksums
 from elucid.dnnlib.remote.hub import hub_model, is_hub
 from elucid.dnnlib.unpickle import Record, read_pickle, recorder, require_plain
 from elucid.torch_utils.guards.finite import require_finite
+from elucid.torch_utils.guards.torch_files import load_torch
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.registry.interfaces import INTERFACES
 from elucid.training.registry.names import TABLES
@@ -29,6 +30,8 @@ from elucid.training.snapshots.adm_family import is_torch_file, read_adm_file
 from elucid.training.snapshots.edm2_family import is_edm2_pickle, read_edm2_pickle
 from elucid.training.snapshots.edm_family import EDM_NAMES, is_edm_pickle, read_edm_pickle
 from elucid.training.snapshots.records import describe_denoiser, rebuild_denoiser
+from elucid.training.snapshots.transformers.files import state_dicts
+from elucid.training.snapshots.transformers.reader import read_transformer
 from elucid.training.snapshots.trust import load_object
 from elucid.training.snapshots.weights_folder import WEIGHTS, read_weights_folder, save_weights_folder
 
@@ -128,9 +131,10 @@ def load_snapshot(
 ) -> Snapshot:
     """Read a snapshot or published checkpoint from a path or URL; `ema` selects one average.
 
-    For a run folder, the newest snapshot is read. `adm` has options of a state dict of the ADM family, with the names
-    of its program's flags, and perhaps an `adm_preset` (`registry.adm_presets`). Raises UserError for a file that is
-    damaged, is not a snapshot, or refers to a callable that is not allowed.
+    For a run folder, the newest snapshot is read. `adm` has options of a public state dict, with the names of its
+    program's flags, and perhaps an `adm_preset` (`registry.adm_presets`) or, for a transformer, a `checkpoint_model`
+    (`registry.public_transformers`). Raises UserError for a file that is damaged, is not a snapshot, or refers to a
+    callable that is not allowed.
     """
     path = located(source)
     if path.suffix == ".safetensors":
@@ -142,7 +146,7 @@ def load_snapshot(
     elif is_torch_file(path):
         checked = checksums.verify(path)
         with naming(path):
-            snapshot = published(read_adm_file(path, adm), ema)
+            snapshot = read_state_dict(path, adm, ema)
     else:
         if adm:
             raise UserError(f"{path} is no state dict, so it has its own options; leave out {', '.join(adm)}")
@@ -161,6 +165,17 @@ def load_snapshot(
     for denoiser in snapshot.emas.values():
         denoiser.to(device)
     return snapshot
+
+
+def read_state_dict(path: Path, options: Mapping[str, Any] | None, ema: str | None) -> Snapshot:
+    """Create a snapshot from a file of torch with the state dict of a transformer or of an ADM network."""
+    content = load_torch(path)
+    transformers = state_dicts(content)
+    if transformers:
+        return Snapshot(**read_transformer(transformers, path, options, ema))
+    if options and "checkpoint_model" in options:
+        raise UserError("`checkpoint_model` names a transformer, but the file has none; leave it out")
+    return published(read_adm_file(path, content, options), ema)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from elucid.training.types import Batch, NetSpec
 class Transform(ABC):
     """Base class of batch transforms on the device. To add one, subclass it, e.g. `--transform=mine.py:Blur`.
 
-    A transform that adds to `cond` must declare the condition in `adapt`.
+    A transform that adds to `cond` must declare the condition in `adapt`. One that moves no pixels
+    passes `Batch.raw` on.
     """
 
     def adapt(self, spec: NetSpec) -> NetSpec:

@@ -21,4 +21,4 @@ class Coordinates(Transform):
         grid = coordinate_grid(*batch.images.shape[2:], device=batch.images.device).expand(len(batch), -1, -1, -1)
         if batch.mirrored is not None:
             grid = torch.where(batch.mirrored[:, None, None, None], grid.flip(3), grid)
-        return Batch(batch.images, {**batch.cond, "coords": grid}, batch.mirrored)
+        return Batch(batch.images, {**batch.cond, "coords": grid}, batch.mirrored, batch.raw)

@@ -15,4 +15,4 @@ class LabelDropout(Transform):
     def __call__(self, batch: Batch) -> Batch:
         labels = batch.cond["labels"]
         kept = labels * (torch.rand(len(labels), 1, device=labels.device) >= self.p)
-        return Batch(batch.images, {**batch.cond, "labels": kept}, batch.mirrored)
+        return Batch(batch.images, {**batch.cond, "labels": kept}, batch.mirrored, batch.raw)

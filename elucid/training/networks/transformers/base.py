@@ -22,6 +22,7 @@ class TokenNetwork(Conditioned):
     With `context_tokens` there are as many learned positions for tokens of the labels.
     """
 
+    fixed_size = True  # of its images, since the tables of positions are for one grid
     blocks: nn.ModuleList
 
     def __init__(
@@ -76,8 +77,8 @@ class TokenNetwork(Conditioned):
         asked, there = tuple(side * self.patch for side in self.grid), tuple(x.shape[2:])
         if asked != there:
             raise UserError(
-                f"a transformer for images of {asked[0]}x{asked[1]} got {there[0]}x{there[1]}; train without patches, "
-                "or use a U-Net (`arch`), which takes images of any size"
+                f"a {type(self).__name__} for images of {asked[0]}x{asked[1]} got {there[0]}x{there[1]}; give it such, "
+                "or use a U-Net (`arch`), which takes images of several sizes"
             )
 
     def outputs(self, x: Tensor, found: dict[str, Tensor]) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
@@ -107,9 +108,10 @@ def require_heads(width: int, heads: int, rotary: bool = False) -> None:
         )
     rotated = [count for count in fitting if width // count % 4 == 0]
     if rotary and heads not in rotated:
+        use = f"use network.num_heads={nearest(heads, rotated)}" if rotated else "use a width divisible by 4"
         raise UserError(
-            f"rotary positions need heads of a width divisible by 4, and {width} (`cbase`) in {heads} heads gives "
-            f"{width // heads}; use network.num_heads={nearest(heads, rotated) or '...'} or network.rotary=false"
+            f"rotary positions need heads of a width divisible by 4: {width} channels (`cbase`) in {heads} heads gives "
+            f"{width // heads}; {use}"
         )
 
 

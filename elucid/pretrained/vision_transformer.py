@@ -25,12 +25,19 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self._tokens(images)[:, 0])
+
+    def patch_tokens(self, images: Tensor) -> Tensor:
+        """Return the normalised tokens of the patches f32[B,H/14 * W/14,width], rows first."""
+        return self.norm(self._tokens(images)[:, 1:])
+
+    def _tokens(self, images: Tensor) -> Tensor:
         patches = self.patch_embed["proj"](images)
         x = patches.flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.positions(*patches.shape[-2:])
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, 0])
+        return x
 
     def positions(self, height: int, width: int) -> Tensor:
         """Return the positions f32[1,1+height*width,D] of a grid of patches, interpolated from those that were trained.

@@ -1,10 +1,9 @@
-"""The detector `squeezenet`: SqueezeNet 1.1 trained on ImageNet, with the weights of a package.
+"""SqueezeNet 1.1 trained on ImageNet, with the weights of a package.
 
 Iandola et al. 2016 (arXiv 1602.07360). 1.1 differs from the paper's network in its first convolution and in pooling
 earlier.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import load_arrays
-from elucid.metrics.detectors import Detector, as_rgb, full_precision
-from elucid.metrics.pretrained.weights import fill, given_or_packaged, identify
+from elucid.pretrained.weights import fill
 
 PACKAGE = "ndf"
 WEIGHTS_FILE = "squeezenet_weights.pkl"
@@ -28,48 +26,6 @@ FIRES = {"fire2": 16, "fire3": 16, "fire4": 32, "fire5": 32, "fire6": 48, "fire7
 """Channels of each fire module's first layer; its output has eight times as many."""
 POOLED = ("fire4", "fire6")
 """Modules whose input is pooled."""
-
-
-class SqueezeNetDetector(Detector):
-    """Pooled features f32[B,512] of SqueezeNet's last fire module, on images resized to 227x227."""
-
-    name = "squeezenet"
-    resize = f"bilinear-antialias-{SIZE}"
-    dim = DIM
-    extra = {"logits": CLASSES}
-
-    def __init__(self, device: torch.device, weights: str | os.PathLike | None = None):
-        path = given_or_packaged(weights, PACKAGE, WEIGHTS_FILE, self.name)
-        self.device = device
-        self.sha256 = identify(path, WEIGHTS_SHA256, WHAT)
-        self.network = load_network(path).to(device)
-        self.mean = torch.tensor(MEAN, device=device)[:, None, None]
-
-    def features(self, images: Tensor) -> Tensor:
-        return self._map(images).mean((2, 3))
-
-    @torch.inference_mode()
-    def outputs(self, images: Tensor, names: tuple[str, ...] = ("features", "logits")) -> dict[str, Tensor]:
-        """Return features and logits f32[B,1000] of ImageNet's classes, those named, of images u8[B,1 or 3,H,W].
-
-        Both come from one pass.
-        """
-        with full_precision():
-            maps = self._map(as_rgb(images).to(self.device))
-            values = {"features": maps.mean((2, 3))}
-            if "logits" in names:
-                values["logits"] = self.network.scores(maps)
-        return {name: values[name] for name in names}
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits f32[B,1000] of ImageNet's classes for images u8[B,1 or 3,H,W]."""
-        return self.outputs(images, ("logits",))["logits"]
-
-    def _map(self, images: Tensor) -> Tensor:
-        x = images.to(torch.float32)
-        if x.shape[-2:] != (SIZE, SIZE):
-            x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
-        return self.network((x.flip(1) - self.mean).contiguous(memory_format=torch.channels_last))
 
 
 class Fire(nn.Module):

@@ -1,1 +1,0 @@
-"""Detectors with weights trained on natural images, from installed packages or a download."""

@@ -1,0 +1,1 @@
+"""Networks trained on natural images, with weights from installed packages, a file or a download."""

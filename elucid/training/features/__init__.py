@@ -1,0 +1,1 @@
+"""Frozen encoders whose tokens losses compare with those of the network."""

@@ -1,0 +1,1 @@
+"""Reads public state dicts of DiT, SiT, JiT, REPA, LightningDiT and DDT."""
