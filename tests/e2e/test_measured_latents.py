@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks import small_vae
+from elucid.evaluation.toy.one_thread import one_thread
 from elucid.training.data.dataset import open_dataset
 from elucid.training.encoders.vae import VAE
 from elucid.training.snapshots.snapshot import load_snapshot
@@ -48,9 +49,8 @@ def test_the_run_normalises_by_the_measured_statistics(place):
 def test_a_resumed_run_keeps_them(place):
     before = load_snapshot(scripts.newest(place / "run")).encoder
     assert "done" in call(*FLOW, f"--resume={place / 'run'}", "--duration=0.000048")
-    newest = scripts.newest(place / "run")
-    assert newest.stem.endswith("000000") or load_snapshot(newest).nimg == 48
-    assert load_snapshot(newest).encoder == before
+    after = load_snapshot(scripts.newest(place / "run"))
+    assert after.nimg == 48 and after.encoder == before
 
 
 def test_samples_are_decoded_by_the_way_back(place, tmp_path):
@@ -67,8 +67,14 @@ def test_samples_are_decoded_by_the_way_back(place, tmp_path):
     ("args", "message"),
     [
         (["encode", "--source=PLACE/latents.zip", "--dest=OUT.zip", "--measure"], "dataset_tool.py verify measures"),
-        (["encode", "--source=PLACE/pictures.zip", "--dest=OUT.zip", "--final-std=1"], "--final-std=1 is the deviation"),
-        (["encode", "--source=PLACE/pictures.zip", "--dest=OUT.zip", "--measure", "--scale=1"], "--measure and --scale"),
+        (
+            ["encode", "--source=PLACE/pictures.zip", "--dest=OUT.zip", "--final-std=1"],
+            "--final-std=1 is the deviation",
+        ),
+        (
+            ["encode", "--source=PLACE/pictures.zip", "--dest=OUT.zip", "--measure", "--scale=1"],
+            "--measure and --scale",
+        ),
     ],
 )
 def test_mistakes_name_the_flags(place, tmp_path, args, message):
@@ -78,18 +84,17 @@ def test_mistakes_name_the_flags(place, tmp_path, args, message):
 
 
 def test_a_small_autoencoder_learns_pictures(place, tmp_path):
-    """Better than one gray for all, and its factor brings latents to deviation 1."""
-    how = ["--kimg=1", "--widths=16,32", "--held-out=6", "--batch=12", "--lr=0.01", "--picture", tmp_path / "shown.png"]
-    with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["small_vae", f"--data={place / 'pictures.zip'}", f"--out={tmp_path / 'vae'}", *map(str, how)])
-        small_vae.cli.run(small_vae.main)
-    assert stop.value.code == 0
+    """More than one gray for all, and its factor brings latents to deviation 1."""
+    how = ["--kimg=0.8", "--widths=8,16", "--held-out=6", "--batch=6", "--lr=0.01"]
+    how += [f"--data={place / 'pictures.zip'}", f"--out={tmp_path / 'vae'}", f"--picture={tmp_path / 'shown.png'}"]
+    with one_thread():  # the layers are tiny
+        small_vae.main(how, standalone_mode=False)
     vae = VAE(str(tmp_path / "vae")).to("cpu")
     dataset = open_dataset(place / "pictures.zip")
     images = torch.from_numpy(np.stack([dataset.image(index) for index in range(len(dataset))]))
     again, found = small_vae.measure(vae, images)
     gray = 10 * np.log10(255**2 / (images.double() - images.double().mean()).square().mean().item())
     assert again.shape == images.shape and vae.factor == 2
-    assert found["psnr"] > gray + 2 and found["std"] == pytest.approx(1, abs=0.2)
+    assert found["psnr"] > gray + 1 and found["std"] == pytest.approx(1, abs=0.2)
     with Image.open(tmp_path / "shown.png") as shown:
         assert shown.width > shown.height
