@@ -66,7 +66,7 @@ class TokenNetwork(Conditioned):
         return self.blocks
 
     def embed(self, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
-        """Add the vector conditions to the embedded time [B,D]; returns the sum, and the part that labels have in it."""
+        """Add the vector conditions to the embedded time [B,D]; returns the sum and the part of labels in it."""
         labels = None if self.y_embedder is None else self.y_embedder(cond["labels"].to(time.dtype))
         emb = time if labels is None else time + labels
         for name in ("augment", *self.further):
