@@ -89,8 +89,8 @@ MODEL = section(
     click.option(
         "--precond",
         type=Name("preconditioner", also=("cdm", "pedm")),
-        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm; cdm, pedm: edm with that loss; classifier, "
-        f"ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
+        help="Preconditioner and its loss: vp, ve, iddpm, edm, edm2, ddpm, flow; cdm, pedm: edm with that loss; "
+        f"classifier, ddpm_classifier: of noisy images.  [default: {DEFAULTS['precond']}]",
     ),
     click.option("--beta_schedule", type=click.Choice(BETA_SCHEDULES), help="ddpm: its betas.  [default: linear]"),
     click.option("--diffusion_steps", type=_positive, help="ddpm: number of noise levels.  [default: 1000]"),

@@ -16,6 +16,7 @@ from elucid.training.noise.times import LogitNormalTime, shifted
 from elucid.training.preconds.flow import FlowPrecond
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import make
+from elucid.training.samplers.flow.base import Flow
 from elucid.training.samplers.flow.sde import DIFFUSIONS
 from elucid.training.types import Batch, NetSpec, Prediction
 from tests import vectors
@@ -203,6 +204,23 @@ def test_paths_of_the_library(case, theirs):
         [(path.sigma(one + 1e-6) - path.sigma(one - 1e-6)).item() / 2e-6 for one in t], rel=1e-6
     )
     assert torch.equal(path.sigma(t), ratio)
+
+
+@pytest.mark.parametrize("case", vectors.cases("transformers/flow_matching/paths"), ids=str)
+def test_a_model_is_solved_along_another_path(case):
+    """The velocity at time r of path B, of a network trained on path A, is that of our samplers with `path` B."""
+    _, arrays = load(case)
+    names = {"CondOT": "linear", "VP": "vp", "Cosine": "cosine"}
+    found = [name for name in arrays if name.startswith("transformed:")]
+    for name in found:
+        _, own, other, r = name.split(":")
+        one = BoundDenoiser(denoiser(names[own], "v", Double))
+        path, t = make_path(names[other]), 1 - torch.tensor(float(r), dtype=torch.float64)
+        x = arrays["noise"].double()[..., None]  # [B,C,H,1], an image
+        flow = Flow(one, path, x, path.sigma(t.reshape(1)), 0.0, None)
+        velocity = -flow.velocity(x, t, flow.x0(x, t))
+        assert vectors.relative_error(velocity[..., 0], arrays[name]) < 1e-5, name
+    assert len(found) >= 9
 
 
 @pytest.mark.parametrize("case", vectors.cases("transformers/lightningdit/transport"), ids=str)

@@ -1,12 +1,14 @@
 """Alignment with a frozen encoder as its users meet it: trained, resumed, sampled, exported; and what is refused."""
 
+import dataclasses
 import importlib.metadata
 import json
 
 import pytest
 import torch
 
-from elucid.pretrained import efficientnet_lite
+from elucid.pretrained import dinov2, efficientnet_lite
+from elucid.pretrained.vision_transformer import VisionTransformer
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 from tests.fault.test_resume import assert_same
@@ -74,6 +76,23 @@ def test_the_term_falls_and_a_resumed_run_ends_with_the_same_bits(train):
     train("again", 240, *ALIGNED, *features)
     again = train("again", 480, *ALIGNED, *features, "--resume=auto")
     assert_same(state, state_of(again))
+
+
+def test_a_file_of_weights_may_move_but_not_change(train, tmp_path):
+    network = VisionTransformer(32, 1, 2)
+    first, second = tmp_path / "first.pth", tmp_path / "second.pth"
+    features = ["--set=loss.features.name=dinov2", "--set=loss.features.size=s"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(dinov2.SIZES, "s", dataclasses.replace(dinov2.SIZES["s"], width=32, depth=1, heads=2))
+        torch.save(network.state_dict(), first)
+        folder = train("run", 32, *ALIGNED, *features, f"--set=loss.features.weights={first}")
+        assert lines(folder)[-1]["Loss/alignment"] < 1
+        first.rename(second)
+        again = ["--resume=auto", f"--set=loss.features.weights={second}"]
+        assert "first.pth" in train("run", 48, *ALIGNED, *features, "--resume=auto", code=2)
+        train("run", 48, *ALIGNED, *features, *again)
+        torch.save({name: value + 1 for name, value in network.state_dict().items()}, second)
+        assert "other weights" in train("run", 64, *ALIGNED, *features, *again, code=2)
 
 
 def test_snapshots_are_those_of_a_run_without_it(train, tmp_path, monkeypatch, capsys):

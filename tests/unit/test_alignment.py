@@ -1,6 +1,7 @@
 """Alignment of inner features with those of a frozen encoder, and the perceptual loss."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch.nn.functional as F
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import random_state
+from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import build
 from elucid.training.losses.alignment import as_tokens
+from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.objective import Objective
-from elucid.training.types import Batch, NetSpec
+from elucid.training.types import Batch, LossOutput, NetSpec
 from tests.oracles import step_at
 from tests.probes.tokens import Squares, TokenNet
 
@@ -21,11 +24,11 @@ SQUARES = {"name": f"{PROBES}:Squares"}
 ALIGNMENT = {"name": "alignment", "base": {"name": "edm"}, "features": SQUARES, "layer": "block1", "width": 32}
 
 
-def built(loss: dict, spec: NetSpec | None = None, network: dict = NETWORK, **options):
+def built(loss: dict, spec: NetSpec | None = None, network: dict = NETWORK, precision: str = "fp32", **options):
     """A denoiser and a loss that is set up."""
     torch.manual_seed(0)
     parts = {"encoder": {"name": "rgb"}, "precond": {"name": "edm"}, "network": network, "loss": loss, **options}
-    made = build(parts, spec or NetSpec((8, 8), 3))
+    made = build(parts, spec or NetSpec((8, 8), 3), precision)
     made.loss.setup(made.denoiser.train(), None)
     return made
 
@@ -126,7 +129,7 @@ def test_setting_up_draws_only_the_projector():
 def test_it_combines_with_others(chain):
     base = {"name": "edm"}
     loss = {
-        "uncertainty": {"name": "uncertainty", "base": ALIGNMENT},
+        "uncertainty": {**ALIGNMENT, "base": {"name": "uncertainty", "base": base}},
         "patch": {"name": "patch", "base": ALIGNMENT},
         "cdm": {**ALIGNMENT, "base": {"name": "cdm", "base": base, "martingale_steps": 2}},
     }[chain]
@@ -135,7 +138,14 @@ def test_it_combines_with_others(chain):
     for nimg in (0, 4, 8):
         out = outputs(made, batch, step_at(nimg, batch_size=4))
         assert -1 <= out.terms["alignment"].mean() <= 1 and torch.isfinite(out.loss).all()
-    assert {"consistency", "dsm"} <= out.terms.keys() or chain != "cdm"
+    wanted = {"uncertainty": {"u", "weighted"}, "patch": set(), "cdm": {"consistency", "dsm"}}[chain]
+    assert wanted <= out.terms.keys()
+
+
+def test_what_may_be_negative_is_not_divided_by_its_size():
+    for inside in (ALIGNMENT, {"name": "patch", "base": ALIGNMENT}):
+        with pytest.raises(UserError, match=r"alignment\(uncertainty"):
+            built({"name": "uncertainty", "base": inside}, NetSpec((16, 16), 3))
 
 
 def test_features_may_be_maps():
@@ -143,6 +153,40 @@ def test_features_may_be_maps():
     as_maps, batch = {**NETWORK, "as_maps": True}, batch_of()
     first, second = (outputs(built(ALIGNMENT, network=one), batch).loss for one in (NETWORK, as_maps))
     torch.testing.assert_close(first, second, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_cosines_are_of_float32(precision):
+    """In fp16 without CUDA the network computes in float32."""
+    network = {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2}
+    whole, batch = built(ALIGNMENT, network=network), batch_of()
+    reduced = built(ALIGNMENT, network=network, precision=precision)
+    reduced.loss.load_state_dict(whole.loss.state_dict())
+    one, other = (outputs(made, batch) for made in (whole, reduced))
+    assert other.terms["alignment"].dtype == torch.float32
+    torch.testing.assert_close(one.terms["alignment"], other.terms["alignment"], rtol=0, atol=1e-2)
+    other.loss.sum().backward()
+    assert all(weight.grad.dtype == torch.float32 for weight in reduced.loss.projectors.parameters())
+
+
+@pytest.mark.parametrize("how", ["checkpointing", "working weights"])
+def test_blocks_may_be_recomputed_or_have_copies_of_their_weights(how):
+    network = {"name": "transformer", "model_channels": 32, "depth": 2, "num_heads": 2}
+    grads = []
+    for special in (False, True):
+        made = built(ALIGNMENT, network=network, precision="bf16" if how == "working weights" else "fp32")
+        if special and how == "checkpointing":
+            checkpoint_regions(made.denoiser.model)
+        objective = Objective(made.denoiser, made.loss)
+        with working_weights(objective) if special else nullcontext():
+            for _ in range(2):  # the first pass finds out what has copies
+                objective.zero_grad()
+                torch.manual_seed(2)
+                objective(batch_of(), step_at()).loss.sum().backward()
+        grads.append({name: one.grad for name, one in objective.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    for name, value in grads[0].items():
+        torch.testing.assert_close(grads[1][name], value, rtol=1e-5, atol=1e-6 * float(value.abs().max()))
 
 
 def test_gray_and_oblong_images():
@@ -243,8 +287,6 @@ def test_a_base_whose_first_prediction_is_of_other_images(monkeypatch):
 
     def half(denoiser, batch, step):
         x0 = denoiser(batch.images[:2], 1.0).x0.square().sum()
-        from elucid.training.types import LossOutput
-
         return LossOutput(x0.expand(len(batch)))
 
     monkeypatch.setattr(made.loss.base, "forward", half)

@@ -11,7 +11,7 @@ from elucid.training.registry.public_transformers import MODELS
 
 
 def model_flags(*more: Callable) -> Callable:
-    """Return a decorator that adds --network, --ema, --precision, --plugins, those of state dicts, and `more` options."""
+    """Return a decorator that adds --network, --ema, --precision, --plugins, flags of state dicts, and `more`."""
     return section(
         "Model",
         click.option(

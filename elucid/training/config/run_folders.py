@@ -49,6 +49,9 @@ RESUMABLE = {
 }
 """Options that may change when a run is resumed."""
 
+WEIGHTS = re.compile(r"loss(\.base)*\.features\.weights")
+"""Likewise, paths of files whose hashes are stored beside them."""
+
 
 def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:
     """Create `outdir/NNNNN-description` with the next free number, or use `outdir` itself with `nosubdir`.
@@ -122,7 +125,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
         old = node.get(last)
         if agree(old, value):
             continue
-        if path in RESUMABLE or path.partition(".")[0] in RESUMABLE:
+        if path in RESUMABLE or path.partition(".")[0] in RESUMABLE or WEIGHTS.fullmatch(path):
             node[last] = value
             continue
         raise UserError(

@@ -29,7 +29,7 @@ class AlignmentLoss(LossWrapper):
     """
 
     uses_all_parameters = True
-    needs_pixels = True
+    needs_pixels = may_be_negative = True
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ class Loss(nn.Module):
     """Whether every step needs all trainable parameters. A class that says so, for itself and not for classes derived
     from it, spares DistributedDataParallel a search of each step's graph."""
 
+    may_be_negative: bool = False
+    """Whether it may be below 0, so that no other loss may divide it by its size."""
+
     needs_pixels: bool = False
     """Whether it needs the clean pixels, also where the network works on latents (`Batch.raw`)."""
 
@@ -80,6 +83,10 @@ class LossWrapper(Loss):
     def __init__(self, base: Loss):
         super().__init__()
         self.base = base
+
+    @property
+    def may_be_negative(self) -> bool:  # type: ignore[override]
+        return self.base.may_be_negative
 
     @property
     def needs_pixels(self) -> bool:  # type: ignore[override]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Loss, LossWrapper, require_denoiser, with_total
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
@@ -30,6 +31,11 @@ class UncertaintyLoss(LossWrapper):
 
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)
+        if self.base.may_be_negative:
+            raise UserError(
+                "uncertainty divides a loss by its size, and this one may be negative; put it inside, as in "
+                "`loss`=alignment(uncertainty(edm))"
+            )
         self.base.check(denoiser)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:

@@ -64,6 +64,9 @@ class Sampler(ABC):
         """Return the sampler for this schedule and denoiser; `self` unless its equation depends on them."""
         return self
 
+    def check(self, sigmas: Tensor, denoise: Denoise) -> None:  # noqa: B027 - most solve for any levels
+        """Raise UserError if this sampler cannot start from these levels; called before anything is written."""
+
     @abstractmethod
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None

@@ -200,7 +200,8 @@ def single_pipeline(
     guided = with_guidance(window, chosen["guidance"], options, device)
     limited = clipped(guided, options.clip, options.threshold)
     outermost = with_classifier(limited, classifier, names, options)
-    schedule(outermost, sampler.default_steps)  # so that impossible levels are refused before anything is written
+    # So that impossible levels are refused before anything is written.
+    sampler.check(schedule(outermost, sampler.default_steps), outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     choose_kernels(denoiser.model, denoiser.compute_dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.noise.paths import Path
+from elucid.training.noise.paths import Path, path_of
 from elucid.training.samplers.base import Callback, Denoise, Noise
 from elucid.training.samplers.flow.base import Flow, FlowSampler
 
@@ -69,14 +69,21 @@ class FlowSDE(FlowSampler):
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
     ) -> Tensor:
+        self.check(sigmas, denoise)
         flow = self.flow(denoise, x, sigmas, callback)
         x, times = flow.start, flow.times
         without_noise = flow.ends[-1] and self.last_step != "none"
-        if self.diffusion == "sbdm" and float(flow.path.a(times[0]).min()) < LEAST_SIGNAL:
-            raise UserError("diffusion=sbdm is infinite at pure noise; start later, e.g. by schedule.t_max=0.999")
         for i in range(len(times) - 1 - without_noise):
             x = self.step(flow, x, times[i], times[i + 1], noise)
         return self.last(flow, x, times[-2]) if without_noise else flow.result(x)
+
+    def check(self, sigmas: Tensor, denoise: Denoise) -> None:
+        a, _ = (self.path or path_of(denoise)).scales(sigmas[0])
+        if self.diffusion == "sbdm" and float(a.min()) < LEAST_SIGNAL:
+            raise UserError(
+                "diffusion=sbdm is infinite at pure noise; start later, e.g. by `set` schedule.t_max=0.999, or choose "
+                "another sampler.diffusion"
+            )
 
     def rate(self, flow: Flow, t: Tensor) -> Tensor:
         """Return w(t)."""
