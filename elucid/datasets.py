@@ -1,4 +1,4 @@
-"""Prepare, verify and open datasets."""
+"""Prepare, encode, verify and open datasets."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ from elucid.preparation.convert import convert as _convert
 from elucid.preparation.verify import verify as _verify
 from elucid.training.data.dataset import ImageDataset, open_dataset
 
-__all__ = ["ImageDataset", "open", "prepare", "verify"]
+__all__ = ["ImageDataset", "encode", "open", "prepare", "verify"]
 
 
 def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
@@ -18,6 +18,17 @@ def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
     `unlabelled`, `overwrite`, `workers`. Raises UserError naming the image, file or option.
     """
     return _convert(os.fspath(source), dest, **options)
+
+
+def encode(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
+    """Store the latents of a dataset for training on latents, and return a report.
+
+    Options: `model` (a diffusers AutoencoderKL: hub name, folder or file), `encoder`, `scale`, `measure`, `final_std`,
+    `batch`, `dtype`, `device`, `overwrite`, `workers`. Raises UserError naming the image, file or option.
+    """
+    from elucid.preparation.encode import encode as _encode  # imports torch, which the others do not need
+
+    return _encode(os.fspath(source), dest, **options)
 
 
 def verify(source: str | os.PathLike, workers: int | None = None):

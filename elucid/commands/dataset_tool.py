@@ -125,6 +125,16 @@ def verify_command(source: str, workers: int | None) -> None:
 @click.option(
     "--dtype", type=click.Choice(DTYPES), help="Dtype of stored latents.  [default: float16, for edm2_vae float32]"
 )
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure mean and deviation of each channel of the latents; train.py then normalises by them.",
+)
+@click.option(
+    "--final-std",
+    type=cli.FloatRange(min=0, min_open=True),
+    help="Deviation that --measure brings each channel to.  [default: train.py's, 1 for --precond=flow, else 0.5]",
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]")
 def encode_command(source: str, dest: str, **options) -> None:

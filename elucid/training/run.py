@@ -20,7 +20,7 @@ from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
 from elucid.training.config.build import Components, build
 from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
-from elucid.training.config.latents import check_statistics, stored_encoder
+from elucid.training.config.latents import check_statistics, encoder_for
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
 from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
@@ -47,7 +47,7 @@ def build_for(
 ) -> Components:
     """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
     check_statistics(options["encoder"], dataset)
-    options = {**options, "encoder": stored_encoder(options["encoder"], dataset)}
+    options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
     return build(options, dataset_spec(dataset), precision, weights, skeleton)

@@ -132,6 +132,8 @@ def test_dropout_of_the_middle_half():
     net = network("jit", depth=8, dropout=0.5)
     assert [block.attn.dropout for block in net.blocks] == [block.mlp.dropout for block in net.blocks]
     assert [block.attn.dropout for block in net.blocks] == [0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    shallow = network("jit", depth=3, dropout=0.5, context_start=1)
+    assert [block.attn.dropout for block in shallow.blocks] == [0.5] * 3, "no half of three is without any"
     x, c_noise, cond = inputs()
     assert torch.equal(net(x, c_noise, cond), net(x, c_noise, cond))
     assert not torch.equal(net.train()(x, c_noise, cond), net(x, c_noise, cond))
@@ -148,7 +150,7 @@ def test_dropout_of_the_middle_half():
         ({"model_channels": 30, "num_heads": 5}, (8, 8), "width divisible by 4, not model_channels=30"),
         ({"model_channels": 0}, (8, 8), "model_channels=0 must be 1 or more"),
         ({"depth": 0}, (8, 8), "network.depth=0 must be 1 or more"),
-        ({"mlp_ratio": 0}, (8, 8), "network.mlp_ratio=0 must be above 0"),
+        ({"mlp_ratio": 0}, (8, 8), "network.mlp_ratio=0 gives the MLP no channels; use 4"),
         ({"dropout": 1.0}, (8, 8), "`dropout`=1.0 must be at least 0 and below 1"),
         ({"norm": "layers"}, (8, 8), "network.norm='layers' is unknown; use layer"),
         ({"mlp": "relu"}, (8, 8), "network.mlp='relu' is unknown; use gelu"),
@@ -156,10 +158,11 @@ def test_dropout_of_the_middle_half():
         ({"context_tokens": 2, "context_start": 4}, (8, 8), "context_start=4 is no block of 4; use 0 to 3"),
         ({"context_tokens": -1}, (8, 8), "network.context_tokens=-1 must be 0 or more"),
         ({"bottleneck": -1}, (8, 8), "network.bottleneck=-1 must be 0 or more"),
-        ({"time_period": 0}, (8, 8), "time_period=0 must be above 0"),
+        ({"time_period": float("inf")}, (8, 8), "time_period=inf must be above 0 and finite"),
         ({"features": ["block5"]}, (8, 8), "no inner layer 'block5'; it has block1 to block4"),
         ({"features": ["dec"]}, (8, 8), "no inner layer 'dec'"),
         ({"family": "ddt", "encoder_depth": 4}, (8, 8), "network.encoder_depth=4 must be 1 to 3"),
+        ({"family": "ddt", "depth": 1}, (8, 8), "network.depth=1 must be 2 or more"),
         ({"family": "ddt", "num_heads": 16}, (8, 8), "in 16 heads gives 2; use network.num_heads=8$"),
     ],
 )

@@ -10,7 +10,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.latents import as_flags, pasted
 from elucid.training.data.statistics import channel_sums, moments_of
 from elucid.training.encoders.statistics import ChannelStatistics
-from elucid.training.registry.components import merged, split
+from elucid.training.registry.components import find, merged, split
 from elucid.training.registry.names import ENCODERS, OPTIONS
 
 SAMPLE = 256
@@ -39,8 +39,26 @@ def stored_encoder(component: dict, dataset: Dataset) -> dict:
         return component  # the latents do not say what they are, but the options do
     _require_same(dataset, stored, {**given, "pixels": pixels})
     own = "mean" in given or "std" in given
+    if own and (statistics := ChannelStatistics.of(given)) and 2 * len(statistics.mean) != dataset.channels:
+        raise UserError(
+            f"encoder.mean and encoder.std have {len(statistics.mean)} numbers, but {dataset.path} holds latents of "
+            f"{dataset.channels // 2} channels; give one for each channel"
+        )
     rest = {key: value for key, value in stored.items() if not own or key not in ("scale", "mean", "std", "final_std")}
     return {**rest, **given, "name": name, "sha256": stored["sha256"] or given.get("sha256")}
+
+
+def encoder_for(component: dict, dataset: Dataset, precond: dict) -> dict:
+    """Return `stored_encoder`, with the deviation that the preconditioner wants if there are statistics without one.
+
+    A flow's path is made for latents of deviation 1, EDM's defaults for 0.5; the options of the run keep which it was.
+    """
+    encoder = stored_encoder(component, dataset)
+    name = encoder.get("name")
+    options = merged(OPTIONS["encoder"].get(name, {}), encoder)
+    if ENCODERS.get(name) != ENCODERS["vae"] or options.get("mean") is None or options.get("final_std") is not None:
+        return encoder
+    return {**encoder, "final_std": find("preconditioner", split(precond, "precond")[0]).latent_std}
 
 
 def _require_same(dataset: Dataset, stored: dict, given: dict) -> None:

@@ -17,8 +17,8 @@ EDM2_CHANNELS = 8  # means and standard deviations of four
 def stored_by(source: FileSet) -> dict | None:
     """Return the encoder of stored latents from the dataset's `dataset.json`; None if the dataset holds images.
 
-    The encoder is {"name", "model", "scale" or the statistics, "sha256" of the weights}; see `recognised`. Raises
-    UserError if the entry is damaged.
+    The encoder is {"name", "model", "scale" or the statistics, "sha256" of the weights}; see `recognised`. Statistics
+    are "mean" and "std", and "final_std" unless it is left to the preconditioner. Raises UserError if it is damaged.
     """
     where = source.find("dataset.json")
     text = b"" if where is None else source.read(where)
@@ -67,7 +67,9 @@ def encoder_of(content: object, where: str) -> dict | None:
             ChannelStatistics.of(encoder)
         except UserError as error:
             raise damaged from error
-        kinds = {"name": str, "model": str, "mean": list, "std": list, "final_std": (int, float), "sha256": str}
+        kinds = {"name": str, "model": str, "mean": list, "std": list, "sha256": str}
+        if "final_std" in encoder:  # otherwise that which the preconditioner wants
+            kinds["final_std"] = (int, float)
     good = isinstance(encoder, dict) and all(isinstance(encoder.get(key), kind) for key, kind in kinds.items())
     if good and "scale" in kinds:
         good = 0 < encoder["scale"] < math.inf
@@ -82,7 +84,8 @@ def encoder_line(encoder: dict) -> str:
     if statistics is None:
         how = f"factor {encoder['scale']:g}"
     else:
-        how = f"mean {pasted(statistics.mean)}, std {pasted(statistics.std)} to {statistics.final_std:g}"
+        how = f"mean {pasted(statistics.mean)}, std {pasted(statistics.std)}"
+        how += f" to {statistics.final_std:g}" if "final_std" in encoder else ""
     pixels = ", pixels in [0, 1]" if encoder.get("pixels") == "unit" else ""
     weights = f"weights {encoder['sha256'][:12]}" if encoder["sha256"] else "recognised by the form of the latents"
     return f"encoder: {encoder['model']}, {how}{pixels}, {weights}"

@@ -45,10 +45,10 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """
     image = dataset.image(index)
     if dataset.encoder is not None:
-        mean, std = np.split(image.reshape(len(image), -1).astype(np.float64), 2)
-        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+        total, squares = latent_sums(image)
+        if not (np.isfinite(squares).all() and (image[len(total) :] >= 0).all()):
             raise UserError(f"{dataset.image_name(index)} has values that are not finite or below 0; encode again")
-        return mean.sum(1), (mean**2 + std**2).sum(1)
+        return total, squares
     if image.dtype != np.uint8:
         raise UserError(
             f"{dataset.path} has images of {image.dtype}, not uint8, so the standard deviation of the network's "
@@ -60,6 +60,12 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
         part = pixels[:, start : start + _BLOCK].astype(np.int64)
         total, squares = total + part.sum(1), squares + (part**2).sum(1)
     return total, squares
+
+
+def latent_sums(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return f64[C], E sum x and E sum x^2 over the positions of x ~ N(mean, std^2), of moments [2C,h,w]."""
+    mean, std = np.split(moments.reshape(len(moments), -1).astype(np.float64), 2)
+    return mean.sum(1), (mean**2 + std**2).sum(1)
 
 
 def from_sums(

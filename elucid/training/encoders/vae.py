@@ -52,6 +52,11 @@ class VAE(Encoder):
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
         self.in_channels, self.latent_channels = config["in_channels"], config["latent_channels"]
         if self.statistics is not None and len(self.statistics.mean) != self.latent_channels:
+            if sha256 is not None:
+                raise UserError(
+                    f"the latents and their statistics have {len(self.statistics.mean)} channels, those of VAE {model} "
+                    f"{self.latent_channels}; give the VAE that encoded them by `set` encoder.model=PATH"
+                )
             raise UserError(
                 f"encoder.mean and encoder.std have {len(self.statistics.mean)} numbers, but the latents of VAE "
                 f"{model} have {self.latent_channels} channels; give one for each channel"

@@ -36,9 +36,11 @@ class Preconditioned(nn.Module):
     """Base class of trainable models: a network whose input is scaled by the noise level sigma, [B] or scalar.
 
     The network `model` runs in `precision` (fp32, tf32, fp16, bf16; fp16 on CUDA only), everything else in float32.
-    `process` is the sigma(t) it was designed for. `default_loss` names the loss used if none is chosen.
+    `process` is the sigma(t) it was designed for. `default_loss` names the loss used if none is chosen, `latent_std` is
+    the deviation that latents with statistics of each channel get if nothing says another.
     """
 
+    latent_std: float = 0.5
     sigma_min: float = 0.0
     sigma_max: float = math.inf
     process: Process = LinearProcess()

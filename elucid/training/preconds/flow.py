@@ -28,6 +28,7 @@ class FlowPrecond(Denoiser):
 
     uses_all_parameters = True
     starts_from_noise = True
+    latent_std = 1.0
     default_loss = "flow"
     default_sampler, default_schedule = "flow_heun", "flow"
 

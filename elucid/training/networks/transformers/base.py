@@ -1,6 +1,7 @@
 """What all transformers share: their conditions, the grid of patches, features of inner layers, checks of options."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 
@@ -22,7 +23,8 @@ class TokenNetwork(Conditioned):
     With `context_tokens` there are as many learned positions for tokens of the labels.
     """
 
-    fixed_size = True  # of its images, since the tables of positions are for one grid
+    fixed_size = True  # of images, since the tables of positions are for one grid
+    # No `takes_channels_last`: the channels of tokens lie last in memory in any case.
     blocks: nn.ModuleList
 
     def __init__(
@@ -43,8 +45,8 @@ class TokenNetwork(Conditioned):
         self.patch, self.img_resolution = patch, img_resolution
         require_heads(model_channels, num_heads)
         self.features = feature_blocks(features, depth)
-        if not time_period > 0:
-            raise UserError(f"time_period={time_period} must be above 0, e.g. 10000")
+        if not 0 < time_period < math.inf:
+            raise UserError(f"network.time_period={time_period} must be above 0 and finite, e.g. 10000")
         # Own weights first, in the order in which `reset_parameters` of all modules draws them.
         shape = (1, context_tokens, model_channels)
         self.in_context_posemb = nn.Parameter(torch.empty(shape)) if context_tokens else None
@@ -63,11 +65,10 @@ class TokenNetwork(Conditioned):
         """Return the blocks, which are compiled, sharded and recomputed one by one."""
         return self.blocks
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
-        """Embed time and vector conditions; returns their sum [B,D], and the labels' part of it if there are any."""
-        emb = self.t_embedder(c_noise)
-        labels = None if self.y_embedder is None else self.y_embedder(cond["labels"].to(emb.dtype))
-        emb = emb if labels is None else emb + labels
+    def embed(self, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
+        """Add the vector conditions to the embedded time [B,D]; returns the sum and the part of labels in it."""
+        labels = None if self.y_embedder is None else self.y_embedder(cond["labels"].to(time.dtype))
+        emb = time if labels is None else time + labels
         for name in ("augment", *self.further):
             emb = self.add_mapped(emb, name, cond)
         return emb, labels
@@ -81,9 +82,10 @@ class TokenNetwork(Conditioned):
                 "or use a U-Net (`arch`), which takes images of several sizes"
             )
 
-    def outputs(self, x: Tensor, found: dict[str, Tensor]) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return what `forward` returns: x, and the features if there are any."""
-        return (x, {name: found[name] for name in self.features}) if self.features else x
+    def keep(self, found: dict[str, Tensor], index: int, tokens: Tensor) -> None:
+        """Add the output of block `index`, counted from 0, to the features that were found, if it is one."""
+        if (name := f"block{index + 1}") in self.features:
+            found[name] = tokens
 
 
 def patch_grid(img_resolution: int | list[int], patch: int) -> tuple[int, int]:
@@ -115,12 +117,12 @@ def require_heads(width: int, heads: int, rotary: bool = False) -> None:
         )
 
 
-def require_blocks(depth: int, mlp_ratio: float, dropout: float) -> None:
+def require_blocks(depth: int, width: int, mlp_ratio: float, dropout: float) -> None:
     """Raise UserError for numbers that no block has."""
     if depth < 1:
         raise UserError(f"network.depth={depth} must be 1 or more")
-    if not mlp_ratio > 0:
-        raise UserError(f"network.mlp_ratio={mlp_ratio} must be above 0, e.g. 4")
+    if not 2 <= mlp_ratio * width < math.inf:
+        raise UserError(f"network.mlp_ratio={mlp_ratio} gives the MLP no channels; use 4, or at least {2 / width:g}")
     if not 0 <= dropout < 1:
         raise UserError(f"`dropout`={dropout} must be at least 0 and below 1")
 

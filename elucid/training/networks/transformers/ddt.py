@@ -49,12 +49,14 @@ class DDT(TokenNetwork):
         null_class: bool = True,
         time_period: float = 10.0,
     ):
-        require_blocks(depth, mlp_ratio, dropout)
+        if depth < 2:
+            raise UserError(f"network.depth={depth} must be 2 or more, for blocks of encoder and decoder")
         if not 0 < encoder_depth < depth:
             raise UserError(f"network.encoder_depth={encoder_depth} must be 1 to {depth - 1}, less than the depth")
         shape = (patch, model_channels, depth, num_heads)
         super().__init__(img_resolution, vector, *shape, features, null_class, time_period)
         require_heads(model_channels, num_heads, rotary=True)
+        require_blocks(depth, model_channels, mlp_ratio, dropout)
         self.encoder_depth = encoder_depth
         self.x_embedder = PatchEmbedding(in_channels, model_channels, patch, flat=True)
         self.s_embedder = PatchEmbedding(in_channels, model_channels, patch, flat=True)
@@ -70,14 +72,14 @@ class DDT(TokenNetwork):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         self.require_grid(x)
         time = self.t_embedder(c_noise)
-        c = F.silu(self.embed(c_noise, cond)[0]).to(x.dtype)[:, None]
-        rotary, found = self.rotary(), {}
+        c = F.silu(self.embed(time, cond)[0]).to(x.dtype)[:, None]
+        found: dict[str, Tensor] = {}
+        rotary = self.rotary()
         tokens, state = self.x_embedder(x), self.s_embedder(x)
         for index, block in enumerate(self.blocks):
             if index == self.encoder_depth:
                 c, state = F.silu(state + time.to(x.dtype)[:, None]), tokens
             state = block(state, c, *rotary)
-            if self.features:
-                found[f"block{index + 1}"] = state
+            self.keep(found, index, state)
         x = image(self.final_layer(state, c), self.patch, self.grid, channel_first=True)
-        return self.outputs(x, found)
+        return (x, found) if self.features else x

@@ -40,7 +40,7 @@ class Transformer(TokenNetwork):
     label, which labels that are all zero pick.
     """
 
-    uses_all_parameters = recordable = constant_buffers = True
+    uses_all_parameters = recordable = True
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class Transformer(TokenNetwork):
         null_class: bool = True,
         time_period: float = 10000.0,
     ):
-        require_blocks(depth, mlp_ratio, dropout)
         require_choice("norm", norm, NORMS)
         require_choice("mlp", mlp, MLPS)
         require_choice("positions", positions, ("sincos", "none"))
@@ -79,6 +78,7 @@ class Transformer(TokenNetwork):
         shape = (patch, model_channels, depth, num_heads)
         super().__init__(img_resolution, vector, *shape, features, null_class, time_period, context_tokens)
         require_heads(model_channels, num_heads, rotary)
+        require_blocks(depth, model_channels, mlp_ratio, dropout)
         if positions == "sincos" and model_channels % 4:
             raise UserError(
                 f"network.positions=sincos needs a width divisible by 4, not model_channels={model_channels} (`cbase`)"
@@ -97,7 +97,7 @@ class Transformer(TokenNetwork):
         hidden = int(model_channels * mlp_ratio)
         self.blocks = nn.ModuleList()
         for index in range(depth):
-            inside = dropout_blocks == "all" or depth // 4 <= index < depth // 4 * 3
+            inside = dropout_blocks == "all" or depth // 4 <= index < depth - depth // 4
             rate = dropout if inside else 0.0
             attention = Attention(model_channels, num_heads, norm=of_heads, dropout=rate)
             inner = MLPS[mlp](model_channels, hidden if mlp == "gelu" else hidden * 2 // 3, rate)
@@ -106,21 +106,21 @@ class Transformer(TokenNetwork):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         self.require_grid(x)
-        emb, labels = self.embed(c_noise, cond)
+        emb, labels = self.embed(self.t_embedder(c_noise), cond)
         c = F.silu(emb).to(x.dtype)[:, None]
         x = self.x_embedder(x)
         if self.pos_embed is not None:
             x = self.pos_embed(x)
-        found, extra = {}, 0
+        found: dict[str, Tensor] = {}
+        extra = 0
         for index, block in enumerate(self.blocks):
             if self.in_context_posemb is not None and index == self.context_start:
                 x = torch.cat([self.context(labels, x), x], dim=1)
                 extra = self.in_context_posemb.shape[1]
             x = block(x, c, *(() if self.rotary is None else self.rotary(extra)))
-            if self.features:
-                found[f"block{index + 1}"] = x[:, extra:]
+            self.keep(found, index, x[:, extra:])
         x = image(self.final_layer(x[:, extra:], c), self.patch, self.grid)
-        return self.outputs(x, found)
+        return (x, found) if self.features else x
 
     def context(self, labels: Tensor | None, x: Tensor) -> Tensor:
         """Return the tokens of the labels [B,context_tokens,D]: one embedding at several learned positions."""
