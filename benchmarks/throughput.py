@@ -8,6 +8,7 @@ shares are therefore ratios within one run. The last line is the row as JSON.
 """
 
 import json
+import math
 import platform
 import re
 import sys
@@ -19,7 +20,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from elucid.dnnlib import cli
 from elucid.start import keep_pages
@@ -54,6 +55,13 @@ SIDES = {"demo": 16}
 """Sides of the images in pixels, where they are not 32."""
 BATCHES = {"demo": 32, "ddpmpp": 4, "ncsnpp": 4, "adm": 4, "edm2": 4, "dit": 8}
 """Images per step on a CPU; on a GPU 128."""
+
+
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _flop_of_linear(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
+        return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def synchronised(device: torch.device) -> None:

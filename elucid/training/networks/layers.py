@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from elucid.training.networks.kernels.box import doubled, halved
+from elucid.training.networks.kernels.cpu_linear import linear
 from elucid.training.networks.kernels.fused_norm import FusedNorm
 from elucid.training.networks.kernels.rows import runs_fused
 
@@ -92,7 +93,7 @@ class Linear(Weighted):
         super().__init__((n_out, n_in), (n_in, n_out), bias, init or xavier_uniform(), bias_init or zeros())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def low_pass(taps: list[int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
+from elucid.training.networks.kernels.cpu_linear import linear
 from elucid.training.networks.layers import Linear, Weighted, xavier_uniform, zeros
 
 Norm = Callable[[int], nn.Module]
@@ -92,7 +93,7 @@ class PatchLinear(Weighted):
         super().__init__((n_out, channels, size, size), (n_in, n_out), bias, xavier_uniform(), zeros())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype).flatten(1), None if self.bias is None else self.bias.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype).flatten(1), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class PatchEmbedding(nn.Module):
