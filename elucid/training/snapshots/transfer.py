@@ -6,7 +6,7 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
-from elucid.training.snapshots.transformers.halves import first_half
+from elucid.training.snapshots.transformers.halves import state_for
 from elucid.training.types import Cond, Prediction
 
 
@@ -37,7 +37,7 @@ def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
 
     Raises UserError if no weight matches.
     """
-    old, new = first_half(snapshot.ema, denoiser.spec.out_channels), denoiser.state_dict()
+    old, new = state_for(denoiser, snapshot.ema), denoiser.state_dict()
     copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
     if not copied:
         raise UserError("`transfer`: no weight of the snapshot fits this network; train with the snapshot's `arch`")

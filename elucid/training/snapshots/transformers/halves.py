@@ -8,14 +8,16 @@ from elucid.training.preconds.base import Preconditioned
 LAST = ("model.final_layer.linear.weight", "model.final_layer.linear.bias")
 
 
-def first_half(denoiser: Preconditioned, out_channels: int) -> dict[str, Tensor]:
-    """Return the state of a denoiser; its last layer's rows for `out_channels`, if it has twice as many.
+def state_for(new: Preconditioned, old: Preconditioned) -> dict[str, Tensor]:
+    """Return the state of `old`; of its last layer only the image's rows if `new` has no others.
 
     The rows are [patch, patch, channel]. Other networks than transformers of one stack stay as they are.
     """
-    state, spec = denoiser.state_dict(), denoiser.spec
-    if isinstance(denoiser.model, Transformer) and spec.out_channels == 2 * out_channels == 2 * spec.image_channels:
-        for name in LAST:
-            rows = state[name].unflatten(0, (-1, spec.out_channels))
-            state[name] = rows[:, :out_channels].flatten(0, 1)
+    state = old.state_dict()
+    if isinstance(getattr(old, "model", None), Transformer) and isinstance(new.model, Transformer):
+        channels = old.spec.image_channels
+        if (old.spec.out_channels, new.spec.out_channels) == (2 * channels, channels):
+            for name in LAST:
+                rows = state[name].unflatten(0, (-1, 2 * channels))
+                state[name] = rows[:, :channels].flatten(0, 1)
     return state
