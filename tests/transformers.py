@@ -55,3 +55,12 @@ def network(family: str, kwargs: dict, **more) -> Transformer | DDT:
             "null_class": kwargs.get("class_dropout_prob", 0.1) > 0,
         }
     return Transformer(**options, depth=kwargs["depth"], num_heads=kwargs["num_heads"])
+
+
+def shrunk(preset: str) -> dict:
+    """Options that make a preset's network small, of images of 16x16, and take a small encoder for DINOv2."""
+    options = {"network.model_channels": 48, "network.depth": 2, "network.num_heads": 4}
+    options |= {"network.patch": 4, "network.context_start": 1} if preset.startswith("jit") else {}
+    options |= {"network.encoder_depth": 1} if preset.startswith("ddt") else {}
+    aligned = {"loss.layer": "block2", "loss.width": 16, "loss.features.name": "efflite0"}
+    return options | (aligned if preset.startswith(("repa", "ddt")) else {})

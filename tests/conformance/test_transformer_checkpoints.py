@@ -14,9 +14,12 @@ import elucid
 from elucid.api.export import to_state_dict
 from elucid.dnnlib.config import resolve
 from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import make_denoiser
 from elucid.training.registry.public_transformers import SAMPLING
 from elucid.training.registry.transformer_options import CLASSES
+from elucid.training.sampling import generate
 from elucid.training.snapshots.snapshot import load_snapshot, save_snapshot
+from elucid.training.snapshots.transfer import transfer
 from elucid.training.snapshots.transformers.families import tidy
 from elucid.training.snapshots.transformers.files import state_dicts
 from elucid.training.snapshots.transformers.plan import planned
@@ -157,8 +160,9 @@ def smallest(family: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("family", [family for family in SAMPLING if family != "ddt"])
-def test_the_smallest_of_each_family_is_sampled(family, tmp_path):
+def test_the_smallest_of_each_family_is_sampled(family, tmp_path, monkeypatch):
     """From names and shapes alone, by the published sampler, in one step; DDT's smallest is XL (see its network)."""
+    monkeypatch.setattr(generate, "block_size", lambda _: 1)  # one image costs as much as a block
     weights = {name: torch.full(shape, 0.01) for name, shape in smallest(family).items()}
     weights["final_layer.linear.weight"].normal_()
     more = {}
@@ -244,6 +248,21 @@ def test_containers(form, tmp_path):
         load_snapshot(file, adm=HEADS, ema="0.5")
 
 
+def test_a_run_takes_all_that_sit_uses(tmp_path):
+    """From a file with the unused half of the outputs to a network without it: the same velocity."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in SMALL.items()}
+    old = load_snapshot(saved(tmp_path / "SiT.pt", weights), adm=HEADS)
+    network = {"name": "sit", "depth": 1, "model_channels": 48, "num_heads": 6}
+    spec = old.ema.spec.replace(out_channels=4)
+    new = make_denoiser(network, {"name": "flow", "time": "data"}, spec).eval()
+    report = transfer(old, new)
+    assert "left as initialised" not in report and "not used" not in report
+    x, labels = torch.randn(2, 4, 32, 32, generator=generator), {"labels": torch.eye(10)[:2]}
+    assert torch.allclose(new(x, 0.7, labels).x0, old.ema(x, 0.7, labels).x0, atol=1e-6)
+    assert new(x, 0.7, labels).var is None
+
+
 def test_what_decides_between_dit_and_sit():
     for name, model, family in (
         ("SiT-XL-2-256.pt", None, "sit"),
@@ -302,7 +321,7 @@ def test_options_that_do_not_fit_are_one_line(options, message):
 
 
 DAMAGES = [
-    ({"pos_embed": torch.zeros(1, 255, 48)}, "its 255 positions form no square"),
+    ({"pos_embed": torch.zeros(1, 255, 48)}, "positions .1, 255, 48. are no square of width 48"),
     ({"x_embedder.proj.weight": torch.zeros(48, 4, 4, 4)}, "makes patches of 32 numbers from patches of 64"),
     ({"blocks.0.mlp.fc1.bias": torch.zeros(5)}, r"blocks.0.mlp.fc1.bias have shape \[5\], but the options require"),
     ({"blocks.0.mlp.fc9.bias": torch.zeros(5)}, "unexpected weights model.blocks.0.mlp.fc9.bias"),

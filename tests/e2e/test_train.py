@@ -11,7 +11,7 @@ from PIL import Image
 from elucid.api import estimate
 from elucid.training.config.presets import PRESETS
 from elucid.training.registry.names import TABLES
-from tests import scripts
+from tests import scripts, transformers
 from tests.vaes import save_tiny_vae
 
 SHORT = [*scripts.TINY, "--duration=0.00032", "--batch=32", "--tick=0.16", "--snap=1", "--dump=1"]
@@ -90,6 +90,8 @@ def test_transfer_starts_from_the_weights(finished, data, tmp_path):
 def test_presets_are_valid(preset, data, tmp_path, monkeypatch, capsys):
     """In this process: eight interpreters would take a minute."""
     flags, more = PRESETS[preset], ["--cres=1,2"]
+    if flags["arch"] in transformers.NAMES:
+        more = [f"--set={path}={value}" for path, value in transformers.shrunk(preset).items()]
     if preset.startswith("edm2-"):
         require_registered(flags)
         more.append("--cbase=16")  # the largest would fill the memory

@@ -198,6 +198,18 @@ def test_sampling(command, call, tmp_path, capsys):
     assert ("projectors" in said) == ("REPA" in command)
 
 
+def test_a_run_starts_from_a_file(call, capsys):
+    network = f"--arch=sit --set=network.depth=1 --cbase={WIDTH} --set=network.num_heads={HEADS}"
+    flow = "--precond=flow --set=precond.time=data --train_on_latents=1 --augment=0 --cond=1"
+    short = "--duration=0.000004 --batch=4 --outdir=runs --cache=0 --device=cpu --set=loop.grid_images=1"
+    source = "--transfer=weights.pt --set=schedule.num_steps=1 --checkpoint_model=SiT-XL/2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES["sit"], "xl", NARROW["dit"])
+        said = call(capsys, f"train.py --data=datasets/imagenet256.zip {network} {flow} {short} {source}")
+    left = re.search(r"transferred \d+ of \d+ tensors.*left as initialised: (.*?);", said)[1]
+    assert left == "model.y_embedder.embedding_table.weight"  # of other classes
+
+
 def test_writing(call, place, capsys):
     (command,) = [one for one in COMMANDS if one.startswith("export.py")]
     call(capsys, command)

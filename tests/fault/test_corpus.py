@@ -6,7 +6,7 @@ import pytest
 
 from elucid.dnnlib import errors
 from tests import scripts
-from tests.fault.hostile import arrays, pickles, pictures, torch_files
+from tests.fault.hostile import arrays, pickles, pictures, torch_files, transformers
 from tests.fault.hostile.commands import calls
 from tests.fault.hostile.kit import Kit
 
@@ -59,6 +59,11 @@ def test_snapshots(kit, refuse):
 def test_states(kit, refuse):
     names = "cut-1 flip-4 version-1 options-7 options-9 nimg-3 network.num_blocks-0 code-loss code-hooks"
     for case in some(torch_files.states(kit), [*names.split(), "code-reader", "objective-nan", "ema-infinity"]):
+        refuse(case)
+
+
+def test_transformers(kit, refuse):
+    for case in transformers.cases(kit):
         refuse(case)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from elucid.dnnlib.errors import UserError, did_you_mean
 from elucid.training.registry.transformer_options import SIZES
 
-PATCHES = {"DiT": (2, 4, 8), "SiT": (2, 4, 8), "JiT": (16, 32, 64), "LightningDiT": (1, 2), "DDT": (2,)}
-"""Patches of each family, by the name that its programs use."""
+PATCHES = {"DiT": (2, 4, 8), "SiT": (1, 2, 4, 8), "JiT": (16, 32, 64), "LightningDiT": (1, 2), "DDT": (2,)}
+"""Patches of each family, by the name that its programs use; SiT-XL/1 is REPA-E's."""
 
 MODELS: dict[str, tuple[str, str, int]] = {
     f"{name}-{size.upper().replace('.', 'p')}/{patch}": (name.lower(), size, patch)

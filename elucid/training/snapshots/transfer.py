@@ -6,6 +6,7 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
+from elucid.training.snapshots.transformers.halves import state_for
 from elucid.training.types import Cond, Prediction
 
 
@@ -32,9 +33,11 @@ def load_teacher(path: str, device: torch.device | str) -> Teacher:
 def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
     """Copy weights with matching name and shape from the snapshot's first average; returns a report.
 
+    Of a transformer with a variance, a network without one takes the other half of the last layer.
+
     Raises UserError if no weight matches.
     """
-    old, new = snapshot.ema.state_dict(), denoiser.state_dict()
+    old, new = state_for(denoiser, snapshot.ema), denoiser.state_dict()
     copied = [name for name, value in new.items() if name in old and old[name].shape == value.shape]
     if not copied:
         raise UserError("`transfer`: no weight of the snapshot fits this network; train with the snapshot's `arch`")

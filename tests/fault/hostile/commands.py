@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.fault.hostile.kit import Kit
 
-KINDS = ("snapshot", "weights", "state", "reference", "images", "picture", "latents", "source")
+KINDS = ("snapshot", "weights", "transformer", "state", "reference", "images", "picture", "latents", "source")
 
 
 def calls(kind: str, path: Path, kit: Kit, out: Path) -> Iterator[tuple[str, list[str]]]:
@@ -14,6 +14,8 @@ def calls(kind: str, path: Path, kit: Kit, out: Path) -> Iterator[tuple[str, lis
     if kind in ("snapshot", "weights"):
         steps = ["--seeds=0", "--steps=1", "--device=cpu"]
         yield "generate", [f"--network={path}", f"--outdir={out}", *steps]
+    if kind == "transformer":
+        yield "generate", [f"--network={path}", f"--outdir={out}", "--seeds=0", "--steps=1", "--device=cpu"]
     if kind == "snapshot":
         tiny = ["--cbase=8", "--cres=1", "--duration=0.000004", "--batch=4", "--device=cpu", "--cache=0"]
         yield "train", [f"--transfer={path}", f"--outdir={out}", f"--data={kit.pictures}", *tiny]

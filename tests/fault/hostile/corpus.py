@@ -4,10 +4,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fault.hostile import arrays, pickles, pictures, torch_files
+from tests.fault.hostile import arrays, pickles, pictures, torch_files, transformers
 from tests.fault.hostile.kit import Case, Kit
 
-MAKERS = (pickles, torch_files, arrays, pictures)
+MAKERS = (pickles, torch_files, transformers, arrays, pictures)
 
 
 def corpus(kit: Kit) -> Iterator[Case]:

@@ -38,7 +38,8 @@ def planned(shapes: Shapes, path: Path, model: str | None, given: dict[str, Any]
     found = told(shapes, asked)
     family = chosen_family(found, model, path)
     network = network_options(found, family, model, given)
-    latent, side = family != "jit", found.side or side_of(found, given, path)
+    latent = family != "jit"
+    side = found.side or side_of(found, latent, given, path)
     require_image_size(found.channels, side, latent, given.get("image_size"))
     classes, null_class = class_count(found.rows, given.get("num_classes"))
     spec = NetSpec(
@@ -127,9 +128,9 @@ def network_options(found: Told, family: str, model: str | None, given: dict) ->
     return options
 
 
-def side_of(found: Told, given: dict, path: Path) -> int:
+def side_of(found: Told, latent: bool, given: dict, path: Path) -> int:
     """Return the side of an input that the weights do not tell, of DDT's: by option, by file name, else of 256."""
-    factor = families.LATENTS.get(found.channels, 8)
+    factor = families.LATENTS.get(found.channels, 8) if latent else 1
     by_name = [int(one) for one in re.findall(r"(?<!\d)(256|512)(?!\d)", path.stem)]
     size = given.get("image_size") or (by_name[0] if len(set(by_name)) == 1 else None)
     if size is None:

@@ -25,6 +25,8 @@ TABLES = re.compile(r"pos_embed|feat_rope\.freqs_(cos|sin)")
 PROJECTORS, STATISTICS = "projectors.", "bn."
 EPSILON = 1e-4
 """What REPA-E's normalisation adds to the variance of its latents."""
+SD_CHANNELS = 4
+"""Of the latents of Stable Diffusion, whose autoencoder is the default."""
 CLOSE = 1e-2
 """How far a stored table of positions may be from the exact one, e.g. by half precision."""
 
@@ -99,5 +101,7 @@ def note_unused(weights: Mapping[str, Tensor], plan: Plan) -> None:
             note("its pos_embed is not the table of sines that its program makes; the table is used")
     if any(name.startswith(PROJECTORS) for name in weights):
         note("its projectors, which only training uses, are left out")
+    if plan.family == "lightningdit" and plan.spec.image_channels != SD_CHANNELS:
+        note("its latents have an autoencoder and statistics of their own, encoder.model, encoder.mean, encoder.std")
     if f"{STATISTICS}running_mean" in weights:
         note("its autoencoder was trained along; give a folder of it by `set` encoder.model=PATH")

@@ -63,7 +63,7 @@ def _told(shapes: Shapes, patch: int | None) -> Told:
         options["num_heads"] = width // (heads[0] if heads else rotary[1])
     rows = shapes.get("y_embedder.embedding_table.weight", (0,))[0]
     families, own = _form(shapes, width, n_out == 2 * pixels)
-    return Told(families, channels, rows, n_out == 2 * pixels, _side(shapes, options["patch"]), options | own)
+    return Told(families, channels, rows, n_out == 2 * pixels, _side(shapes, width, options["patch"]), options | own)
 
 
 def _form(shapes: Shapes, width: int, doubled: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -99,14 +99,14 @@ def _ratio(width: int, hidden: int, gated: bool) -> dict[str, float]:
     raise UserError(f"blocks of {hidden} hidden channels at a width of {width} are not supported")
 
 
-def _side(shapes: Shapes, patch: int) -> int | None:
+def _side(shapes: Shapes, width: int, patch: int) -> int | None:
     """Return the side of the input, by the number of positions. Raises UserError unless they form a square."""
     positions = shapes.get("pos_embed")
     if positions is None:
         return None
     grid = math.isqrt(positions[1])
-    if grid * grid != positions[1]:
-        raise UserError(f"its {positions[1]} positions form no square; only square images are read")
+    if not grid or grid * grid != positions[1] or positions != (1, positions[1], width):
+        raise UserError(f"its positions {list(positions)} are no square of width {width}; only square images are read")
     return grid * patch
 
 
