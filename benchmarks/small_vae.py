@@ -165,7 +165,7 @@ def main(data: str, out: Path, images: int, held_out: int, picture: Path | None,
         f"({found['kl'] / (channels * height * width):.2f} per number)"
     )
     if picture is not None:
-        few = [one[:PICTURES].cpu() for one in (shown, again)]
+        few = [one[:: math.ceil(len(one) / PICTURES)].cpu() for one in (shown, again)]
         with write_output(picture) as file:
             file.write(png(enlarged_grid(torch.cat(few), columns=len(few[0]))))
     click.echo(f"written: {out}")

@@ -104,6 +104,19 @@ def test_the_preconditioner_decides_the_deviation_unless_something_says_it(place
     assert encoder_for(own, images, FLOW)["final_std"] == 1  # encoded at every step
 
 
+def test_a_given_factor_takes_their_place_and_says_so(place, capsys):
+    """As of a preset that trains by the published factor."""
+    dataset = open_dataset(place / "latents4.zip", latents=True)
+    chosen = encoder_for({**FLAG, "scale": 0.18215, "final_std": 1.0}, dataset, FLOW)
+    assert "takes the place of the statistics measured" in capsys.readouterr().err
+    encoder = make(chosen, "encoder")
+    raw = torch.cat([torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)], 1)
+    torch.testing.assert_close(encoder.encode(raw), raw[:, :4] * 0.18215)
+    check_statistics(chosen, dataset)
+    kept = json.loads(json.dumps(resolved(encoder)))
+    assert encoder_for(kept, dataset, FLOW)["scale"] == 0.18215
+
+
 def test_edm2s_form_may_have_statistics_of_its_own(place, tmp_path):
     how = {**HOW, "model": str(place / "vae4"), "encoder": "edm2_vae", "measure": True}
     kept = encode(str(place / "pictures.zip"), tmp_path / "own.zip", **how).encoder
