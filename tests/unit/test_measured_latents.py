@@ -66,6 +66,21 @@ def test_they_are_the_statistics_that_verify_measures(place):
     assert any(line.startswith(f"encoder: {place / 'vae4'}, mean [") for line in both)
 
 
+def test_a_random_part_may_be_measured(place, tmp_path):
+    how = {**HOW, "model": str(place / "vae4"), "measure": True, "max_images": 9}
+    report = encode(str(place / "pictures.zip"), tmp_path / "part.zip", **how)
+    part, whole = (
+        open_dataset(path, latents=True, use_labels=True) for path in (tmp_path / "part.zip", place / "latents4.zip")
+    )
+    assert report.count == len(part) == 9
+    stored = [whole.image(index) for index in range(len(whole))]
+    places = [next(i for i, one in enumerate(stored) if np.allclose(one, part.image(k), atol=1e-2)) for k in range(9)]
+    assert len(set(places)) == 9 and max(places) > 9  # not the first ones
+    assert all(np.array_equal(part.label(k), whole.label(i)) for k, i in enumerate(places))
+    moments = np.stack([part.image(k) for k in range(9)]).astype(np.float64)
+    np.testing.assert_allclose(report.encoder["mean"], moments[:, :4].mean((0, 2, 3)))
+
+
 def test_sums_do_not_lose_a_small_deviation_beside_a_large_mean(place, tmp_path, monkeypatch):
     """A running sum in float32 would."""
 
