@@ -1,6 +1,7 @@
 """Encodes images to stored latents: the posterior's mean and standard deviation, sampled during training."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,8 @@ def _require_one_normalisation(measure: bool, scale: float | None, final_std: fl
         raise UserError(
             f"`final_std`={final_std:g} is the deviation that measured latents are brought to; give `measure`, too"
         )
+    if final_std is not None and not 0 < final_std < math.inf:
+        raise UserError(f"`final_std`={final_std:g} must be a number above 0")
 
 
 def _images_of(source: str, max_images: int | None) -> ImageDataset:

@@ -145,6 +145,7 @@ def test_edm2s_form_may_have_statistics_of_its_own(place, tmp_path):
     ("options", "message"),
     [
         ({"measure": True, "scale": 0.2}, "`measure` and `scale`=0.2 exclude each other"),
+        ({"measure": True, "final_std": 0.0}, "`final_std`=0 must be a number above 0"),
         ({"final_std": 1.0}, "`final_std`=1 .* give `measure`, too"),
         ({"measure": True, "source": "latents4.zip"}, "holds latents, not images.*verify measures them"),
     ],
