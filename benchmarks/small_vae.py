@@ -137,11 +137,16 @@ def main(data: str, out: Path, images: int, held_out: int, picture: Path | None,
     """Train a small AutoencoderKL and print what it loses."""
     if out.exists():
         raise UserError(f"`out`={out} exists; give another name")
-    try:
-        widths = [int(one) for one in given["widths"].split(",")]
-    except ValueError as error:
-        raise UserError(f"`widths`={given['widths']} must be whole numbers, as 32,64,64") from error
-    dataset = open_dataset(data)
+    widths = [int(one) if one.isdecimal() else 0 for one in given["widths"].split(",")]
+    if min(widths) < 1:
+        raise UserError(f"`widths`={given['widths']} must be whole numbers above 0, as 32,64,64")
+    dataset, factor = open_dataset(data), 2 ** (len(widths) - 1)
+    if any(side % factor for side in dataset.resolution):
+        width, height = reversed(dataset.resolution)
+        raise UserError(
+            f"`widths` of {len(widths)} make images {factor} times smaller, which does not divide "
+            f"{width}x{height}; give fewer"
+        )
     count = min(images, len(dataset))
     if held_out >= count:
         raise UserError(f"`held_out`={held_out} leaves none of {count} images to train on; give less")
@@ -165,7 +170,7 @@ def main(data: str, out: Path, images: int, held_out: int, picture: Path | None,
         f"({found['kl'] / (channels * height * width):.2f} per number)"
     )
     if picture is not None:
-        few = [one[:PICTURES].cpu() for one in (shown, again)]
+        few = [one[:: math.ceil(len(one) / PICTURES)].cpu() for one in (shown, again)]
         with write_output(picture) as file:
             file.write(png(enlarged_grid(torch.cat(few), columns=len(few[0]))))
     click.echo(f"written: {out}")

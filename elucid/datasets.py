@@ -24,7 +24,7 @@ def encode(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
     """Store the latents of a dataset for training on latents, and return a report.
 
     Options: `model` (a diffusers AutoencoderKL: hub name, folder or file), `encoder`, `scale`, `measure`, `final_std`,
-    `batch`, `dtype`, `device`, `overwrite`, `workers`. Raises UserError naming the image, file or option.
+    `max_images`, `batch`, `dtype`, `device`, `overwrite`, `workers`. Raises UserError naming the image, file or option.
     """
     from elucid.preparation.encode import encode as _encode  # imports torch, which the others do not need
 

@@ -135,6 +135,7 @@ def verify_command(source: str, workers: int | None) -> None:
     type=cli.FloatRange(min=0, min_open=True),
     help="Deviation that --measure brings each channel to.  [default: train.py's, 1 for --precond=flow, else 0.5]",
 )
+@click.option("--max-images", type=cli.Count(), metavar="INT", help="Encode a random part of so many images.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: cuda if there is one, else cpu]")
 @click.option("--workers", type=cli.Count(), metavar="INT", help="Decoding threads.  [default: one per core]")
 def encode_command(source: str, dest: str, **options) -> None:

@@ -1,6 +1,7 @@
 """Encodes images to stored latents: the posterior's mean and standard deviation, sampled during training."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ def encode(
     dtype: str | None = None,
     measure: bool = False,
     final_std: float | None = None,
+    max_images: int | None = None,
     device: str | None = None,
     overwrite: bool = False,
     workers: int | None = None,
@@ -63,14 +65,14 @@ def encode(
     `destination` is a .zip or a new folder with a .npy [2C,h,w] per image and dataset.json. `encoder` is vae or
     edm2_vae, which EDM2's own programs read, too. `dtype` is float16, or float32, the default of edm2_vae. `measure`
     notes mean and standard deviation of each channel of these latents, by which training then brings each to deviation
-    `final_std`, unless given what its preconditioner wants. Raises UserError for images that the VAE cannot encode,
-    without leaving an incomplete destination.
+    `final_std`, unless given what its preconditioner wants. `max_images` encodes a random part only. Raises UserError
+    for images that the VAE cannot encode, without leaving an incomplete destination.
     """
     if encoder not in ENCODERS:
         raise UserError(f"`encoder`={encoder} is not known; use {' or '.join(ENCODERS)}")
     _require_one_normalisation(measure, scale, final_std)
     require_elsewhere(source, destination)
-    dataset = _images_of(source)
+    dataset = _images_of(source, max_images)
     given = {} if model is None else {"model": model}
     vae = VAE(**{**ENCODERS[encoder], **given}, scale=scale, batch_size=batch)
     dtype = dtype or ("float32" if encoder == "edm2_vae" else "float16")
@@ -105,11 +107,13 @@ def _require_one_normalisation(measure: bool, scale: float | None, final_std: fl
         raise UserError(
             f"`final_std`={final_std:g} is the deviation that measured latents are brought to; give `measure`, too"
         )
+    if final_std is not None and not 0 < final_std < math.inf:
+        raise UserError(f"`final_std`={final_std:g} must be a number above 0")
 
 
-def _images_of(source: str) -> ImageDataset:
+def _images_of(source: str, max_images: int | None) -> ImageDataset:
     """Open a dataset of images. Raises UserError for stored latents."""
-    dataset = open_dataset(source, latents=True)
+    dataset = open_dataset(source, max_size=max_images, latents=True)
     if dataset.encoder is not None:
         raise UserError(
             f"{source} holds latents, not images, so there is nothing to encode; dataset_tool.py verify measures them "

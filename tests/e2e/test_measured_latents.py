@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks import small_vae
+from elucid.dnnlib import cli
 from elucid.evaluation.toy.one_thread import one_thread
 from elucid.training.data.dataset import open_dataset
 from elucid.training.encoders.vae import VAE
@@ -81,6 +82,24 @@ def test_mistakes_name_the_flags(place, tmp_path, args, message):
     args = [one.replace("PLACE", str(place)).replace("OUT", str(tmp_path / "out")) for one in args]
     assert message in call("dataset_tool.py", *args, code=2)
     assert not (tmp_path / "out.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out=PLACE/vae"], "vae exists; give another name"),
+        (["--widths=8,x"], "--widths=8,x must be whole numbers"),
+        (["--widths=8,8,8,8,8,8"], "--widths of 6 make images 32 times smaller, which does not divide 16x16"),
+        (["--held-out=24"], "--held-out=24 leaves none of 24 images"),
+        (["--data=PLACE/latents.zip"], "holds latents, not images"),
+    ],
+)
+def test_mistakes_with_the_small_autoencoder(place, tmp_path, capsys, options, message):
+    given = [f"--data={place / 'pictures.zip'}", f"--out={tmp_path / 'new'}", "--kimg=0.001"]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(small_vae.main, [*given, *(one.replace("PLACE", str(place)) for one in options)])
+    assert stop.value.code == 2 and not (tmp_path / "new").exists()
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_small_autoencoder_learns_pictures(place, tmp_path):

@@ -145,6 +145,9 @@ def test_held_out_latents_of_other_pixels_are_refused(tmp_path, folder):
     require_measurable(denoiser, make({"name": "edm2_vae", "model": folder}, "encoder"), dataset, "it")
     with pytest.raises(UserError, match="has latents of pixels unit, the model signed"):
         require_measurable(denoiser, VAE(folder), dataset, "it")
+    other = make({"name": "edm2_vae", "model": folder}, "encoder").to("cpu")
+    with pytest.raises(UserError, match="has latents of a VAE of weights 000000000000, the model "):
+        require_measurable(denoiser, other, dataset, "it")
 
 
 def test_a_snapshot_may_name_edm2s_encoder_alone(folder):

@@ -66,6 +66,21 @@ def test_they_are_the_statistics_that_verify_measures(place):
     assert any(line.startswith(f"encoder: {place / 'vae4'}, mean [") for line in both)
 
 
+def test_a_random_part_may_be_measured(place, tmp_path):
+    how = {**HOW, "model": str(place / "vae4"), "measure": True, "max_images": 9}
+    report = encode(str(place / "pictures.zip"), tmp_path / "part.zip", **how)
+    part, whole = (
+        open_dataset(path, latents=True, use_labels=True) for path in (tmp_path / "part.zip", place / "latents4.zip")
+    )
+    assert report.count == len(part) == 9
+    stored = [whole.image(index) for index in range(len(whole))]
+    places = [next(i for i, one in enumerate(stored) if np.allclose(one, part.image(k), atol=1e-2)) for k in range(9)]
+    assert len(set(places)) == 9 and max(places) > 9  # not the first ones
+    assert all(np.array_equal(part.label(k), whole.label(i)) for k, i in enumerate(places))
+    moments = np.stack([part.image(k) for k in range(9)]).astype(np.float64)
+    np.testing.assert_allclose(report.encoder["mean"], moments[:, :4].mean((0, 2, 3)))
+
+
 def test_sums_do_not_lose_a_small_deviation_beside_a_large_mean(place, tmp_path, monkeypatch):
     """A running sum in float32 would."""
 
@@ -104,6 +119,19 @@ def test_the_preconditioner_decides_the_deviation_unless_something_says_it(place
     assert encoder_for(own, images, FLOW)["final_std"] == 1  # encoded at every step
 
 
+def test_a_given_factor_takes_their_place_and_says_so(place, capsys):
+    """As of a preset that trains by the published factor."""
+    dataset = open_dataset(place / "latents4.zip", latents=True)
+    chosen = encoder_for({**FLAG, "scale": 0.18215, "final_std": 1.0}, dataset, FLOW)
+    assert "takes the place of the statistics measured" in capsys.readouterr().err
+    encoder = make(chosen, "encoder")
+    raw = torch.cat([torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)], 1)
+    torch.testing.assert_close(encoder.encode(raw), raw[:, :4] * 0.18215)
+    check_statistics(chosen, dataset)
+    kept = json.loads(json.dumps(resolved(encoder)))
+    assert encoder_for(kept, dataset, FLOW)["scale"] == 0.18215
+
+
 def test_edm2s_form_may_have_statistics_of_its_own(place, tmp_path):
     how = {**HOW, "model": str(place / "vae4"), "encoder": "edm2_vae", "measure": True}
     kept = encode(str(place / "pictures.zip"), tmp_path / "own.zip", **how).encoder
@@ -117,6 +145,7 @@ def test_edm2s_form_may_have_statistics_of_its_own(place, tmp_path):
     ("options", "message"),
     [
         ({"measure": True, "scale": 0.2}, "`measure` and `scale`=0.2 exclude each other"),
+        ({"measure": True, "final_std": 0.0}, "`final_std`=0 must be a number above 0"),
         ({"final_std": 1.0}, "`final_std`=1 .* give `measure`, too"),
         ({"measure": True, "source": "latents4.zip"}, "holds latents, not images.*verify measures them"),
     ],

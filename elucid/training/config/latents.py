@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.torch_utils import distributed
 from elucid.training.data.base import Dataset
 from elucid.training.data.latents import as_flags, pasted
 from elucid.training.data.statistics import channel_sums, moments_of
+from elucid.training.encoders.edm2 import are_edm2s
 from elucid.training.encoders.statistics import ChannelStatistics
 from elucid.training.registry.components import find, merged, split
 from elucid.training.registry.names import ENCODERS, OPTIONS
@@ -20,11 +21,16 @@ FAR, WIDE = 0.75, 2.0
 """How far a channel's mean, in deviations, and its deviation, as a ratio, may be from the statistics in use."""
 
 
+NORMALISATION = ("scale", "mean", "std", "final_std")
+"""Options that say how raw latents become the network's."""
+
+
 def stored_encoder(component: dict, dataset: Dataset) -> dict:
     """Return the encoder component for a dataset, completed with the encoder of its stored latents.
 
-    Statistics of one's own may take the place of the stored normalisation, since latents are stored without it. Raises
-    UserError if the latents were made with another encoder, range of pixels, scale factor or weights.
+    Statistics of one's own may take the place of the stored normalisation, since latents are stored without it, and a
+    factor, as of a published recipe, the place of measured statistics. Raises UserError if the latents were made with
+    another encoder, range of pixels, scale factor or weights.
     """
     stored = dataset.encoder
     if stored is None:
@@ -44,8 +50,19 @@ def stored_encoder(component: dict, dataset: Dataset) -> dict:
             f"encoder.mean and encoder.std have {len(statistics.mean)} numbers, but {dataset.path} holds latents of "
             f"{dataset.channels // 2} channels; give one for each channel"
         )
-    rest = {key: value for key, value in stored.items() if not own or key not in ("scale", "mean", "std", "final_std")}
+    if factor := _takes_their_place(given, stored):
+        note(
+            f"encoder.scale={given['scale']:g} takes the place of the statistics measured of {dataset.path}; leave it "
+            "out (encoder.scale=null beside a preset) to normalise by them"
+        )
+    rest = {key: value for key, value in stored.items() if not (own or factor) or key not in NORMALISATION}
     return {**rest, **given, "name": name, "sha256": stored["sha256"] or given.get("sha256")}
+
+
+def _takes_their_place(given: dict, stored: dict) -> bool:
+    """Whether a given factor replaces measured statistics; EDM2's it must not, which the encoder says."""
+    measured_ones = stored.get("mean") is not None and not are_edm2s(stored["mean"], stored["std"])
+    return measured_ones and "scale" in given and "mean" not in given
 
 
 def encoder_for(component: dict, dataset: Dataset, precond: dict) -> dict:

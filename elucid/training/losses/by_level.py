@@ -119,6 +119,8 @@ def require_measurable(denoiser, encoder, dataset, what: str) -> None:
         pairs.append(("channels", dataset.channels, spec.image_channels))
     if stored and dataset.encoder["sha256"] is not None and hasattr(encoder, "pixels"):
         pairs.append(("latents of pixels", dataset.encoder.get("pixels", "signed"), encoder.pixels))
+        if encoder.sha256 is not None:
+            pairs.append(("latents of a VAE of weights", dataset.encoder["sha256"][:12], encoder.sha256[:12]))
     for name, theirs, ours in pairs:
         if theirs != ours:
             shown = ("x".join(map(str, reversed(one))) if isinstance(one, tuple) else one for one in (theirs, ours))
