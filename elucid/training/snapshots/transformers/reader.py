@@ -49,7 +49,7 @@ def read_transformer(
     denoiser = built(plan, weights)
     if len(found) > 1:
         note(f"{path.name} has the weights {', '.join(found)}; {name} is used, others by `ema`")
-    note_unused(weights, plan)
+    note_unused(weights, plan, path.name)
     sampler, schedule = SAMPLING[plan.family]
     spec = plan.spec
     return {
@@ -92,16 +92,16 @@ def statistics(weights: Mapping[str, Tensor]) -> tuple[list[float], list[float]]
     return mean.tolist(), (variance + EPSILON).sqrt().tolist()
 
 
-def note_unused(weights: Mapping[str, Tensor], plan: Plan) -> None:
+def note_unused(weights: Mapping[str, Tensor], plan: Plan, name: str) -> None:
     """Note what of the file is not used: positions that are not the fixed table, projectors, a tuned autoencoder."""
     there, grid = weights.get("pos_embed"), plan.spec.resolution[0] // plan.network["patch"]
     if there is not None:
         wanted = sine_positions((grid, grid), there.shape[-1])[None].to(torch.float32)
         if wanted.shape != there.shape or not torch.allclose(there, wanted, atol=CLOSE):
-            note("its pos_embed is not the table of sines that its program makes; the table is used")
-    if any(name.startswith(PROJECTORS) for name in weights):
-        note("its projectors, which only training uses, are left out")
+            note(f"{name}: its pos_embed is not the table of sines that its program makes; the table is used")
+    if any(one.startswith(PROJECTORS) for one in weights):
+        note(f"{name}: its projectors, which only training uses, are left out")
     if plan.family == "lightningdit" and plan.spec.image_channels != SD_CHANNELS:
-        note("its latents have an autoencoder and statistics of their own, encoder.model, encoder.mean, encoder.std")
+        note(f"{name}: its latents need encoder.model, encoder.mean and encoder.std, by `set`")
     if f"{STATISTICS}running_mean" in weights:
-        note("its autoencoder was trained along; give a folder of it by `set` encoder.model=PATH")
+        note(f"{name}: its autoencoder was trained along; give a folder of it by `set` encoder.model=PATH")
