@@ -1,13 +1,21 @@
-"""Run the project's scripts as users do: in processes of their own, alone or under torchrun."""
+"""Run the project's scripts as users do: in processes of their own, alone or several that train together."""
 
+import atexit
+import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+
+from elucid.start import SPINS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,18 +52,85 @@ def heed_ctrl_c() -> None:
 
 
 def run(
-    script: str, *args, processes: int = 1, folder: Path | None = None, code: int = 0
+    script: str, *args, processes: int = 1, folder: Path | None = None, code: int = 0, torchrun: bool = False
 ) -> subprocess.CompletedProcess:
-    """Run to the end and check the exit code."""
-    done = subprocess.run(
-        command(script, *args, processes=processes),
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run to the end and check the exit code.
+
+    Several processes are under torchrun if `torchrun` says so, which is what tests of failures are about, and under
+    `tests/warm.py` otherwise, as are single ones unless an environment variable was changed that imports may read.
+    """
+    environ = environment(folder)
+    if (torchrun and processes > 1) or not like_that_of_the_warm(environ):
+        done = subprocess.run(
+            command(script, *args, processes=processes), env=environ, capture_output=True, text=True, timeout=PATIENCE
+        )
+    else:
+        done = run_warm([str(ROOT / script), *map(str, args)], environ, processes)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+PATIENCE = 300.0
+"""Seconds that a script may take."""
+
+READ_LATE = ("ELUCID_", "PYTEST_", "COLUMNS", "GOMP_SPINCOUNT", "PWD")
+"""Environment variables, or how they begin, at which nothing looks that the warm process has imported."""
+
+
+def like_that_of_the_warm(environ: dict[str, str]) -> bool:
+    given = set(environ.items()) ^ set(environment_of_the_warm().items())
+    return all(name.startswith(READ_LATE) for name, _ in given)
+
+
+@cache
+def environment_of_the_warm() -> dict[str, str]:
+    return {"GOMP_SPINCOUNT": SPINS, **environment()}  # as `elucid/start.py` does before it imports torch
+
+
+@cache
+def warm() -> subprocess.Popen:
+    """The process that has torch imported; one for each process of the tests, to the end of it."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/warm.py")],
+        env=environment_of_the_warm(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # so that all it has started can be ended
+    )
+    atexit.register(end_warm, process)
+    return process
+
+
+def end_warm(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    warm.cache_clear()
+
+
+def run_warm(argv: list[str], environ: dict[str, str], processes: int) -> subprocess.CompletedProcess:
+    """As `subprocess.run`, in copies of the warm process; with several, they have a store as torchrun's."""
+    environs = [environ]
+    if processes > 1:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        common = {**environ, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+        common |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        environs = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+        environs = [{name: str(value) for name, value in one.items()} for one in environs]
+    with tempfile.TemporaryDirectory() as place:
+        said = {name: Path(place, name) for name in ("stdout", "stderr")}
+        for path in said.values():
+            path.touch()
+        request = {"argv": argv, "cwd": os.getcwd(), "processes": environs, **{k: str(v) for k, v in said.items()}}
+        process = warm()
+        process.stdin.write((json.dumps(request) + "\n").encode())
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], PATIENCE)[0]:
+            end_warm(process)
+            raise subprocess.TimeoutExpired(argv, PATIENCE, *(path.read_bytes() for path in said.values()))
+        codes = json.loads(process.stdout.readline())
+        code = next((one for one in codes if one), 0)
+        return subprocess.CompletedProcess(argv, code, *(path.read_text() for path in said.values()))
 
 
 def call(monkeypatch, capsys, script: str, *args) -> tuple[int, str, str]:
