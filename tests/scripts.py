@@ -59,21 +59,26 @@ def run(
     Several processes are under torchrun if `torchrun` says so, which is what tests of failures are about, and under
     `tests/warm.py` otherwise, as are single ones unless an environment variable was changed that imports may read.
     """
-    environ = environment(folder)
-    if (torchrun and processes > 1) or not like_that_of_the_warm(environ):
-        done = subprocess.run(
-            command(script, *args, processes=processes), env=environ, capture_output=True, text=True, timeout=PATIENCE
-        )
-    else:
-        done = run_warm([str(ROOT / script), *map(str, args)], environ, processes)
+    done = finished(environment(folder), script, *args, processes=processes, torchrun=torchrun)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def finished(
+    environ: dict[str, str], script: str, *args, processes: int = 1, torchrun: bool = False
+) -> subprocess.CompletedProcess:
+    """As `run`, in an environment of one's own, and whatever the exit code."""
+    if (torchrun and processes > 1) or not like_that_of_the_warm(environ):
+        return subprocess.run(
+            command(script, *args, processes=processes), env=environ, capture_output=True, text=True, timeout=PATIENCE
+        )
+    return run_warm([str(ROOT / script), *map(str, args)], environ, processes)
 
 
 PATIENCE = 300.0
 """Seconds that a script may take."""
 
-READ_LATE = ("ELUCID_", "PYTEST_", "COLUMNS", "GOMP_SPINCOUNT", "PWD")
+READ_LATE = ("ELUCID_", "HF_", "PATH", "PYTEST_", "COLUMNS", "GOMP_SPINCOUNT", "PWD")
 """Environment variables, or how they begin, at which nothing looks that the warm process has imported."""
 
 
