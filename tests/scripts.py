@@ -13,11 +13,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from elucid.start import SPINS
 
 ROOT = Path(__file__).resolve().parent.parent
+GIVEN = dict(os.environ)
+"""The environment of the tests before any of them changed it."""
 
 TINY = [
     "--cbase=16",
@@ -56,8 +59,9 @@ def run(
 ) -> subprocess.CompletedProcess:
     """Run to the end and check the exit code.
 
-    Several processes are under torchrun if `torchrun` says so, which is what tests of failures are about, and under
-    `tests/warm.py` otherwise, as are single ones unless an environment variable was changed that imports may read.
+    The processes are new ones, several under torchrun, if `torchrun` says so, which is what tests of failures are
+    about, with CUDA, and in an environment that was changed where imports may look at it; else `tests/warm.py` forks
+    them.
     """
     done = finished(environment(folder), script, *args, processes=processes, torchrun=torchrun)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -68,7 +72,7 @@ def finished(
     environ: dict[str, str], script: str, *args, processes: int = 1, torchrun: bool = False
 ) -> subprocess.CompletedProcess:
     """As `run`, in an environment of one's own, and whatever the exit code."""
-    if (torchrun and processes > 1) or not like_that_of_the_warm(environ):
+    if torchrun or torch.cuda.is_available() or not like_that_of_the_warm(environ):
         return subprocess.run(
             command(script, *args, processes=processes), env=environ, capture_output=True, text=True, timeout=PATIENCE
         )
@@ -82,14 +86,14 @@ READ_LATE = ("ELUCID_", "HF_", "PATH", "PYTEST_", "COLUMNS", "GOMP_SPINCOUNT", "
 """Environment variables, or how they begin, at which nothing looks that the warm process has imported."""
 
 
-def like_that_of_the_warm(environ: dict[str, str]) -> bool:
-    given = set(environ.items()) ^ set(environment_of_the_warm().items())
-    return all(name.startswith(READ_LATE) for name, _ in given)
-
-
-@cache
 def environment_of_the_warm() -> dict[str, str]:
-    return {"GOMP_SPINCOUNT": SPINS, **environment()}  # as `elucid/start.py` does before it imports torch
+    spins = {"GOMP_SPINCOUNT": SPINS}  # as `elucid/start.py` does before it imports torch
+    return {**spins, **GIVEN, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def like_that_of_the_warm(environ: dict[str, str]) -> bool:
+    changed = environ.items() ^ environment_of_the_warm().items()
+    return all(name.startswith(READ_LATE) for name, _ in changed)
 
 
 @cache
@@ -133,7 +137,9 @@ def run_warm(argv: list[str], environ: dict[str, str], processes: int) -> subpro
         if not select.select([process.stdout], [], [], PATIENCE)[0]:
             end_warm(process)
             raise subprocess.TimeoutExpired(argv, PATIENCE, *(path.read_bytes() for path in said.values()))
-        codes = json.loads(process.stdout.readline())
+        answer = process.stdout.readline()
+        assert answer, "tests/warm.py has ended"
+        codes = json.loads(answer)
         code = next((one for one in codes if one), 0)
         return subprocess.CompletedProcess(argv, code, *(path.read_text() for path in said.values()))
 
