@@ -1,15 +1,26 @@
-"""Run the project's scripts as users do: in processes of their own, alone or under torchrun."""
+"""Run the project's scripts as users do: in processes of their own, alone or several that train together."""
 
+import atexit
+import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+
+from elucid.start import SPINS
 
 ROOT = Path(__file__).resolve().parent.parent
+GIVEN = dict(os.environ)
+"""The environment of the tests before any of them changed it."""
 
 TINY = [
     "--cbase=16",
@@ -44,18 +55,93 @@ def heed_ctrl_c() -> None:
 
 
 def run(
-    script: str, *args, processes: int = 1, folder: Path | None = None, code: int = 0
+    script: str, *args, processes: int = 1, folder: Path | None = None, code: int = 0, torchrun: bool = False
 ) -> subprocess.CompletedProcess:
-    """Run to the end and check the exit code."""
-    done = subprocess.run(
-        command(script, *args, processes=processes),
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run to the end and check the exit code.
+
+    The processes are new ones, several under torchrun, if `torchrun` says so, which is what tests of failures are
+    about, with CUDA, and in an environment that was changed where imports may look at it; else `tests/warm.py` forks
+    them.
+    """
+    done = finished(environment(folder), script, *args, processes=processes, torchrun=torchrun)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def finished(
+    environ: dict[str, str], script: str, *args, processes: int = 1, torchrun: bool = False
+) -> subprocess.CompletedProcess:
+    """As `run`, in an environment of one's own, and whatever the exit code."""
+    if torchrun or torch.cuda.is_available() or not like_that_of_the_warm(environ):
+        return subprocess.run(
+            command(script, *args, processes=processes), env=environ, capture_output=True, text=True, timeout=PATIENCE
+        )
+    return run_warm([str(ROOT / script), *map(str, args)], environ, processes)
+
+
+PATIENCE = 300.0
+"""Seconds that a script may take."""
+
+READ_LATE = ("ELUCID_", "HF_", "PATH", "PYTEST_", "COLUMNS", "GOMP_SPINCOUNT", "PWD")
+"""Environment variables, or how they begin, at which nothing looks that the warm process has imported."""
+
+
+def environment_of_the_warm() -> dict[str, str]:
+    spins = {"GOMP_SPINCOUNT": SPINS}  # as `elucid/start.py` does before it imports torch
+    return {**spins, **GIVEN, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def like_that_of_the_warm(environ: dict[str, str]) -> bool:
+    changed = environ.items() ^ environment_of_the_warm().items()
+    return all(name.startswith(READ_LATE) for name, _ in changed)
+
+
+@cache
+def warm() -> subprocess.Popen:
+    """The process that has torch imported; one for each process of the tests, to the end of it."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/warm.py")],
+        env=environment_of_the_warm(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # so that all it has started can be ended
+    )
+    atexit.register(end_warm, process)
+    return process
+
+
+def end_warm(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    warm.cache_clear()
+
+
+def run_warm(argv: list[str], environ: dict[str, str], processes: int) -> subprocess.CompletedProcess:
+    """As `subprocess.run`, in copies of the warm process; with several, they have a store as torchrun's."""
+    environs = [environ]
+    if processes > 1:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        common = {**environ, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+        common |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        environs = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+        environs = [{name: str(value) for name, value in one.items()} for one in environs]
+    with tempfile.TemporaryDirectory() as place:
+        said = {name: Path(place, name) for name in ("stdout", "stderr")}
+        for path in said.values():
+            path.touch()
+        request = {"argv": argv, "cwd": os.getcwd(), "processes": environs, **{k: str(v) for k, v in said.items()}}
+        process = warm()
+        process.stdin.write((json.dumps(request) + "\n").encode())
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], PATIENCE)[0]:
+            end_warm(process)
+            raise subprocess.TimeoutExpired(argv, PATIENCE, *(path.read_bytes() for path in said.values()))
+        answer = process.stdout.readline()
+        assert answer, "tests/warm.py has ended"
+        codes = json.loads(answer)
+        code = next((one for one in codes if one), 0)
+        return subprocess.CompletedProcess(argv, code, *(path.read_text() for path in said.values()))
 
 
 def call(monkeypatch, capsys, script: str, *args) -> tuple[int, str, str]:

@@ -22,9 +22,9 @@ SHAPES = {
     "narrow groups": (2, 8, 2, 5, 5),
     "groups not a power of two": (2, 12, 4, 3, 7),
     "one group": (1, 6, 1, 2, 2),
-    "several tiles and blocks of channels": (2, 192, 32, 9, 9),
-    "chunks of several tiles": (1, 4, 1, 70, 66),
-    "whole tiles": (1, 128, 32, 8, 8),
+    "several tiles and blocks of channels": (1, 192, 4, 9, 9),
+    "chunks of several tiles": (1, 4, 1, 34, 31),
+    "whole tiles": (1, 128, 4, 8, 8),
 }
 """Batch, channels, groups, height, width."""
 
@@ -137,24 +137,24 @@ def of_network(name: str) -> dict:
 def of_working_weights(name: str) -> dict:
     """A network in bf16 in whose layers copies of the weights take part from the second pass on."""
     torch.manual_seed(0)
-    small = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
-    network = make_network({"name": name, **small}, NetSpec((8, 8), 3)).to(memory_format=torch.channels_last)
+    small = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0}
+    network = make_network({"name": name, **small}, NetSpec((4, 4), 3)).to(memory_format=torch.channels_last)
     for module in network.modules():
         if hasattr(module, "fused"):
             module.fused = True
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter.data, std=0.2)
     denoiser, x, decides = (
-        EDMPrecond(network, NetSpec((8, 8), 3), precision="bf16"),
-        torch.randn(1, 3, 8, 8),
+        EDMPrecond(network, NetSpec((4, 4), 3), precision="bf16"),
+        torch.randn(1, 3, 4, 4),
         rows.runs_fused,
     )
     for module in (fused_norm, layers, blocks, adm_layers):
         module.runs_fused = lambda given: given.is_contiguous(memory_format=torch.channels_last)
     x, passes = x.to(memory_format=torch.channels_last), []
-    for _ in range(2):
+    for count in (2, 1):
         with working_weights(denoiser, keep=True):
-            for _ in range(2):
+            for _ in range(count):
                 y = denoiser(x, 0.5).x0
                 passes.append([y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))])
     for module in (fused_norm, layers, blocks, adm_layers):

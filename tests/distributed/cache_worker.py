@@ -37,7 +37,7 @@ def slowly(self, index):
 
 def slow_statistics(dataset, **how):
     """Of the deviation, which one process measures while the others wait."""
-    time.sleep(1.5 * patience)
+    time.sleep(1.25 * patience)
     return plain_statistics(dataset, **how)
 
 

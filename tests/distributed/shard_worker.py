@@ -67,7 +67,7 @@ CASES: dict[str, dict] = {
 }
 ALONE = ("plain", "passes", "resumed", "edm2", "aligned", "jit")
 """Cases with fixed draws, which a single process repeats."""
-STEPS = 4
+STEPS = 3
 
 
 def make_run(case: str, data: str, sharded: bool) -> Run:

@@ -1,9 +1,6 @@
 """Two processes score as one does."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,8 +16,8 @@ from tests import scripts
 from tests.snapshots import save_random_snapshot
 
 
-def test_two_processes_give_the_distance_of_one(root, tmp_path):
-    """`ref` and `calc` under torchrun, images and batches uneven, against all features at once."""
+def test_two_processes_give_the_distance_of_one(tmp_path):
+    """`ref` and `calc`, images and batches uneven, against all features at once."""
     random, features, pictures = np.random.RandomState(0), {}, {}
     detector = make_detector("random", torch.device("cpu"))
     for name, num in (("real", 70), ("samples", 33)):
@@ -32,11 +29,7 @@ def test_two_processes_give_the_distance_of_one(root, tmp_path):
             Image.fromarray(image).save(tmp_path / name / f"{index}.png")
 
     def run(*args: str, code: int = 0) -> list[str]:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launcher, str(root / "fid.py"), *args, "--batch=8", "--device=cpu"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-        assert (done.returncode == 0) == (code == 0), done.stderr
+        done = scripts.run("fid.py", *args, "--batch=8", "--device=cpu", processes=2, code=code)
         return (done.stderr if code else done.stdout).splitlines()
 
     run("ref", f"--data={tmp_path}/real", f"--dest={tmp_path}/ref.npz", "--detector=random", "--features")

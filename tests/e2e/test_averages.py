@@ -15,7 +15,7 @@ from tests.vaes import save_pictures
 
 STDS = [0.05, 0.075, 0.1, 0.15, 0.2]
 FLAGS = [*scripts.TINY, "--batch=4", "--duration=0.0008", "--tick=0.05", "--snap=1", "--dump=0", "--augment=0"]
-FLAGS += ["--nosubdir", "--set=ema.name=power", "--set=loop.grid_images=0", "--lr=2e-3"]
+FLAGS += ["--nosubdir", "--set=ema.name=power", "--set=loop.grid_images=0", "--lr=2e-3", "--cbase=8", "--cres=1"]
 
 
 @pytest.fixture(scope="module")

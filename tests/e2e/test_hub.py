@@ -4,11 +4,8 @@ import base64
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,12 +13,11 @@ from PIL import Image
 import elucid
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.remote.hub import parsed
-from tests.scripts import environment
+from tests import scripts
 from tests.snapshots import save_random_snapshot
 
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Hub(ThreadingHTTPServer):
@@ -110,10 +106,9 @@ def hub():
 
 
 def run(hub, folder, script, *args, offline=False):
-    where = {**environment(), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_none"}
+    where = {**scripts.environment(), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_none"}
     where |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": str(int(offline))}
-    command = [sys.executable, str(ROOT / script), *map(str, args)]
-    return subprocess.run(command, env=where, capture_output=True, text=True, timeout=120)
+    return scripts.finished(where, script, *args)
 
 
 def test_pushed_and_sampled_from(hub, tmp_path):

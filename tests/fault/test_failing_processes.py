@@ -36,7 +36,7 @@ def failed(done) -> tuple[list[str], set[str]]:
     ],
 )
 def test_an_error_of_all_processes_is_printed_once(script, flags):
-    done = scripts.run(script, *flags, processes=2, code=1)
+    done = scripts.run(script, *flags, processes=2, code=1, torchrun=True)
     lines, codes = failed(done)
     assert len(lines) == 1 and ("nowhere" in lines[0] or "--no-such-flag" in lines[0])
     assert codes == {"2"}
@@ -48,7 +48,9 @@ def test_an_error_of_one_process_ends_the_other(network, tmp_path):
     """The second process cannot write an image; the first would work on for hours."""
     (tmp_path / "out/000001.png").mkdir(parents=True)
     flags = [f"--network={network}", f"--outdir={tmp_path / 'out'}", "--device=cpu", "--overwrite", "--batch=1"]
-    lines, codes = failed(scripts.run("generate.py", *flags, "--seeds=0-99999", "--steps=2", processes=2, code=1))
+    lines, codes = failed(
+        scripts.run("generate.py", *flags, "--seeds=0-99999", "--steps=2", processes=2, code=1, torchrun=True)
+    )
     assert len(lines) == 1 and "000001.png cannot be written" in lines[0]
     assert codes == {"2"}
 
@@ -58,7 +60,7 @@ def test_an_error_before_the_processes_have_met(network, tmp_path):
     flags = [f"--network={network}", f"--outdir={tmp_path / 'out'}", f"--grid={tmp_path}.png", "--device=cpu"]
     tmp_path.with_name(f"{tmp_path.name}.png").mkdir()
     began = time.monotonic()
-    lines, codes = failed(scripts.run("generate.py", *flags, "--seeds=0", processes=2, code=1))
+    lines, codes = failed(scripts.run("generate.py", *flags, "--seeds=0", processes=2, code=1, torchrun=True))
     assert len(lines) == 1 and "is a folder" in lines[0] and codes == {"2"}
     assert time.monotonic() - began < 25, "not killed at last by torchrun"
 
