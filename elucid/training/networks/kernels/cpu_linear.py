@@ -17,12 +17,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def runs_onednn(x: Tensor) -> bool:
     """Return whether oneDNN computes it: tokens [B,N,K] in float32 on such a CPU, in code that is not compiled."""
+    if torch.compiler.is_compiling():  # first, as compilers cannot look into the rest
+        return False
     return (
         x.ndim == 3
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and onednn_is_faster()
-        and not torch.compiler.is_compiling()
         and not forward_derivatives_active()
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled("cpu")
