@@ -7,12 +7,20 @@ from torch.nn import functional as F
 
 from elucid.training.guidance.base import levels_of_times
 from elucid.training.losses.flow import FlowMatching
+from elucid.training.losses.variational import HybridLoss
+from elucid.training.noise.discrete import betas, betas_between, levels_of
+from elucid.training.noise.distributions import DiscreteLevels
+from elucid.training.noise.paths import make_path
+from elucid.training.noise.respacing import respaced
 from elucid.training.noise.times import LogitNormalTime
+from elucid.training.preconds.ddpm import DDPMPrecond
 from elucid.training.preconds.flow import FlowPrecond
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import make
+from elucid.training.samplers.flow.base import Flow
 from elucid.training.types import Batch, NetSpec
 from tests import transformers, vectors
+from tests.oracles import step_at
 
 
 def filled(family, kwargs, case, shape, classes, **options):
@@ -142,3 +150,62 @@ def heun_of_repa(denoiser, guided, x, on, labels):
         sigmas = denoiser.process.sigma(t.where(t > 1e-9, 0))
         x = flow(guided if inside else plain, x * sigmas[0] / t[0], sigmas, None) * denoiser.process.a(t[1])
     return x
+
+
+@pytest.mark.parametrize("path", vectors.cases("transformers/jit/samplers"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_draws_and_guided_velocities_of_jit(path):
+    """t = sigmoid(N(-0.8, 0.8)) of its t; velocities at pure noise, half way, and close to the data, clamped."""
+    denoiser, _, arrays = jit(path)
+    assert vectors.relative_error(1 - (0.8 - 0.8 * arrays["z"]).sigmoid(), arrays["t"]) < 1e-6
+    t = 1 - arrays["state_t"].double()
+    labels = torch.arange(len(t))
+    one = bound(denoiser, labels, 2.9, (0, 0.9 - 1e-9))
+    for index in range(len(t)):
+        alone = BoundDenoiser(one.denoiser, {name: value[index : index + 1] for name, value in one.cond.items()})
+        x = arrays["state"][index : index + 1].double()
+        flow = Flow(alone, denoiser.process, x, denoiser.process.sigma(t[index].reshape(1)), 0.05, None)
+        ours = -flow.velocity(x, t[index], flow.x0(x, t[index]))
+        assert vectors.relative_error(ours, arrays["state_velocity"][index : index + 1]) < 1e-5, index
+
+
+@pytest.mark.parametrize("path", vectors.cases("transformers/repa/samplers"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_scores_of_repa(path, name):
+    """The score of a velocity, by way of D."""
+    _, arrays = load(path)
+    curve, t = make_path(name), arrays["t"].double().reshape(-1, 1, 1, 1)
+    x, v = arrays["x"].double(), arrays["v"].double()
+    x0 = (curve.b_slope(t) * x - curve.b(t) * v) / curve.wronskian(t)
+    flow = Flow(None, curve, x, curve.sigma(t[:, 0, 0, 0])[None], 0.0, None)
+    assert vectors.relative_error(flow.score(x, t, x0), arrays[f"score:{name}"]) < 1e-5
+
+
+@pytest.mark.parametrize("path", vectors.cases("transformers/dit/diffusion"), ids=lambda path: path.stem)
+def test_diffusion_of_dit(path):
+    """Its betas, its steps of 250 and of DDIM's 50, and its loss: of the noise, and the bound, which trains the variance."""
+    _, arrays = load(path)
+    for respacing in ("", "250", "ddim50"):
+        levels = levels_of(betas("linear", 1000))
+        steps = torch.tensor(sorted(respaced(respacing, 1000))) if respacing else torch.arange(1000)
+        assert torch.equal(steps, arrays[f"timesteps:{respacing}"])
+        kept = torch.cat([levels.flip(0)[1:][steps].flip(0), levels.new_zeros(1)])
+        assert torch.allclose(betas_between(kept).flip(0), arrays[f"betas:{respacing}"], rtol=1e-9)
+
+    class Given(torch.nn.Module):
+        def forward(self, x, c_noise, cond):
+            assert torch.equal(c_noise.long(), arrays["t"]) and vectors.relative_error(x, arrays["x_t"]) < 1e-5
+            return arrays["model_out"]
+
+    denoiser = make_of(Given())
+    sigma = denoiser.levels.flip(0)[arrays["t"]].float().reshape(-1, 1, 1, 1)
+    loss = HybridLoss(DiscreteLevels())
+    one = loss.evaluate(denoiser, Batch(arrays["x0"]), sigma, arrays["eps"])
+    loss.evaluate = lambda *_: one
+    out = loss(denoiser, Batch(arrays["x0"]), step_at())
+    for name, recorded in (("mse", "loss:mse"), ("vb", "loss:vb"), ("loss", "loss:loss")):
+        assert vectors.relative_error(out.terms[name], arrays[recorded]) < 1e-5, name
+
+
+def make_of(network):
+    return DDPMPrecond(network, NetSpec((8, 8), 4, 8))
