@@ -183,7 +183,7 @@ def test_scores_of_repa(path, name):
 
 @pytest.mark.parametrize("path", vectors.cases("transformers/dit/diffusion"), ids=lambda path: path.stem)
 def test_diffusion_of_dit(path):
-    """Its betas, its steps of 250 and of DDIM's 50, and its loss: of the noise, and the bound, which trains the variance."""
+    """Betas, steps of 250 and of DDIM with 50, and the loss: of the noise, and the bound, which trains the variance."""
     _, arrays = load(path)
     for respacing in ("", "250", "ddim50"):
         levels = levels_of(betas("linear", 1000))
