@@ -15,6 +15,7 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils.distributed import choose_device
 from elucid.training.data.dataset import open_dataset
 from elucid.training.preconds.wrapper import BoundDenoiser
+from elucid.training.samplers.base import levels_for
 from elucid.training.samplers.ddim import DDIMSampler
 from elucid.training.sampling.grid import png
 from elucid.training.sampling.options import SampleOptions
@@ -63,7 +64,7 @@ def invert(
     if not isinstance(sampler, DDIMSampler) or sampler.eta:
         raise UserError("`eta`: only the deterministic sampler can be inverted; leave it out")
     dataset, labels = open_images(pipeline, os.fspath(images))
-    sigmas = pipeline.schedule(pipeline.denoiser, sampler.default_steps)
+    sigmas = levels_for(sampler, pipeline.schedule, pipeline.denoiser)
     names, latents, squares = [], [], 0.0
     for start in progress_bar(range(0, len(dataset), batch), desc="inverting"):
         indices = range(start, min(start + batch, len(dataset)))

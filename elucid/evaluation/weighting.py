@@ -71,7 +71,7 @@ def measured(run, denoiser: Denoiser) -> tuple[Curve, float | None]:
         chosen = np.sort(np.random.default_rng(0).permutation(len(run.dataset))[:count]).tolist()
         how = {"seed": 0, "batch": BATCH, "device": run.device, "step": lambda images: None}
         errors = errors_of(denoiser, run.encoder, run.dataset, chosen, sigmas, **how)
-        losses = loss_weights(denoiser, sigmas.to(run.device)).numpy() * errors.mean(axis=0)
+        losses = loss_weights(denoiser, sigmas.to(run.device), run.loss).numpy() * errors.mean(axis=0)
         points = tuple(zip(sigmas.tolist(), losses.tolist(), strict=True))
         lines.append(Series("denoising loss with EDM's weight, measured", points))
         if type(getattr(run.loss, "base", None)) is DSM:
@@ -85,4 +85,4 @@ def weighting(denoiser: Denoiser, sigmas: Tensor) -> Tensor:
     """Return u at noise levels [N], on the host."""
     device = next(denoiser.parameters()).device
     levels = sigmas.to(device, torch.float32).reshape(-1, 1, 1, 1)
-    return denoiser.uncertainty(denoiser.coefficients(levels).c_noise.reshape(-1)).cpu()
+    return denoiser.uncertainty(denoiser.level(denoiser.coefficients(levels).c_noise.reshape(-1))).cpu()

@@ -97,7 +97,12 @@ def test_samplers_of_jit(path, name):
     """Its guidance is on where low < t < high of its t, which is 1 - ours, and its clamp holds at sampling, too."""
     solver, scale, low, high, noise_scale = name.split(":")
     denoiser, case, arrays = jit(path, float(noise_scale))
-    one = bound(denoiser, torch.tensor(case["labels"]), float(scale), (1 - float(high), 1 - float(low) - 1e-9))
+    one = bound(
+        denoiser,
+        torch.tensor(case["labels"]),
+        float(scale),
+        (1 - float(high), 1 - float(low) - (1e-4 if float(low) else 0)),
+    )
     sigmas = make({"name": "flow", "num_steps": case["steps"]}, "schedule")(one)
     sampler = make({"name": f"flow_{solver}", "clamp": 0.05}, "sampler")
     assert (
@@ -122,7 +127,7 @@ def test_samplers_of_repa(path, name):
     denoiser = filled(
         "repa", case["kwargs"], case, arrays["init"].shape[1:], 1000, path="linear" if kind == "ode" else how
     )
-    one = bound(denoiser, arrays["y"], float(scale), (max(float(low) - 1e-9, 0), float(high)))
+    one = bound(denoiser, arrays["y"], float(scale), (max(float(low) - 1e-4, 0), float(high)))
     draws = iter([arrays[f"sde_noise{step}"] for step in range(4)])
     if kind == "ode":
         sampler, grid = make({"name": f"flow_{how}"}, "sampler"), {}
@@ -160,7 +165,7 @@ def test_draws_and_guided_velocities_of_jit(path):
     assert vectors.relative_error(1 - (0.8 - 0.8 * arrays["z"]).sigmoid(), arrays["t"]) < 1e-6
     t = 1 - arrays["state_t"].double()
     labels = torch.arange(len(t))
-    one = bound(denoiser, labels, 2.9, (0, 0.9 - 1e-9))
+    one = bound(denoiser, labels, 2.9, (0, 0.9 - 1e-4))
     for index in range(len(t)):
         alone = BoundDenoiser(one.denoiser, {name: value[index : index + 1] for name, value in one.cond.items()})
         x = arrays["state"][index : index + 1].double()

@@ -49,10 +49,6 @@ class FlowForm(FlowPrecond):
         return Prediction(c.c_skip * x + c.c_out * self.model(c.c_in * x, c.c_noise, cond))
 
 
-class StartsFromNoise(DenoiserWrapper):
-    starts_from_noise = True
-
-
 def levels(num_steps, first=0.99, last=0.0):
     return make_path("linear").sigma(torch.linspace(first, last, num_steps + 1, dtype=torch.float64))
 
@@ -165,7 +161,7 @@ def test_declared_evaluations_are_made(sampler):
     known.register_forward_hook(lambda *_: calls.append(1))
     made = make(sampler, "sampler")
     made(BoundDenoiser(known), torch.randn(2, 1, 1, 2) * 50, levels(7, 0.98), torch.randn_like)
-    assert made.evaluations(7) in (None, len(calls))
+    assert made.evaluations(7) == (None if sampler == "dopri5" else len(calls))
 
 
 def test_pure_noise_is_what_the_network_sees():
@@ -265,7 +261,7 @@ def test_times_are_drawn_as_they_say():
         (lambda: FlowMatching(UniformTime(), clamp=1.0), "clamp=1"),
         (lambda: UniformTime(0.5, 0.5), "low=0.5"),
         (lambda: levels_of_times([0.2, 1.2], GaussianDenoiser()), "guidance_interval_t"),
-        (lambda: make_path("polynomial0"), "power=0"),
+        (lambda: make_path("polynomial0.5"), "power=0.5"),
         (lambda: solve(MixtureDenoiser(), "flow_sde", levels(3, 1.0), diffusion="sbdm"), "infinite"),
     ],
 )

@@ -10,6 +10,7 @@ from elucid.evaluation.heldout import summarise
 from elucid.evaluation.results import Result
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.losses.base import Loss
 from elucid.training.losses.by_level import (
     errors_of,
     loss_weights,
@@ -18,7 +19,6 @@ from elucid.training.losses.by_level import (
     training_levels,
     undisturbed,
 )
-from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
 from elucid.training.sampling.options import SampleOptions
@@ -67,7 +67,8 @@ def heldout_loss(
     denoiser = pipeline.snapshot.ema  # as it was trained, without clipping
     assert isinstance(denoiser, Denoiser)  # the pipeline refuses others
     with undisturbed(place):
-        levels = training_levels(noise_of_run(pipeline), denoiser, sigmas)
+        loss_of = loss_of_run(pipeline)
+        levels = training_levels(noise_of(loss_of), denoiser, sigmas)
         total, errors = len(held_out) + len(training), []
         with progress_bar(total=total, desc="loss", disable=not distributed.is_main(), delay=1) as bar:
 
@@ -78,7 +79,7 @@ def heldout_loss(
                 indices = list(range(len(dataset)))
                 parts = (denoiser, pipeline.encoder, dataset, indices, levels)
                 errors.append(errors_of(*parts, seed=seed, batch=batch, device=place, step=step))
-    result = summarise(levels.numpy(), loss_weights(denoiser, levels.to(place)).numpy(), *errors)
+    result = summarise(levels.numpy(), loss_weights(denoiser, levels.to(place), loss_of).numpy(), *errors)
     paths = {"network": os.fspath(network), "data": os.fspath(data), "test": os.fspath(test), "seed": seed}
     about = {**result.about, **paths, "network_sha256": pipeline.description["network"]}
     result = replace(result, about={**about, "ema": pipeline.description["ema"], "nimg": pipeline.snapshot.nimg})
@@ -87,10 +88,10 @@ def heldout_loss(
     return result
 
 
-def noise_of_run(pipeline: SamplingPipeline) -> NoiseDistribution:
-    """Return the distribution of noise levels of the run, or of the denoiser's default loss."""
+def loss_of_run(pipeline: SamplingPipeline) -> Loss:
+    """Return the loss of the run, or the denoiser's default one."""
     component = pipeline.snapshot.options.get("loss") or {"name": pipeline.snapshot.ema.default_loss}
-    return noise_of(make(component, "loss"))
+    return make(component, "loss")
 
 
 def open_fitting(pipeline: SamplingPipeline, path: str | os.PathLike, num: int, seed: int, what: str) -> ImageDataset:

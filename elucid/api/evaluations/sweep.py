@@ -169,6 +169,7 @@ class Scorer:
         if {LOW, HIGH} & values.keys():
             low, high = self.options.guidance_interval or (None, None)
             values["guidance_interval"] = [values.pop(LOW, low), values.pop(HIGH, high)]
+            values["guidance_interval_t"] = None
         return replace(self.options, **values)
 
     def check(self) -> None:

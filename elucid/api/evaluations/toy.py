@@ -26,7 +26,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import component_arguments, find, make
 from elucid.training.registry.names import OPTIONS
-from elucid.training.samplers.base import state_dtype
+from elucid.training.samplers.base import levels_for, state_dtype
 
 GUIDANCES = ("none", "cfg", "interval", "autoguidance")
 """Kinds of guidance: by the model without class, the same at some noise levels, by a weaker model."""
@@ -201,7 +201,7 @@ def guided(kind: str, denoiser: Denoiser, guide: Denoiser | None, scale: float, 
 def sampled(denoiser, options: dict, cond: dict, num: int, steps: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return samples [N,2], and paths [steps,some,2]; all kinds of guidance start from the same noise."""
     schedule, sampler = make(options["schedule"], "schedule"), make(options["sampler"], "sampler")
-    sigmas = schedule(denoiser, steps)
+    sigmas = levels_for(sampler, schedule, denoiser, steps)
     sampler = sampler.for_schedule(schedule, denoiser)
     torch.manual_seed(seed)
     x = torch.randn(num, 2, 1, 1).to(state_dtype(CPU)) * sigmas[0].item()

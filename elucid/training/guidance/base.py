@@ -12,6 +12,9 @@ from elucid.training.preconds.base import as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, Prediction
 
+ROUNDING = 1 + 1e-6
+"""Levels that are as close to an end of an interval are taken to be it."""
+
 
 class Interval:
     """Noise levels in (lo, hi] with guidance (Kynkäänniemi et al. 2024, arXiv 2404.07724); None means all.
@@ -27,7 +30,7 @@ class Interval:
 
     def contains(self, sigma: Tensor) -> Tensor:
         """Return whether each sigma is inside, bool in its shape."""
-        return (sigma > self.lo) & (sigma <= self.hi)
+        return (sigma > self.lo * ROUNDING) & (sigma <= self.hi * ROUNDING)
 
 
 def levels_of_times(ends: Sequence[float], denoiser) -> tuple[float, float]:

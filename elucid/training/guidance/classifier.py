@@ -11,6 +11,9 @@ from elucid.training.preconds.base import Preconditioned, as_levels
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.types import Cond, NetSpec, Prediction
 
+LARGEST_LEVEL = 80.0
+"""Noise level at which a guided model of flow matching starts, the largest of EDM's schedule."""
+
 
 class ClassifierGuidance(DenoiserWrapper):
     """D + scale sigma^2 grad_x ln p(y | x; sigma) for sigma in (lo, hi] (Dhariwal & Nichol 2021, section 4).
@@ -32,6 +35,16 @@ class ClassifierGuidance(DenoiserWrapper):
     @property
     def spec(self) -> NetSpec:
         return self.denoiser.spec.with_vector("labels", self.classifier.spec.out_channels)
+
+    @property
+    def starts_from_noise(self) -> bool:
+        """False: the classifier knows no pure noise, and its gradient counts sigma^2 times."""
+        return False
+
+    @property
+    def sigma_max(self) -> float:
+        own = self.denoiser.sigma_max
+        return min(own, LARGEST_LEVEL) if self.denoiser.starts_from_noise else own
 
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         cond = cond or {}

@@ -69,7 +69,7 @@ class HeldoutLoss(Hook):
     def measure(self, run) -> dict[str, tuple[int, float, float]]:
         """Return number, mean and standard deviation of each statistic. All processes must call it."""
         denoiser = next(iter(run.averages.values()))
-        weights, found, means = loss_weights(denoiser, self.sigmas.to(run.device)).numpy(), {}, {}
+        weights, found, means = loss_weights(denoiser, self.sigmas.to(run.device), run.loss).numpy(), {}, {}
         total = sum(len(indices) for _, indices in self.sets.values())
         with progress_bar(total=total, desc="held out", leave=False, delay=2, disable=not distributed.is_main()) as bar:
             for name, (dataset, indices) in self.sets.items():

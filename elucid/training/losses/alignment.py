@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.rgb import RGB
 from elucid.training.features.base import FeatureEncoder, resampled
-from elucid.training.losses.base import Load, Loss, LossWrapper, require_denoiser, with_total
+from elucid.training.losses.base import Load, Loss, LossWrapper, elements, require_denoiser, with_total
 from elucid.training.losses.patch import PatchLoss
 from elucid.training.losses.uncertainty import first_call
 from elucid.training.networks.layers import Linear
@@ -142,13 +142,6 @@ def clean_pixels(batch: Batch, spec: NetSpec) -> Tensor:
             "`transform`, or let it pass on Batch.raw if it moves none"
         )
     return RGB().encode(batch.raw)
-
-
-def elements(loss: Loss, batch: Batch) -> int:
-    """Return the number of elements of an image, over which a loss sums; 1 if its base takes their `mean`."""
-    while isinstance(loss, LossWrapper):
-        loss = loss.base
-    return 1 if getattr(loss, "mean", False) is True else batch.images[0].numel()
 
 
 def require_images(loss: LossWrapper, denoiser: Denoiser) -> None:

@@ -153,3 +153,15 @@ def require_denoiser(loss: Loss, denoiser: Preconditioned) -> None:
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
         raise UserError(f"loss {type(loss).__name__} trains denoisers, {kind} is not one; choose another `precond`")
+
+
+def takes_mean(loss: Loss) -> bool:
+    """Return whether a loss is the mean over an image's elements instead of their sum, by its base's option `mean`."""
+    while isinstance(loss, LossWrapper):
+        loss = loss.base
+    return getattr(loss, "mean", False) is True
+
+
+def elements(loss: Loss, batch: Batch) -> int:
+    """Return the number of elements of an image, over which a loss sums; 1 if it takes their mean."""
+    return 1 if takes_mean(loss) else batch.images[0].numel()

@@ -41,10 +41,14 @@ def training_levels(noise: NoiseDistribution, denoiser: Denoiser, count: int) ->
     return denoiser.round_sigma(torch.quantile(drawn.to("cpu", torch.float64), places)).to(torch.float64).unique()
 
 
-def loss_weights(denoiser: Denoiser, sigmas: Tensor) -> Tensor:
-    """Return lambda(sigma) = 1 / c_out^2 f64[N], the weight of the squared error (Karras et al. 2022, eq. 8)."""
-    c_out = denoiser.coefficients(sigmas.to(torch.float32).reshape(-1, 1, 1, 1)).c_out
-    return (c_out.to("cpu", torch.float64) ** -2).reshape(-1).expand(len(sigmas))
+def loss_weights(denoiser: Denoiser, sigmas: Tensor, loss=None) -> Tensor:
+    """Return lambda(sigma) f64[N], the weight of the squared error: of `loss`, or 1 / c_out^2 (Karras et al. 2022)."""
+    sigma = sigmas.to(torch.float32).reshape(-1, 1, 1, 1)
+    while getattr(loss, "base", None) is not None:
+        loss = loss.base
+    weigh = getattr(loss, "weight_at", None)
+    weights = denoiser.coefficients(sigma).c_out ** -2.0 if weigh is None else weigh(denoiser, sigma)
+    return weights.to("cpu", torch.float64).reshape(-1).expand(len(sigmas))
 
 
 @torch.no_grad()

@@ -50,16 +50,16 @@ class FlowMatching(DSM):
         path = path_of(denoiser)
         if self.error == "x":
             return torch.ones_like(sigma)
-        t, (a, b) = path.time(sigma), path.scales(sigma)
-        b = b.clamp_min(self.clamp)
+        a, b = path.scales(sigma)
+        rate, clamped = b / path.noise_per_rate(sigma), b.clamp_min(self.clamp)  # W and b
         if self.error == "v":
-            return (path.wronskian(t) / b) ** 2
-        b = path.noise_scale * b
+            return (rate / clamped) ** 2
+        c = path.noise_scale
         if self.error == "epsilon":
-            return (a / b) ** 2
+            return (a / (c * clamped)) ** 2
         if self.error == "score":
-            return a**2 / b**4
-        return a * path.noise_scale * path.wronskian(t) / b**3
+            return a**2 / (c * clamped) ** 4
+        return a * rate / (c**2 * clamped**3)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
         one = self.evaluate(denoiser, batch)
@@ -76,5 +76,5 @@ class FlowMatching(DSM):
         path = path_of(denoiser)
         t = path.time(sigma)
         target = path.a_slope(t) * images + path.b_slope(t) * path.noise_scale * (x - images) / sigma
-        velocity = target - path.wronskian(t) / path.b(t) * (x0 - images)
+        velocity = target - (x0 - images) / path.noise_per_rate(sigma)
         return 1 - F.cosine_similarity(velocity, target, dim=1).mean(dim=(1, 2))

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.features.base import FeatureEncoder
-from elucid.training.losses.alignment import elements, require_images
-from elucid.training.losses.base import Load, Loss, LossWrapper, require_denoiser, with_total
+from elucid.training.losses.alignment import require_images
+from elucid.training.losses.base import Load, Loss, LossWrapper, elements, require_denoiser, with_total
 from elucid.training.losses.uncertainty import first_call
 from elucid.training.preconds.base import Denoiser, Preconditioned, as_levels
 from elucid.training.types import Batch, LossOutput, Step

@@ -7,17 +7,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss, LossWrapper, require_denoiser, with_total
+from elucid.training.losses.base import Loss, LossWrapper, require_denoiser, takes_mean, with_total
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, NetSpec, Prediction, Step
 
 
 class UncertaintyLoss(LossWrapper):
-    """L / exp(u(sigma)) + d u(sigma) for the loss L of an image, `base`, with d elements (arXiv 2312.02696).
+    """L / exp(u(sigma)) + d u(sigma) for the loss L of an image, `base`, summed over d elements (arXiv 2312.02696).
 
     u is a head of the denoiser with `features` Fourier features, trained with it; at its optimum exp(u) is the mean
     loss per element at sigma, so that all levels count the same (Kendall et al. 2018). sigma is that of the first call
-    of the denoiser in `base`. Logged: the base's terms as they are, `u`, and the sum that is minimised as `weighted`.
+    of the denoiser in `base`, and d is 1 if that takes the mean. Logged: the base's terms as they are, `u`, and the sum
+    that is minimised as `weighted`.
     """
 
     uses_all_parameters = True
@@ -44,9 +45,9 @@ class UncertaintyLoss(LossWrapper):
         if step.phase != "main" or not heard:
             return out
         prediction = heard[0].prediction
-        u, elements = prediction.logvar, prediction.x0[0].numel()
-        loss = out.loss / u.exp() + elements * u
-        return LossOutput(loss, {**out.terms, "u": u, "weighted": loss / elements})
+        u, count = prediction.logvar, 1 if takes_mean(self) else prediction.x0[0].numel()
+        loss = out.loss / u.exp() + count * u
+        return LossOutput(loss, {**out.terms, "u": u, "weighted": loss / count})
 
 
 class Call(NamedTuple):

@@ -72,6 +72,16 @@ class Path(Process):
         a = 1 / (1 + ratio) if self.exponent == 1 else (1 + ratio**2).rsqrt()
         return a, ratio * a
 
+    def of_velocity(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a b' / W and b / W at a noise level, finite at both ends: x0 = (a b' x - b v) / W for x = x_t / a."""
+        a, _ = self.scales(sigma)
+        return a**self.exponent, self.noise_per_rate(sigma)
+
+    def noise_per_rate(self, sigma: Tensor) -> Tensor:
+        """Return b / W at a noise level."""
+        _, b = self.scales(sigma)
+        return b / self.wronskian(self.time(sigma))
+
     def wronskian(self, t: Tensor) -> Tensor:
         """Return a b' - a' b: the velocity v = a' x0 + b' n gives x0 = (b' x_t - b v) / (a b' - a' b)."""
         return self.a(t) * self.b_slope(t) - self.a_slope(t) * self.b(t)
@@ -155,19 +165,24 @@ class VPPath(Path):
     def b_slope(self, t: Tensor) -> Tensor:
         return -self.a(t) * self.a_slope(t) / self.b(t)
 
+    def noise_per_rate(self, sigma: Tensor) -> Tensor:
+        a, b = self.scales(sigma)
+        t = self.time(sigma)
+        return 2 * b**2 / (a * (self.process.beta_d * t + self.process.beta_min))
+
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         return self.process.time(ratio)
 
 
 class PolynomialPath(Path):
-    """a = (1 - t)^n, b = 1 - a, for n = `power`; n = 1 is the linear path. Raises UserError unless n is above 0."""
+    """a = (1 - t)^n, b = 1 - a, for n = `power`; n = 1 is the linear path. Raises UserError for n below 1."""
 
     exponent = 1
 
     def __init__(self, noise_scale: float = 1.0, power: float = 2.0):
         super().__init__(noise_scale)
-        if not 0 < power < math.inf:
-            raise UserError(f"power={power:g} of the polynomial path must be above 0")
+        if not 1 <= power < math.inf:
+            raise UserError(f"power={power:g} of the polynomial path must be 1 or more")
         self.power = power
 
     def a(self, t: Tensor) -> Tensor:
@@ -181,6 +196,10 @@ class PolynomialPath(Path):
 
     def b_slope(self, t: Tensor) -> Tensor:
         return -self.a_slope(t)
+
+    def noise_per_rate(self, sigma: Tensor) -> Tensor:
+        a, b = self.scales(sigma)
+        return b / (self.power * a ** (1 - 1 / self.power))
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         return 1 - (1 + ratio) ** (-1 / self.power)
@@ -202,6 +221,10 @@ class LinearVPPath(Path):
 
     def b_slope(self, t: Tensor) -> Tensor:
         return (1 - t) / self.b(t)
+
+    def noise_per_rate(self, sigma: Tensor) -> Tensor:
+        _, b = self.scales(sigma)
+        return b**2
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         return 1 - (1 + ratio**2).rsqrt()
@@ -226,5 +249,5 @@ _LINEAR = LinearPath()
 
 def path_of(denoiser) -> Path:
     """Return the path that a denoiser was designed for, the linear one if it is none of flow matching."""
-    process = denoiser.process
+    process = getattr(denoiser, "process", None)
     return process if isinstance(process, Path) else _LINEAR

@@ -14,7 +14,7 @@ from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.noise.paths import path_of
 
 EDGE = 1e-5
-"""Distance from the ends t = 0 and t = 1, at which a prediction or its weight is infinite."""
+"""Least distance from the ends t = 0 and t = 1, where sigma or a weight is infinite; a denoiser may have its own."""
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
@@ -40,7 +40,8 @@ class TimeDistribution(NoiseDistribution):
         """Draw t [count,1,1,1] on the device."""
 
     def sample(self, count: int, denoiser, device) -> Tensor:
-        t = shifted(self.times(count, device), self.shift).clamp(EDGE, 1 - EDGE)
+        edge = getattr(denoiser, "edge", EDGE)
+        t = shifted(self.times(count, device), self.shift).clamp(edge, 1 - edge)
         return path_of(denoiser).sigma(t)
 
 

@@ -153,6 +153,10 @@ class Denoiser(Preconditioned):
         super().__init__(model, spec, precision)
         self.uncertainty = Uncertainty(spec.logvar_features) if spec.logvar_features else None
 
+    def level(self, c_noise: Tensor) -> Tensor:
+        """Return what the head of the learned weighting is told of the noise level, c_noise itself by default."""
+        return c_noise
+
     def after_step(self, step: Step) -> None:
         super().after_step(step)
         if self.uncertainty is not None:
@@ -172,5 +176,5 @@ class Denoiser(Preconditioned):
         var = out[:, channels:] if out.shape[1] > channels else None
         logvar = None
         if self.uncertainty is not None:
-            logvar = self.uncertainty(c.c_noise.reshape(-1)).expand(len(x))
+            logvar = self.uncertainty(self.level(c.c_noise.reshape(-1))).expand(len(x))
         return Prediction(c.c_skip * x + c.c_out * out[:, :channels], var, logvar, features=features)

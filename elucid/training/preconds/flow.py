@@ -11,7 +11,7 @@ from elucid.training.types import NetSpec
 PREDICTIONS = ("v", "x", "epsilon", "score")
 TIMES = ("noise", "data")
 EDGE = 1e-3
-"""1 - t of the default sigma_max."""
+"""1 - t of the default sigma_max on the linear path, and the distance of times from the ends."""
 
 
 class FlowPrecond(Denoiser):
@@ -23,11 +23,10 @@ class FlowPrecond(Denoiser):
 
     `path` is a name of `noise.paths`, `noise_scale` its c. c_noise = `time_scale` t, where t = 1 is "noise" as here or
     "data", which also turns the velocity around. sigma is from 0 to `sigma_max` for samplers in sigma space, by default
-    that of t = 0.999; samplers that keep x_t start from pure noise.
+    999 times the noise scale; samplers that keep x_t start from pure noise if v or x is predicted.
     """
 
     uses_all_parameters = True
-    starts_from_noise = True
     latent_std = 1.0
     default_loss = "flow"
     default_sampler, default_schedule = "flow_heun", "flow"
@@ -52,13 +51,13 @@ class FlowPrecond(Denoiser):
             raise UserError(f"sigma_max={sigma_max:g} must be above 0 (`sigma_max`)")
         self.process = make_path(path, noise_scale)
         self.prediction, self.time, self.time_scale = prediction, time, time_scale
-        last = float(self.process.sigma(torch.tensor(1 - EDGE, dtype=torch.float64)))
-        self.sigma_max = last if sigma_max is None else float(sigma_max)
+        largest = min(noise_scale * (1 / EDGE - 1), self.process.sigma_end)
+        self.sigma_max = largest if sigma_max is None else float(sigma_max)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         path: Path = self.process
         t = path.time(sigma)
-        (a, b), one = path.scales(sigma), torch.ones_like(t)
+        (a, _), one = path.scales(sigma), torch.ones_like(t)
         c_noise = self.time_scale * (t if self.time == "noise" else 1 - t)
         if self.prediction == "x":
             return Coefficients(torch.zeros_like(t), one, a, c_noise)
@@ -66,7 +65,18 @@ class FlowPrecond(Denoiser):
             return Coefficients(one, -sigma, a, c_noise)
         if self.prediction == "score":
             return Coefficients(one, a * sigma**2, a, c_noise)
-        wronskian = path.wronskian(t)
-        c_out = b / wronskian
-        c_out = -c_out if self.time == "noise" else c_out
-        return Coefficients(a * path.b_slope(t) / wronskian, c_out, a, c_noise)
+        c_skip, c_out = path.of_velocity(sigma)
+        return Coefficients(c_skip, -c_out if self.time == "noise" else c_out, a, c_noise)
+
+    @property
+    def starts_from_noise(self) -> bool:  # type: ignore[override]  # read-only here
+        """Whether D is finite at pure noise: not for a predicted noise or score, which D contains times sigma."""
+        return self.prediction in ("v", "x")
+
+    @property
+    def edge(self) -> float:
+        """Distance of training times from both ends, where the weight of another prediction than v is infinite."""
+        return EDGE if self.prediction != "v" else 1e-5
+
+    def level(self, c_noise: Tensor) -> Tensor:
+        return c_noise / self.time_scale

@@ -57,6 +57,9 @@ class Guided:
     sampler: str | None = None
 
 
+JIT_END, DDT_END = 0.8999, 0.6999
+"""Ends that are excluded, in their t 0.1 and 0.3, and are points of their grids."""
+
 GUIDED: dict[str, Guided] = {
     "dit-xl-2-256": Guided(1.5, channels=3),
     "dit-xl-2-512": Guided(1.5, channels=3),
@@ -65,14 +68,14 @@ GUIDED: dict[str, Guided] = {
     "sit-xl-2-512-sde": Guided(1.5, channels=3),
     "repa-sit-xl-2-256": Guided(1.8, (0.0, 0.7)),
     "repa-e-sit-xl-1-256": Guided(2.5, (0.0, 0.75)),
-    "jit-b-16-256": Guided(2.9, (0.0, 0.9)),
-    "jit-b-32-512": Guided(2.9, (0.0, 0.9)),
-    "jit-l-16-256": Guided(2.4, (0.0, 0.9)),
-    "jit-l-32-512": Guided(2.5, (0.0, 0.9)),
-    "jit-h-16-256": Guided(2.2, (0.0, 0.9)),
-    "jit-h-32-512": Guided(2.3, (0.0, 0.9)),
+    "jit-b-16-256": Guided(2.9, (0.0, JIT_END)),
+    "jit-b-32-512": Guided(2.9, (0.0, JIT_END)),
+    "jit-l-16-256": Guided(2.4, (0.0, JIT_END)),
+    "jit-l-32-512": Guided(2.5, (0.0, JIT_END)),
+    "jit-h-16-256": Guided(2.2, (0.0, JIT_END)),
+    "jit-h-32-512": Guided(2.3, (0.0, JIT_END)),
     "lightningdit-xl-1-64": Guided(10.0, (0.0, 0.9), channels=3),
     "lightningdit-xl-1-800": Guided(6.7, (0.0, 0.875), channels=3),
-    "ddt-xl-2-256": Guided(2.0, (0.0, 0.7)),
+    "ddt-xl-2-256": Guided(2.0, (0.0, DDT_END)),
 }
 """Guidance of the published figures; names are those of the training presets, with the size of the images."""

@@ -23,7 +23,8 @@ Callback = Callable[[Tensor, Tensor, Tensor], None]
 class Denoise(Protocol):
     """The denoiser that a sampler calls: denoise(x[B,C,H,W], sigma) -> Prediction.
 
-    x0 has the dtype of x; sigma broadcasts against x.
+    x0 has the dtype of x; sigma broadcasts against x. A `process` and `starts_from_noise`, as of `preconds.base`, are
+    looked at if it has them.
     """
 
     @property
@@ -75,6 +76,19 @@ class Sampler(ABC):
 
         `sigmas` is decreasing, [N+1] or [N+1,B].
         """
+
+
+def levels_for(sampler: Sampler, schedule, denoise, num_steps: int | None = None) -> Tensor:
+    """Return the noise levels of a schedule at which a sampler samples a denoiser, checked.
+
+    Samplers that cannot start from pure noise get at most the denoiser's sigma_max. Raises UserError for impossible
+    levels.
+    """
+    sigmas = schedule(denoise, num_steps or sampler.default_steps)
+    if not sampler.from_pure_noise and getattr(denoise, "starts_from_noise", False):
+        sigmas = sigmas.clamp(max=denoise.sigma_max)
+    sampler.check(sigmas, denoise)
+    return sigmas
 
 
 def state_dtype(device: torch.device) -> torch.dtype:

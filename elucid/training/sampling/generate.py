@@ -13,11 +13,10 @@ from elucid.torch_utils.graphs.recording import recorded
 from elucid.torch_utils.rng import PerSeedRandom
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.encoders.base import Encoder
-from elucid.training.noise.paths import PURE_NOISE
 from elucid.training.noise.schedules import Karras, Schedule
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.preconds.wrapper import BoundDenoiser
-from elucid.training.samplers.base import Callback, Sampler, state_dtype
+from elucid.training.samplers.base import Callback, Sampler, levels_for, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.cpu_blocks import Samples, block_size, chunks, in_blocks
@@ -87,9 +86,7 @@ def sampling(
 ) -> Callable[[Sequence[tuple[int, int | None]]], Samples]:
     """Return the function that makes the samples of some seeds and classes in one pass; arguments as in `generate`."""
     sampler, schedule = sampler or EDMSampler(), schedule or Karras()
-    sigmas = schedule(denoiser, steps or sampler.default_steps)
-    if not sampler.from_pure_noise and sigmas[0] >= PURE_NOISE:
-        sigmas = sigmas.clamp(max=denoiser.sigma_max)
+    sigmas = levels_for(sampler, schedule, denoiser, steps)
     sampler = sampler.for_schedule(schedule, denoiser)
     source = torch.device("cpu" if noise == "cpu" else device)
     return partial(_sample, denoiser, encoder, sampler, sigmas, torch.device(device), source, callback, lowres)

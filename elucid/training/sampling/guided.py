@@ -90,6 +90,8 @@ def in_levels(options: SampleOptions, denoiser) -> SampleOptions:
     """Return the options with an interval of times as one of noise levels. Raises UserError if both are given."""
     if options.guidance_interval_t is None:
         return options
+    if options.guidance is None and options.classifier is None and not chosen_options(options)["guidance"]:
+        raise UserError("`guidance_interval_t` has no effect without a scale; set `guidance`, e.g. `guidance`=1.5")
     if options.guidance_interval is not None:
         raise UserError("`guidance_interval` and `guidance_interval_t` exclude each other; leave one out")
     levels = levels_of_times(options.guidance_interval_t, denoiser)

@@ -19,7 +19,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
 from elucid.training.registry.components import find, make, resolved
 from elucid.training.registry.edm2_pairs import PAIRS, lengths_of_runs, note_other_lengths
-from elucid.training.samplers.base import Sampler
+from elucid.training.samplers.base import Sampler, levels_for
 from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
@@ -201,7 +201,7 @@ def single_pipeline(
     limited = clipped(guided, options.clip, options.threshold)
     outermost = with_classifier(limited, classifier, names, options)
     # So that impossible levels are refused before anything is written.
-    sampler.check(schedule(outermost, sampler.default_steps), outermost)
+    levels_for(sampler, schedule, outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
     warn_of_labels_never_dropped(snapshot.options, options)
     choose_kernels(denoiser.model, denoiser.compute_dtype)

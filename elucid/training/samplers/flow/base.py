@@ -21,11 +21,18 @@ class FlowSampler(Sampler):
     default_schedule = "flow"
 
     def __init__(self, path: str | None = None, clamp: float = 0.0):
-        self.path, self.clamp = None if path is None else make_path(path), clamp
+        if path is not None:
+            make_path(path)
+        self.path, self.clamp = path, clamp
 
     def flow(self, denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None) -> "Flow":
         """Return the equation, with x [B,C,H,W] at sigmas[0] of [N+1] or [N+1,B] in its own form."""
-        return Flow(denoise, self.path or path_of(denoise), x, sigmas, self.clamp, callback)
+        return Flow(denoise, self.path_for(denoise), x, sigmas, self.clamp, callback)
+
+    def path_for(self, denoise: Denoise) -> Path:
+        """Return the chosen path, with the noise scale of the denoiser's own, or that."""
+        own = path_of(denoise)
+        return own if self.path is None else make_path(self.path, own.noise_scale)
 
 
 class Flow:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.noise.paths import Path, path_of
+from elucid.training.noise.paths import Path
 from elucid.training.samplers.base import Callback, Denoise, Noise
-from elucid.training.samplers.flow.base import Flow, FlowSampler
+from elucid.training.samplers.flow.base import LEAST_TIME, Flow, FlowSampler
 
 DIFFUSIONS: dict[str, Callable[[Path, Tensor, float], Tensor]] = {
     "constant": lambda path, t, norm: torch.full_like(t, norm),
@@ -78,7 +78,7 @@ class FlowSDE(FlowSampler):
         return self.last(flow, x, times[-2]) if without_noise else flow.result(x)
 
     def check(self, sigmas: Tensor, denoise: Denoise) -> None:
-        a, _ = (self.path or path_of(denoise)).scales(sigmas[0])
+        a, _ = self.path_for(denoise).scales(sigmas[0])
         if self.diffusion == "sbdm" and float(a.min()) < LEAST_SIGNAL:
             raise UserError(
                 "diffusion=sbdm is infinite at pure noise; start later, e.g. by `set` schedule.t_max=0.999, or choose "
@@ -91,6 +91,7 @@ class FlowSDE(FlowSampler):
 
     def drift(self, flow: Flow, x: Tensor, t: Tensor, report: bool = True) -> Tensor:
         """Return -v + w s at x_t and t."""
+        t = t.clamp_min(LEAST_TIME)
         x0 = flow.x0(x, t, report)
         return self.rate(flow, t) * flow.score(x, t, x0) - flow.velocity(x, t, x0)
 
