@@ -65,7 +65,9 @@ def run(
     """
     done = finished(environment(folder), script, *args, processes=processes, torchrun=torchrun)
     under_torchrun = processes > 1 and done.args[:1] == [sys.executable]  # whose own exit code of any failure is 1
-    assert done.returncode in (code, 1 if code and under_torchrun else code), f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode in (code, 1 if code and under_torchrun else code), (
+        f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 
