@@ -1,6 +1,5 @@
 """Recipes of published transformers: every published number, and that each can be built."""
 
-import math
 
 import pytest
 
@@ -108,7 +107,7 @@ def test_published_guidance(name):
     assert one.channels == (3 if name.startswith(("dit", "sit", "lightningdit")) else None)
     assert one.sampler is None or make({"name": one.sampler}, "sampler").order == 5
     if name.startswith("jit"):
-        assert math.isclose(one.interval_t[1], 0.9)
+        assert 0.88 < one.interval_t[1] < 0.9  # without the point of its 50 steps at 0.9, which it leaves out
 
 
 def test_published_guidance_as_options():
