@@ -1,6 +1,5 @@
 """Recipes of published transformers: every published number, and that each can be built."""
 
-
 import pytest
 
 from elucid import TrainOptions
