@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from elucid.training.config.discrete_presets import half_life
 from elucid.training.guidance.base import levels_of_times
 from elucid.training.losses.flow import FlowMatching
 from elucid.training.losses.variational import HybridLoss
@@ -214,3 +215,18 @@ def test_diffusion_of_dit(path):
 
 def make_of(network):
     return DDPMPrecond(network, NetSpec((8, 8), 4, 8))
+
+
+@pytest.mark.parametrize("path", vectors.cases("transformers/jit/samplers"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(("name", "decay"), [("ema1", 0.9999), ("ema2", 0.9996)])
+def test_averages_of_jit(path, name, decay):
+    """One update of both averages, started at half the weights, by half-lives in images as presets give them."""
+    _, arrays = load(path)
+    batch, model = 1024, torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    halflife = half_life(batch, decay)
+    model.weight.fill_(0.5)
+    ema = make({"name": "halflife", "halflife_mimg": [halflife], "rampup_ratio": None}, "ema", denoiser=model)
+    model.weight.fill_(1.0)
+    ema.update(model, step_at(nimg=batch, total_nimg=10 * batch, batch_size=batch))
+    (average,) = ema.averages.values()
+    assert float(average.weight) == pytest.approx(float(arrays[f"{name}_over_p"]), rel=1e-5)

@@ -46,9 +46,9 @@ class FlowPrecond(Denoiser):
         super().__init__(model, spec, precision)
         for name, value, choices in (("prediction", prediction, PREDICTIONS), ("time", time, TIMES)):
             if value not in choices:
-                raise UserError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}")
+                raise UserError(f"precond.{name}={value!r} is unknown; choose from {', '.join(choices)}")
         if sigma_max is not None and sigma_max <= 0:
-            raise UserError(f"sigma_max={sigma_max:g} must be above 0 (`sigma_max`)")
+            raise UserError(f"precond.sigma_max={sigma_max:g} must be above 0")
         self.process = make_path(path, noise_scale)
         self.prediction, self.time, self.time_scale = prediction, time, time_scale
         largest = min(noise_scale * (1 / EDGE - 1), self.process.sigma_end)
