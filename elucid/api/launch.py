@@ -73,7 +73,7 @@ def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopReque
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
     require_loggers(resolved)
-    source = load_source(flags["transfer"], flags, resolved)
+    source = load_source(flags["transfer"] or (flags["teacher"] if state is None else None), flags, resolved)
     run = Run(resolved, device, source)
     run.stop = stop
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
@@ -122,7 +122,7 @@ def dry_run(options: TrainOptions) -> None:
 
 def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -> tuple[dict, Path | None, dict | None]:
     """Return the run's options and, with `resume`, its folder and state (None if `auto` finds no run)."""
-    for name in ("resume", "transfer"):
+    for name in ("resume", "transfer", "teacher"):
         if flags[name] == "":
             raise UserError(f"`{name}` is empty; give a file, or leave it out")
     if flags["resume"] and flags["transfer"]:

@@ -103,6 +103,11 @@ LOSS = section(
         type=Chain("loss"),
         help="Loss, e.g. 'patch(cdm(edm))', 'uncertainty(edm)' or 'alignment(flow)'.  [default: the preconditioner's]",
     ),
+    click.option(
+        "--teacher",
+        metavar="PKL|URL",
+        help="Trained model that a loss learns from; the run starts from its weights unless --transfer names others.",
+    ),
     click.option("--martingale_lambda", type=float, help="Weight of the consistency term of the loss cdm."),
     click.option("--martingale_steps", type=int, help="Noise levels on each path of the loss cdm."),
     click.option("--patch", is_flag=True, help="Train on patches: the same as --loss='patch(...)'."),

@@ -129,8 +129,14 @@ def options_from(flags: dict) -> dict:
         part, name = path.split(".")
         if values[flag] is not None and options[part] is not None:
             options[part][name] = values[flag]
+    own = sampling_of(options["loss"])
+    for part, component in own.items():
+        options[part]["name"] = component["name"]
     for assignment in flags["set"]:
         set_by_path(options, moved_assignment(assignment, options))
+    for part, component in own.items():
+        if isinstance(options[part], dict) and options[part].get("name") == component["name"]:
+            options[part] = {**component, **options[part]}
     for part, value in options.items():
         if part in LISTS and not isinstance(value, list):
             raise UserError(
@@ -158,6 +164,29 @@ def require_process(flags: dict, precond: str) -> None:
 def default_of(precond: str, attribute: str, otherwise: str | None = None) -> str | None:
     """Return a default that a preconditioner's class states, such as `default_sampler`."""
     return getattr(find("preconditioner", precond), attribute, otherwise)
+
+
+def sampling_of(loss: dict | None) -> dict[str, dict]:
+    """Return the sampler and schedule that the outermost loss of a chain which names any wants (`Loss.sampling`)."""
+    while isinstance(loss, dict):
+        own = getattr(find("loss", loss["name"]), "sampling", {})
+        if isinstance(own, dict) and own:
+            return own
+        loss = loss.get("base")
+    return {}
+
+
+def set_teacher(chain: dict, text: str, teacher: str | None) -> None:
+    """Set the option of the loss that learns from a teacher. Raises UserError if there is none."""
+    if teacher is None:
+        return
+    component: dict | None = chain
+    while isinstance(component, dict):
+        if "teacher" in signature(find("loss", component["name"])).parameters:
+            component["teacher"] = teacher
+            return
+        component = component.get("base")
+    raise UserError(f"`teacher`: `loss`={text} learns from no teacher; choose one that does, or leave `teacher` out")
 
 
 def default_loss_of(precond: str, learn_sigma: bool | None = None) -> str:
@@ -212,6 +241,7 @@ def loss_chain(text: str, flags: dict) -> dict:
             )
         component[flag] = flags[flag]
     set_learned_variance(chain, text, flags["learn_sigma"])
+    set_teacher(chain, text, flags["teacher"])
     return chain
 
 
@@ -247,7 +277,7 @@ def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
             result[part] = None
         elif flag in given and name in options[part]:
             result[path] = options[part][name]
-    path, component, own = "loss", options["loss"], (*LOSS_FLAGS, "learn_sigma")
+    path, component, own = "loss", options["loss"], (*LOSS_FLAGS, "learn_sigma", "teacher")
     while isinstance(component, dict):
         if given & FLAGS_THAT_CHOOSE_LOSS:
             result[f"{path}.name"] = component.get("name")

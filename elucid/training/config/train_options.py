@@ -41,7 +41,10 @@ PART_OF = {
     "optimizer": ("optimizer", ("lr",)),
     "lr_schedule": ("lr_schedule", ()),
     "precond": ("precond", ("beta_schedule", "diffusion_steps")),
-    "loss": ("loss", ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive", "learn_sigma")),
+    "loss": (
+        "loss",
+        ("martingale_lambda", "martingale_steps", "patch", "real_p", "progressive", "learn_sigma", "teacher"),
+    ),
 }
 """The component that a flag selects, and the flags that are options of it."""
 
@@ -90,6 +93,7 @@ class TrainOptions:
     diffusion_steps: int | None = None
     learn_sigma: bool | None = None
     loss: str | type | None = None
+    teacher: str | os.PathLike | None = None
     martingale_lambda: float | None = None
     martingale_steps: int | None = None
     patch: bool | None = None

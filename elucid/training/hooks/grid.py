@@ -76,7 +76,8 @@ class SampleGrid(Hook):
                 raise _OutOfTime
 
         sampler = make(run.sampler.preview, "sampler") if run.sampler.preview else run.sampler
-        options = {"device": run.device, "sampler": sampler, "schedule": run.schedule, "steps": STEPS}
+        options = {"device": run.device, "sampler": sampler, "schedule": run.schedule}
+        options["steps"] = min(STEPS, sampler.default_steps)
         if NAME in denoiser.spec.spatial and run.options.get("lowres"):
             factor = run.options["lowres"]["factor"]
             options["lowres"] = FromDataset(run.dataset, run.encoder, factor, run.device)

@@ -31,6 +31,10 @@ class Loss(nn.Module):
     needs_pixels: bool = False
     """Whether it needs the clean pixels, also where the network works on latents (`Batch.raw`)."""
 
+    sampling: dict[str, dict] = {}
+    """Sampler and schedule, as components, that models trained with it are sampled by if none is chosen; empty for the
+    preconditioner's."""
+
     all_phases: tuple[str, ...] = ("main",)
     """All phases that `phases` may return; each has its own optimizer."""
 

@@ -84,6 +84,10 @@ class ADMHalf(Conditioned):
             return self._block(channels, channels, Halved())
         return Downsample(channels, self.style.conv_resample)
 
+    @property
+    def waves(self) -> tuple[nn.Module, int]:
+        return self.map_noise, 2 * len(self.map_noise.frequencies)
+
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embed the noise level and the vector conditions, [B, n_emb]."""
         emb = self.map_noise(c_noise)

@@ -4,10 +4,10 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 _explicit = 0
@@ -20,7 +20,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     compiles = torch.compiler.is_compiling() and torch.are_deterministic_algorithms_enabled() and q.is_cuda
     if not _explicit and not compiles:
         return F.scaled_dot_product_attention(q, k, v)
-    return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    # Softmax by hand: of torch's own, the forward derivative cannot be differentiated backwards.
+    weights = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
+    return (weights / weights.sum(dim=-1, keepdim=True)) @ v
 
 
 @contextmanager
@@ -41,7 +44,12 @@ def forward_derivatives_active() -> bool:
     return _explicit > 0
 
 
-def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """Return function(*primals) and its derivative along the tangents; both support backpropagation."""
-    with forward_derivatives():
-        return torch.func.jvp(function, primals, tangents)
+def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Tensor, Tensor]:
+    """Return function(*primals), a tensor, and its derivative along the tangents; both support backpropagation.
+
+    Hooks and what the function stores outside see the values, so that data parallelism exchanges gradients as ever.
+    """
+    with forward_derivatives(), forward_ad.dual_level():
+        duals = (forward_ad.make_dual(*pair) for pair in zip(primals, tangents, strict=True))
+        value, derivative = forward_ad.unpack_dual(function(*duals))
+        return value, torch.zeros_like(value) if derivative is None else derivative

@@ -1,13 +1,19 @@
 """Vector conditioning of networks: one linear map per condition."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from elucid.training.networks.layers import Linear
+from elucid.training.networks.layers import Linear, zeros
 from elucid.training.types import Cond
 
 PUBLISHED = {"labels": "map_label", "augment": "map_augment"}
 """Conditions whose map is not called `map_NAME` in published weights."""
+
+
+NUMBERS = ("sigma_to", "guidance_scale")
+"""Conditions that are one number, a second noise level or a scale: they are embedded by waves as the noise level is."""
 
 
 class Conditioned(nn.Module):
@@ -15,7 +21,8 @@ class Conditioned(nn.Module):
 
     Each condition has a linear map, a submodule of the network. A subclass creates the maps with `add_map`, in the
     order of its weights, and adds their output to the embedding with `add_mapped`. `map_names` are the names of maps
-    that are not called `map_NAME`.
+    that are not called `map_NAME`. Of `NUMBERS` the map is of `waves`, and starts at 0, so that a network that starts
+    from the weights of one without such a condition computes the same at first.
     """
 
     map_names = PUBLISHED
@@ -29,9 +36,16 @@ class Conditioned(nn.Module):
         """Names of conditions that the published networks do not have, e.g. a second noise level."""
         return [name for name in self.vector if name not in PUBLISHED]
 
+    @property
+    def waves(self) -> tuple[Callable[[Tensor], Tensor], int]:
+        """The network's sinusoids of a number [B] -> [B,n], and n."""
+        raise NotImplementedError(f"{type(self).__name__} must define waves, which embed a number")
+
     def add_map(self, name: str, n_out: int, **options) -> None:
         """Create the map of a condition, if the network has that condition."""
-        if name in self.vector:
+        if name in self.vector and name in NUMBERS:
+            self.add_module(self.map_name(name), Linear(self.waves[1], n_out, bias=False, init=zeros()))
+        elif name in self.vector:
             self.add_module(self.map_name(name), Linear(self.vector[name], n_out, **options))
 
     def map_name(self, name: str) -> str:
@@ -43,6 +57,8 @@ class Conditioned(nn.Module):
         if name not in self.vector or (name == "augment" and name not in cond):
             return emb
         value = cond[name].to(emb.dtype)
+        if name in NUMBERS:
+            value = self.waves[0](value.reshape(-1))
         if name == "labels" and self.training and self.label_dropout:
             keep = torch.rand(value.shape[0], 1, device=value.device) >= self.label_dropout
             value = value * keep.to(value.dtype)

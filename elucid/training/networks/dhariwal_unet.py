@@ -100,6 +100,10 @@ class DhariwalUNet(Conditioned):
                 self.joins.append(True)
                 channels = resolution.channels
 
+    @property
+    def waves(self) -> tuple[nn.Module, int]:
+        return self.map_noise, 2 * len(self.map_noise.frequencies)
+
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embed the noise level and the vector conditions, [B, n_emb]."""
         emb = self.map_noise(c_noise)

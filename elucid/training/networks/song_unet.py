@@ -82,6 +82,7 @@ class SongUNet(Conditioned):
             if embedding_type == "positional"
             else FourierEmbedding(n_noise)
         )
+        self.n_noise = n_noise
         self.add_map("labels", n_noise)
         for name in ("augment", *self.further):
             self.add_map(name, n_noise, bias=False)
@@ -165,6 +166,10 @@ class SongUNet(Conditioned):
     def _decode(self, name: str, layer: nn.Module, role: Role) -> None:
         self.dec[name] = layer
         self.dec_roles.append(role)
+
+    @property
+    def waves(self) -> tuple[nn.Module, int]:
+        return self.map_noise, self.n_noise
 
     def embed(self, c_noise: Tensor, cond: Cond) -> Tensor:
         """Embed the noise level and the vector conditions, [B, n_emb]."""

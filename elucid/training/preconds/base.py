@@ -22,6 +22,9 @@ from elucid.training.noise.processes import LinearProcess, Process
 from elucid.training.transforms.coordinates import coordinate_grid
 from elucid.training.types import Cond, NetSpec, Prediction, Step
 
+LEAST_LEVEL = 2e-3
+"""The level that stands for 0 where a network is told of it by its logarithm: the last of EDM's schedule."""
+
 
 class Coefficients(NamedTuple):
     """c_skip, c_out, c_in, c_noise at a noise level, each [B,1,1,1] (Karras et al. 2022, table 1)."""
@@ -35,9 +38,10 @@ class Coefficients(NamedTuple):
 class Preconditioned(nn.Module):
     """Base class of trainable models: a network whose input is scaled by the noise level sigma, [B] or scalar.
 
-    The network `model` runs in `precision` (fp32, tf32, fp16, bf16; fp16 on CUDA only), everything else in float32.
-    `process` is the sigma(t) it was designed for. `default_loss` names the loss used if none is chosen, `latent_std` is
-    the deviation that latents with statistics of each channel get if nothing says another.
+    The network `model` runs in `precision` (fp32, tf32, fp16, bf16; fp16 on CUDA only), everything else in float32;
+    with fp64, for proofs, all is float64. `process` is the sigma(t) it was designed for. `default_loss` names the loss
+    used if none is chosen, `latent_std` is the deviation that latents with statistics of each channel get if nothing
+    says another.
     """
 
     latent_std: float = 0.5
@@ -84,12 +88,18 @@ class Preconditioned(nn.Module):
             of_network(step)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of x, levels, conditions and predictions."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    @property
     def compute_dtype(self) -> torch.dtype:
+        """The type that the network computes in."""
         if self.precision == "bf16":
             return torch.bfloat16
         if self.precision == "fp16" and next(self.model.parameters()).is_cuda:
             return torch.float16
-        return torch.float32
+        return self.dtype
 
     def condition(self, x: Tensor, cond: Cond | None) -> Cond:
         """Return `cond` with missing entries filled in: zeros for vectors, full-image coordinates for `coords`.
@@ -102,7 +112,7 @@ class Preconditioned(nn.Module):
                 if self.training:
                     raise UserError(f"the network is conditioned on {name!r}, missing from cond; pass on the batch's")
                 cond[name] = x.new_zeros(x.shape[0], width)
-            cond[name] = cond[name].to(torch.float32).reshape(-1, width).expand(x.shape[0], -1)
+            cond[name] = cond[name].to(self.dtype).reshape(-1, width).expand(x.shape[0], -1)
         for name in self.spec.spatial:
             if name not in cond:
                 if name != "coords":
@@ -136,6 +146,9 @@ def as_levels(sigma: Tensor | float, x: Tensor, dtype: torch.dtype = torch.float
 class Denoiser(Preconditioned):
     """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
+    A spec with the vector condition `sigma_to`, a level [B], makes it a flow map: x0 is where a straight line through x
+    starts that reaches the level sigma_to where the flow from x does, x_to = x0 + sigma_to (x - x0) / sigma.
+
     If the network outputs twice the image's channels, the second half is returned as `var`. If `spec.logvar_features`
     is not 0, a head of that many features makes `logvar`, in float32. `variance` names the variance of an ancestral
     step (`noise.gaussian_steps`); `default_sampler` and `default_schedule` are used if none is chosen; `clips` says
@@ -162,17 +175,36 @@ class Denoiser(Preconditioned):
         if self.uncertainty is not None:
             self.uncertainty.after_step()
 
-    def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
-        x = x.to(torch.float32)
-        c = self.coefficients(as_levels(sigma, x))
-        out, features = self.call_network(x, c, self.condition(x, cond)), None
+    def level_to(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
+        """Return what the network is told of the level `sigma_to` that a step from sigma ends at, in the same shape.
+
+        By default it is c_noise of that level, of one below `LEAST_LEVEL` that of this.
+        """
+        return self.coefficients(sigma_to.clamp_min(LEAST_LEVEL)).c_noise
+
+    def conditions(self, x: Tensor, sigma: Tensor, cond: Cond | None) -> Cond:
+        """Return the conditions as the network sees them: of `sigma_to`, a noise level, by default 0, `level_to`."""
+        if "sigma_to" not in self.spec.vector:
+            return self.condition(x, cond)
+        level = self.level_to(sigma, as_levels((cond or {}).get("sigma_to", 0.0), x, self.dtype))
+        return self.condition(x, {**(cond or {}), "sigma_to": level})
+
+    def output(self, x: Tensor, c: Coefficients, cond: Cond) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return the network's output [B,out_channels,H,W] for these coefficients, and its features."""
+        out, features = self.call_network(x, c, cond), None
         if isinstance(out, tuple):
             out, features = out
-        out = out.to(torch.float32)
-        channels, wanted = x.shape[1], (x.shape[0], self.spec.out_channels, *x.shape[2:])
+        wanted = (x.shape[0], self.spec.out_channels, *x.shape[2:])
         if out.shape != wanted:
             name = type(self.model).__name__
             raise UserError(f"network {name} returned {list(out.shape)} , expected {list(wanted)}")
+        return out.to(self.dtype), features
+
+    def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
+        x = x.to(self.dtype)
+        sigma = as_levels(sigma, x, self.dtype)
+        c, channels = self.coefficients(sigma), x.shape[1]
+        out, features = self.output(x, c, self.conditions(x, sigma, cond))
         var = out[:, channels:] if out.shape[1] > channels else None
         logvar = None
         if self.uncertainty is not None:

@@ -47,6 +47,7 @@ LOSSES = {
     "kl": _T + "losses.variational:VariationalLoss",
     "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
+    "ect": _T + "losses.fewstep.ect:ECT",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -77,6 +78,7 @@ SCHEDULES = {
     "iddpm": _T + "noise.schedules:IDDPMSteps",
     "respaced": _T + "noise.schedules:Respaced",
     "flow": _T + "noise.flow_schedule:FlowSteps",
+    "chosen": _T + "noise.chosen:ChosenLevels",
 }
 
 SAMPLERS = {
@@ -87,6 +89,8 @@ SAMPLERS = {
     "dpmpp2m": _T + "samplers.dpmpp2m:DPMpp2MSampler",
     "ddpm": _T + "samplers.ddpm:DDPMSampler",
     "ddim": _T + "samplers.ddim:DDIMSampler",
+    "consistency": _T + "samplers.fewstep.consistency:ConsistencySampler",
+    "flow_map": _T + "samplers.fewstep.flow_map:FlowMapSampler",
     "flow_euler": _T + "samplers.flow.euler:FlowEuler",
     "flow_heun": _T + "samplers.flow.heun:FlowHeun",
     "flow_sde": _T + "samplers.flow.sde:FlowSDE",
@@ -207,6 +211,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "hybrid": {"noise": {"name": "levels"}},
         "vlb": {"noise": {"name": "levels"}},
         "kl": {"noise": {"name": "levels"}, "whole": True},
+        "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }

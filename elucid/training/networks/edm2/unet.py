@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.networks.conditioning import Conditioned
+from elucid.training.networks.conditioning import NUMBERS, Conditioned
 from elucid.training.networks.edm2.blocks import Balance, Design, EDM2Block
 from elucid.training.networks.edm2.layers import FourierFeatures, UnitLayer, force_unit_rows
 from elucid.training.networks.layers import PositionalEmbedding
@@ -92,6 +92,7 @@ class EDM2UNet(Conditioned):
             else PositionalEmbedding(n_noise, endpoint=True)
         )
         self.emb_noise = layer(n_noise, n_emb)
+        self.n_noise, self.gains = n_noise, nn.ParameterDict()
         for name in ("labels", "augment", *self.further):
             self.add_map(name, n_emb)
         self.block_options = {
@@ -108,11 +109,26 @@ class EDM2UNet(Conditioned):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.zeros_(self.out_gain)
+        for gain in (self.out_gain, *self.gains.values()):
+            nn.init.zeros_(gain)
+
+    @property
+    def waves(self) -> tuple[nn.Module, int]:
+        return self.emb_fourier, self.n_noise
 
     def add_map(self, name: str, n_out: int, **options) -> None:
-        if name in self.vector:
-            self.add_module(self.map_name(name), self.design.layer(self.vector[name], n_out))
+        if name not in self.vector:
+            return
+        number = name in NUMBERS
+        self.add_module(self.map_name(name), self.design.layer(self.n_noise if number else self.vector[name], n_out))
+        if number:  # a map whose weights have a magnitude cannot start at 0, so its gain does
+            self.gains[name] = nn.Parameter(torch.zeros(1))
+
+    def add_mapped(self, emb: Tensor, name: str, cond: Cond, scale: float = 1.0) -> Tensor:
+        if name not in self.gains:
+            return super().add_mapped(emb, name, cond, scale)
+        waves = self.emb_fourier(cond[name].to(emb.dtype).reshape(-1))
+        return emb + getattr(self, self.map_name(name))(waves, self.gains[name])
 
     def _block(self, n_in: int, n_out: int, n_emb: int, decodes: bool, attends: bool = False, **options) -> EDM2Block:
         most = n_out // self.channels_per_head if attends else 0

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,10 @@ class TokenNetwork(Conditioned):
     def reset_parameters(self) -> None:
         if self.in_context_posemb is not None:
             nn.init.normal_(self.in_context_posemb, std=0.02)
+
+    @property
+    def waves(self) -> tuple[Callable[[Tensor], Tensor], int]:
+        return self.t_embedder.waves, self.t_embedder.features
 
     def regions(self) -> Iterable[nn.Module]:
         """Return the blocks, which are compiled, sharded and recomputed one by one."""

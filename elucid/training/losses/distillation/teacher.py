@@ -1,0 +1,41 @@
+"""Teachers: frozen denoisers that losses learn from."""
+
+from typing import Any
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.losses.base import Load, Loss
+from elucid.training.preconds.base import Denoiser, Preconditioned
+
+
+def require_path(loss: Loss, path: str | None, what: str = "a teacher, the snapshot of a trained model") -> None:
+    """Raise UserError if no teacher was named."""
+    if not path:
+        raise UserError(f"the loss {name_of(loss)} needs {what}; give it with `teacher`")
+
+
+def open_teacher(loss: Loss, load: Load, path: str | None, denoiser: Preconditioned) -> Any:
+    """Open the teacher at `path`, which must be a denoiser of the same images. Raises UserError, naming both sides.
+
+    It is called as a denoiser, without gradients of its weights, and is no part of states.
+    """
+    require_path(loss, path)
+    teacher = load(str(path))
+    theirs, ours = teacher.spec, denoiser.spec
+    if not isinstance(teacher.denoiser, Denoiser):
+        raise UserError(f"`teacher`={path} contains a {type(teacher.denoiser).__name__}, not a denoiser")
+    (height, width), (high, wide) = theirs.resolution, ours.resolution
+    pairs = (
+        ("images of", f"{width}x{height}", f"{wide}x{high}"),
+        ("channels,", theirs.image_channels, ours.image_channels),
+        ("classes,", theirs.label_dim, ours.label_dim),
+        ("latents,", theirs.latent, ours.latent),
+    )
+    for what, one, other in pairs:
+        if one != other and not (what == "classes," and one == 0):
+            raise UserError(f"`teacher`={path} has {what} {one}, the run {other}; choose a teacher of the same data")
+    return teacher
+
+
+def name_of(loss: Loss) -> str:
+    """Return the name that a loss was chosen by."""
+    return loss.config["name"] if hasattr(loss, "config") else type(loss).__name__

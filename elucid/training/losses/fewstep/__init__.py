@@ -1,0 +1,1 @@
+"""Losses of models that make an image in one step or a few, from data."""

@@ -1,0 +1,70 @@
+"""Easy consistency tuning (Geng et al. 2024, arXiv 2406.14548): a diffusion model becomes a consistency model."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.training.losses.fewstep.pairs import ConsistencyPairs
+from elucid.training.noise.distributions import NoiseDistribution
+from elucid.training.preconds.base import Denoiser
+from elucid.training.types import Batch, Step
+
+MAPPINGS = ("sigmoid", "const")
+
+
+class ECT(ConsistencyPairs):
+    """Pairs t and r = max(t (1 - q^-(stage+1) n(t)), 0), n = 1 + k sigmoid(-b t), or 1 with `mapping` "const".
+
+    r nears t from stage to stage: at first the target is nearly the clean image, as in diffusion, which a network of a
+    trained model (`transfer`) knows; at last the pairs are close. There are `stages` equal ones in a training, or
+    one for each `double_mimg` million images. `noise` draws t. Distance: with `c` Pseudo-Huber over an image. Logged:
+    `stage` and `ratio` = 1 - q^-(stage+1). Raises UserError for impossible numbers.
+    """
+
+    uses_all_parameters = True
+
+    def __init__(
+        self,
+        noise: NoiseDistribution,
+        q: float = 2.0,
+        k: float = 8.0,
+        b: float = 1.0,
+        mapping: str = "sigmoid",
+        stages: int = 8,
+        double_mimg: float | None = None,
+        distance: str = "huber",
+        c: float = 0.0,
+        weighting: str = "gap",
+    ):
+        super().__init__(distance, c, weighting)
+        if mapping not in MAPPINGS:
+            raise UserError(f"loss.mapping={mapping!r} is unknown; choose from {', '.join(MAPPINGS)}")
+        if not q > 1 or stages < 1 or (double_mimg is not None and not double_mimg > 0):
+            raise UserError(f"loss.q={q:g} must be above 1, loss.stages={stages} 1 or more, loss.double_mimg above 0")
+        self.noise, self.q, self.k, self.b, self.mapping = noise, q, k, b, mapping
+        self.stages, self.double_mimg = stages, double_mimg
+
+    def check(self, denoiser) -> None:
+        super().check(denoiser)
+        self.noise.check(denoiser)
+
+    def stage(self, step: Step) -> int:
+        """Return the stage, from 0, a pure function of the images seen."""
+        if self.double_mimg is not None:
+            return int(step.nimg // (self.double_mimg * 1e6))
+        return min(math.floor(step.progress * self.stages), self.stages - 1)
+
+    def lower(self, t: Tensor, stage: int) -> Tensor:
+        """Return r of t."""
+        factor = 1 + self.k * torch.sigmoid(-self.b * t) if self.mapping == "sigmoid" else 1.0
+        return (t * (1 - self.q ** -(stage + 1) * factor)).clamp_min(0)
+
+    def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        t = self.noise.sample(len(batch), denoiser, batch.images.device)
+        return t, self.lower(t, self.stage(step))
+
+    def terms(self, step: Step, t: Tensor, r: Tensor) -> dict[str, Tensor]:
+        stage = self.stage(step)
+        return {"stage": t.new_tensor(float(stage)), "ratio": t.new_tensor(1 - self.q ** -(stage + 1))}

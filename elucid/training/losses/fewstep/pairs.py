@@ -1,0 +1,85 @@
+"""Consistency of pairs: what all losses share that compare a denoiser at two points of one probability flow."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.rng import random_state, random_state_kept, set_random_state
+from elucid.training.losses.base import Loss, require_denoiser
+from elucid.training.losses.fewstep.distances import Distance, weight_of
+from elucid.training.preconds.base import LEAST_LEVEL, Denoiser, Preconditioned
+from elucid.training.types import Batch, LossOutput, Step
+
+TINY = 1e-4
+"""A noise level at which a consistency model must return its input."""
+
+
+class ConsistencyPairs(Loss):
+    """weight(t, r) d(f(x_t; t), f-(x_r; r)), x_t = y + t n, x_r on the probability flow through x_t, r < t.
+
+    f = D is to be where the flow ends, the same for both points (Song et al. 2023, arXiv 2303.01469, definition 1). f-
+    is without gradient, with the same dropout masks; at r = 0 it is the clean image, which is D(x; 0). A subclass draws
+    t and r (`levels`), and may take another f- (`target`), another step (`step_back`), or several kinds of pairs.
+    `distance` and `weighting` are names of `distances`. The loss of an image is its published value, no sum over
+    elements.
+    """
+
+    mean = True
+    sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0, 0.821]}}
+
+    def __init__(self, distance: str, c: float, weighting: str):
+        super().__init__()
+        self.distance, self.weighting = Distance(distance, c), weight_of(weighting)
+
+    def check(self, denoiser: Preconditioned) -> None:
+        require_denoiser(self, denoiser)
+        require_boundary(self, denoiser)
+
+    @abstractmethod
+    def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """Draw t and r [B,1,1,1], 0 <= r < t."""
+
+    def target(self, denoiser: Denoiser) -> Denoiser:
+        """Return f-."""
+        return denoiser
+
+    def step_back(self, denoiser: Denoiser, batch: Batch, x: Tensor, t: Tensor, r: Tensor, noise: Tensor) -> Tensor:
+        """Return x_r; by default y + r n, an Euler step with the clean image for D."""
+        return batch.images + r * noise
+
+    def terms(self, step: Step, t: Tensor, r: Tensor) -> dict[str, Tensor]:
+        """Return what is logged beside the loss, e.g. the stage of a curriculum."""
+        return {}
+
+    def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:
+        t, r = self.levels(denoiser, batch, step)
+        loss = self.at(denoiser, batch, t, r, torch.randn_like(batch.images))
+        return LossOutput(loss, {"loss": loss, **self.terms(step, t, r)})
+
+    def at(self, denoiser: Denoiser, batch: Batch, t: Tensor, r: Tensor, noise: Tensor) -> Tensor:
+        """Return the loss [B] at these levels [B,1,1,1] with unit noise [B,C,H,W]."""
+        images, device = batch.images, batch.images.device
+        x, state = images + t * noise, random_state(device)
+        student = denoiser(x, t, batch.cond).x0
+        with torch.no_grad(), random_state_kept(device):
+            lower = self.step_back(denoiser, batch, x, t, r, noise)
+            set_random_state(state, device)
+            target = self.target(denoiser)(lower, r.clamp_min(LEAST_LEVEL), batch.cond).x0
+            target = torch.where(r > 0, target, images.to(target.dtype))
+        return self.distance(student, target) * self.weighting(t, r, denoiser).reshape(-1)
+
+
+def require_boundary(loss: Loss, denoiser: Denoiser) -> None:
+    """Raise UserError unless levels are continuous and D(x; 0) = x, without which consistency says nothing."""
+    name, kind = loss.config["name"] if hasattr(loss, "config") else "the loss", type(denoiser).__name__
+    if denoiser.levels is not None:
+        raise UserError(f"{name} needs any noise level, {kind} has {len(denoiser.levels)} steps; use `precond`=edm")
+    low = torch.full((1, 1, 1, 1), max(TINY, denoiser.sigma_min), dtype=torch.float64)
+    c = denoiser.coefficients(low)
+    if abs(float(c.c_skip) - 1) > 0.01 or abs(float(c.c_out)) > 0.01:
+        raise UserError(
+            f"{name} needs a denoiser that returns its input at noise level 0, which {kind} with these options is not; "
+            "use `precond`=edm"
+        )

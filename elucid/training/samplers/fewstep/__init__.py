@@ -1,0 +1,1 @@
+"""Samplers of models that need one step or a few."""
