@@ -7,10 +7,10 @@ from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, est
 
 
 class ConsistencySampler(Sampler):
-    """x0 = D(x; sigma), x' = x0 + sqrt(sigma'^2 - sigma_min^2) z: one evaluation and new noise in each step.
+    """x0 = D(x; sigma), x' = x0 + sqrt(sigma'^2 - sigma_end^2) z: one evaluation and new noise in each step.
 
     D of a consistency model is where the probability flow from x ends, so that one step is enough; further ones repair
-    what it lacks. `sigma_min` is the level that its flow ends at: 0, or 0.002 in the paper. A flow map jumps to 0 in
+    what it lacks. `sigma_end` is the level that its flow ends at: 0, or 0.002 in the paper. A flow map jumps to 0 in
     each step ("restart").
     """
 
@@ -18,10 +18,10 @@ class ConsistencySampler(Sampler):
     default_steps = 1
     default_schedule = "chosen"
 
-    def __init__(self, sigma_min: float = 0.0):
-        if sigma_min < 0:
-            raise UserError(f"sampler.sigma_min={sigma_min:g} must not be negative")
-        self.sigma_min = sigma_min
+    def __init__(self, sigma_end: float = 0.0):
+        if sigma_end < 0:
+            raise UserError(f"sampler.sigma_end={sigma_end:g} must not be negative")
+        self.sigma_end = sigma_end
 
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
@@ -30,5 +30,5 @@ class ConsistencySampler(Sampler):
         for i in range(len(sigmas) - 1):
             x = estimate(denoise, x, sigmas[i], callback)
             if not is_zero[i + 1]:
-                x = x + (sigmas[i + 1] ** 2 - self.sigma_min**2).clamp_min(0).sqrt() * noise(x)
+                x = x + (sigmas[i + 1] ** 2 - self.sigma_end**2).clamp_min(0).sqrt() * noise(x)
         return x
