@@ -71,3 +71,13 @@ def test_networks_can_be_pickled(name):
     net = network(name)
     copy = pickle.loads(pickle.dumps(net))
     assert all(torch.equal(value, copy.state_dict()[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["adm", "edm2"])
+def test_dropout_up_to_a_side(name):
+    options = {"model_channels": 32, "channel_mult": [1, 1, 1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0.4}
+    network = make_network({"name": name, **options, "dropout_side": 8}, NetSpec((16, 16), 1))
+    blocks = [*network.enc.items(), *network.dec.items()]
+    found = {block: part.dropout for block, part in blocks if hasattr(part, "dropout")}
+    assert {rate for block, rate in found.items() if block.startswith("16x16")} == {0.0}
+    assert {rate for block, rate in found.items() if not block.startswith("16x16")} == {0.4}

@@ -15,14 +15,15 @@ from elucid.training.networks.layers import (
     unit_normal,
     zeros,
 )
-from elucid.training.networks.resolutions import ResolutionPlan
+from elucid.training.networks.resolutions import ResolutionPlan, limit_dropout
 from elucid.training.types import Cond
 
 
 class DhariwalUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Self-attention at `attn_resolutions`, 64 channels per head. `implicit_mlp` and `vector` as in `SongUNet`.
+    Self-attention at `attn_resolutions`, 64 channels per head; dropout at sides of at most `dropout_side`, by default at
+    all. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
@@ -39,6 +40,7 @@ class DhariwalUNet(Conditioned):
         num_blocks: int = 3,
         attn_resolutions: list[int] = (32, 16, 8),
         dropout: float = 0.10,
+        dropout_side: int | None = None,
         label_dropout: float = 0.0,
         implicit_mlp: bool = False,
     ):
@@ -58,6 +60,8 @@ class DhariwalUNet(Conditioned):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, implicit_mlp, inits)
         self._build_decoder(plan, n_emb, num_blocks, skips)
+        for blocks in (self.enc, self.dec):
+            limit_dropout(blocks, dropout_side)
         self.out_norm = GroupNorm(plan.resolutions[0].channels)
         self.out_conv = Conv2d(plan.resolutions[0].channels, out_channels, 3, init=zeros())
 

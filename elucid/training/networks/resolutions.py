@@ -1,6 +1,9 @@
 """The resolutions at which a U-Net works."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from elucid.dnnlib.errors import UserError
 
@@ -17,6 +20,15 @@ class Resolution:
     def name(self) -> str:
         """`{height}x{width}`, the prefix of this resolution's blocks in the published parameter names."""
         return f"{self.height}x{self.width}"
+
+
+def limit_dropout(blocks: Mapping[str, nn.Module], largest_side: int | None) -> None:
+    """Take dropout from the blocks, by their published names, of larger sides than this, if it is given."""
+    if largest_side is None:
+        return
+    for name, block in blocks.items():
+        if hasattr(block, "dropout") and min(map(int, name.partition("_")[0].split("x"))) > largest_side:
+            block.dropout = 0.0
 
 
 class ResolutionPlan:

@@ -11,7 +11,7 @@ from elucid.training.networks.conditioning import NUMBERS, Conditioned
 from elucid.training.networks.edm2.blocks import Balance, Design, EDM2Block
 from elucid.training.networks.edm2.layers import FourierFeatures, UnitLayer, force_unit_rows
 from elucid.training.networks.layers import PositionalEmbedding
-from elucid.training.networks.resolutions import ResolutionPlan
+from elucid.training.networks.resolutions import ResolutionPlan, limit_dropout
 from elucid.training.types import Cond, Step
 
 
@@ -22,6 +22,7 @@ class EDM2UNet(Conditioned):
     optimizer step (`after_step`). Attention is at `attn_resolutions` and at the start of the decoder, with heads of at
     least `channels_per_head` channels; levels with fewer have none. `channel_mult_noise` and `channel_mult_emb` are the
     widths of noise features and embedding in `model_channels`, by default those of the first and the widest level.
+    Dropout is at sides of at most `dropout_side`, by default at all.
 
     The defaults are the paper's configuration G. Each of its changes can be undone: `biases`, `constant_channel` (of
     ones beside the image), `embedding_type` "positional", `cosine_attention` (C), `normalised_weights` (D),
@@ -47,6 +48,7 @@ class EDM2UNet(Conditioned):
         attn_resolutions: list[int] = (16, 8),
         channels_per_head: int = 64,
         dropout: float = 0.0,
+        dropout_side: int | None = None,
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
         res_balance: float = 0.3,
@@ -103,6 +105,8 @@ class EDM2UNet(Conditioned):
         }
         skips = self._build_encoder(plan, in_channels + constant_channel, n_emb, num_blocks)
         self._build_decoder(plan, n_emb, num_blocks, skips)
+        for blocks in (self.enc, self.dec):
+            limit_dropout(blocks, dropout_side)
         self.out_norm = self.design.norm(widths[0])
         self.out_conv = layer(widths[0], out_channels, 3)
         self.out_gain = nn.Parameter(torch.empty(1))
