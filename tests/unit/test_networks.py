@@ -49,9 +49,9 @@ def test_made_without_weights_and_reset_is_the_same(name, options):
 def test_a_further_condition_changes_nothing_but_adds_itself(name):
     torch.manual_seed(4)
     plain = network(name)
-    more = network(name, {**VECTOR, "sigma_to": 1})
+    more = network(name, {**VECTOR, "further": 1})
     added = [key for key in more.state_dict() if key not in plain.state_dict()]
-    assert added == ["map_sigma_to.weight"]
+    assert added == ["map_further.weight"]
     tables = {"map_label.weight": "y_embedder.embedding_table.weight"} if name in transformers.SMALL else {}
     maps = {f"{plain.map_name(name)}.weight" for name in VECTOR}
     assert {tables.get(one, one) for one in maps} <= set(plain.state_dict())
@@ -60,10 +60,10 @@ def test_a_further_condition_changes_nothing_but_adds_itself(name):
         for parameter in net.parameters():
             parameter.data += 0.1 * torch.sin(1 + torch.arange(parameter.numel()).reshape(parameter.shape))
     x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.7])
-    zero, one = (more.eval()(x, c_noise, cond(sigma_to=torch.full((2, 1), value))) for value in (0.0, 1.0))
+    zero, one = (more.eval()(x, c_noise, cond(further=torch.full((2, 1), value))) for value in (0.0, 1.0))
     assert torch.equal(zero, plain.eval()(x, c_noise, cond())) and not torch.equal(zero, one)
     one.sum().backward()
-    assert more.map_sigma_to.weight.grad.norm() > 0
+    assert more.map_further.weight.grad.norm() > 0
 
 
 @pytest.mark.parametrize("name", OF_IMAGES)

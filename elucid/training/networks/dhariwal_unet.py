@@ -22,8 +22,8 @@ from elucid.training.types import Cond
 class DhariwalUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
-    Self-attention at `attn_resolutions`, 64 channels per head; dropout at sides of at most `dropout_side`, by default at
-    all. `implicit_mlp` and `vector` as in `SongUNet`.
+    Self-attention at `attn_resolutions`, 64 channels per head; dropout at sides of at most `dropout_side`, by default
+    at all. `implicit_mlp` and `vector` as in `SongUNet`.
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
