@@ -30,6 +30,7 @@ PRECONDS = {
     "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "flow": _T + "preconds.flow:FlowPrecond",
+    "trigflow": _T + "preconds.fewstep.trigflow:TrigFlowPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -48,6 +49,10 @@ LOSSES = {
     "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
     "ect": _T + "losses.fewstep.ect:ECT",
+    "scm": _T + "losses.fewstep.scm:SCM",
+    "scd": _T + "losses.distillation.scd:SCD",
+    "mean_flow": _T + "losses.fewstep.mean_flow:MeanFlow",
+    "improved_mean_flow": _T + "losses.fewstep.improved_mean_flow:ImprovedMeanFlow",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -212,6 +217,8 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "vlb": {"noise": {"name": "levels"}},
         "kl": {"noise": {"name": "levels"}, "whole": True},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
+        "scm": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
+        "scd": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }
