@@ -75,8 +75,8 @@ def test_its_terms_are_in_the_log(run):
 
 
 def test_a_teacher_in_continuous_time(data, tmp_path, monkeypatch, capsys):
-    teacher = trained(tmp_path / "teacher", data)
-    flags = ["--loss=scd", f"--teacher={scripts.newest(teacher)}", "--duration=0.00008"]
+    teacher = trained(tmp_path / "teacher", data, "--duration=0.000016", "--tick=0.016")
+    flags = ["--loss=scd", f"--teacher={scripts.newest(teacher)}", "--duration=0.000016", "--tick=0.016"]
     pupil = trained(tmp_path / "pupil", data, *flags)
     network = torch.load(sorted(pupil.glob("training-state-*.pt"))[-1], weights_only=True)["objective"]
     assert not any(name.startswith("loss.") for name in network), "the teacher is no part of states"
