@@ -1,4 +1,4 @@
-"""Presets of published recipes of one and two steps; docs/fewstep.md has their figures, and what our sources leave open.
+"""Presets of published recipes of one and two steps; docs/fewstep.md has their figures, and what is our choice.
 
 Those that start from a trained model need `transfer`, those that learn from one `teacher`. Sources: Song et al. 2023
 (arXiv 2303.01469), Song & Dhariwal 2023 (2310.14189), Geng et al. 2024 (2406.14548), Lee et al. 2024 (2410.14895), Lu &
@@ -10,11 +10,10 @@ from typing import Any
 from elucid.training.config.discrete_presets import NO_WARMUP, PLAIN_EMA, half_life
 from elucid.training.config.edm2_presets import SIZES
 from elucid.training.config.transformer_presets import SD_LATENTS, assignments
-from elucid.training.registry.transformer_options import SIZES as TRANSFORMERS
 
 CIFAR10 = {"cond": False, "arch": "ddpmpp", "augment": 0.0}
-IMAGENET64 = {"cond": True, "arch": "adm", "augment": 0.0}
-CIFAR_IMAGES = 50_000
+ECT_RATES = {"s": 1e-3, "m": 9e-4, "l": 8e-4, "xl": 7e-4}
+MEAN_FLOWS = (("b", 4), ("b", 2), ("l", 2), ("xl", 2))
 
 
 def recipe(base: dict[str, Any], steps: int, batch: int, decay: float, **more: Any) -> dict[str, Any]:
@@ -67,6 +66,6 @@ FEWSTEP_PRESETS: dict[str, dict[str, Any]] = {
         CIFAR10, 200_000, 128, 0.9999, loss="ect", optimizer="radam", lr=1e-4, dropout=0.2, tick=12.8,
         **{"loss.double_mimg": 250 * 12.8e-3},
     ),
-    **{f"ect-imagenet64-{size}": ect_imagenet(size, lr) for size, lr in zip("s m l xl".split(), (1e-3, 9e-4, 8e-4, 7e-4), strict=True)},
-    **{f"mean_flow-imagenet256-{size}-{patch}": mean_flow(size, patch) for size, patch in (("b", 4), ("b", 2), ("l", 2), ("xl", 2))},
+    **{f"ect-imagenet64-{size}": ect_imagenet(size, lr) for size, lr in ECT_RATES.items()},
+    **{f"mean_flow-imagenet256-{size}-{patch}": mean_flow(size, patch) for size, patch in MEAN_FLOWS},
 }  # fmt: skip

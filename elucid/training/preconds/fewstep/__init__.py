@@ -1,0 +1,1 @@
+"""Preconditioners of models of one step and a few."""
