@@ -31,6 +31,7 @@ PRECONDS = {
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "flow": _T + "preconds.flow:FlowPrecond",
     "cm": _T + "preconds.fewstep.consistency:ConsistencyPrecond",
+    "trigflow": _T + "preconds.fewstep.trigflow:TrigFlowPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -54,6 +55,10 @@ LOSSES = {
     "tcm": _T + "losses.fewstep.tcm:TCM",
     "progressive": _T + "losses.distillation.progressive:ProgressiveDistillation",
     "cd": _T + "losses.distillation.consistency:ConsistencyDistillation",
+    "scm": _T + "losses.fewstep.scm:SCM",
+    "scd": _T + "losses.distillation.scd:SCD",
+    "mean_flow": _T + "losses.fewstep.mean_flow:MeanFlow",
+    "improved_mean_flow": _T + "losses.fewstep.improved_mean_flow:ImprovedMeanFlow",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -231,6 +236,8 @@ OPTIONS: dict[str, dict[str, dict]] = {
         },
         "tcm": {"noise": {"name": "truncated_student_t"}},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
+        "scm": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
+        "scd": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }
