@@ -30,6 +30,7 @@ PRECONDS = {
     "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "flow": _T + "preconds.flow:FlowPrecond",
+    "imm": _T + "preconds.fewstep.imm:IMMPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -48,6 +49,8 @@ LOSSES = {
     "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
     "ect": _T + "losses.fewstep.ect:ECT",
+    "imm": _T + "losses.fewstep.imm:IMM",
+    "guidance_distillation": _T + "losses.distillation.guidance:GuidanceDistillation",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -79,6 +82,7 @@ SCHEDULES = {
     "respaced": _T + "noise.schedules:Respaced",
     "flow": _T + "noise.flow_schedule:FlowSteps",
     "chosen": _T + "noise.chosen:ChosenLevels",
+    "flow_map": _T + "noise.fewstep.flow_map:FlowMapSteps",
 }
 
 SAMPLERS = {
@@ -101,6 +105,7 @@ GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
     "classifier": _T + "guidance.classifier:ClassifierGuidance",
+    "distilled": _T + "guidance.distilled:DistilledGuidance",
 }
 
 FEATURES = {
@@ -212,6 +217,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "vlb": {"noise": {"name": "levels"}},
         "kl": {"noise": {"name": "levels"}, "whole": True},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
+        "imm": {"noise": {"name": "uniform_t"}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }

@@ -1,0 +1,1 @@
+"""Preconditioners of models that make an image in one step or a few."""
