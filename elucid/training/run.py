@@ -26,6 +26,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
+from elucid.training.losses.base import require_no_forward_derivative
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.objective import Objective
@@ -118,7 +119,9 @@ class Run:
         device = self.device
         self.encoder = parts.encoder.to(device)
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
-        if not self.shards:
+        if self.shards:
+            require_no_forward_derivative(self.loss)
+        else:
             self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
             chosen = self.loop.channels_last, self.loop.fused_kernels
             choose_kernels(self.denoiser.model, self.denoiser.compute_dtype, *chosen, training=True)

@@ -11,6 +11,7 @@ from elucid.torch_utils.compilation import compiled
 from elucid.torch_utils.rng import random_state
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
+from elucid.training.losses.base import require_no_forward_derivative
 from elucid.training.losses.fewstep.derivative import arc, with_derivative
 from elucid.training.losses.fewstep.scm import step_of, trigflow
 from elucid.training.networks.checkpointing import checkpoint_regions
@@ -239,3 +240,13 @@ def test_share_of_tied_times(sampler, tied):
     options = {} if sampler == "v0" else {"P_mean": -0.6, "P_std": 1.6, "P_mean_r": -4.0, "P_std_r": 1.6}
     t, r = make({"name": "mean_flow", "tr_sampler": sampler, **options}, "loss").pairs.draw(50_000, CPU)
     assert bool((r <= t).all()) and float((r == t).float().mean()) == pytest.approx(tied, abs=0.01)
+
+
+def test_shared_out_weights_need_differences():
+    for component in ({"name": "mean_flow"}, {"name": "uncertainty", "base": {"name": "scm"}}):
+        inner = component.get("base", component)
+        with pytest.raises(UserError, match=r"`shard`.*loss\.derivative=difference"):
+            require_no_forward_derivative(make(component, "loss"))
+        inner["derivative"] = "difference"
+        require_no_forward_derivative(make(component, "loss"))
+    require_no_forward_derivative(make("edm", "loss"))

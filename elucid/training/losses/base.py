@@ -31,6 +31,9 @@ class Loss(nn.Module):
     needs_pixels: bool = False
     """Whether it needs the clean pixels, also where the network works on latents (`Batch.raw`)."""
 
+    forward_derivative: bool = False
+    """Whether it differentiates the network forwards, which torch cannot if processes share out its weights."""
+
     sampling: dict[str, dict] = {}
     """Sampler and schedule, as components, that models trained with it are sampled by if none is chosen; empty for the
     preconditioner's."""
@@ -97,6 +100,10 @@ class LossWrapper(Loss):
         return self.base.needs_pixels
 
     @property
+    def forward_derivative(self) -> bool:  # type: ignore[override]
+        return self.base.forward_derivative
+
+    @property
     def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated and read-only
         return self.base.all_phases
 
@@ -157,6 +164,12 @@ def require_denoiser(loss: Loss, denoiser: Preconditioned) -> None:
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
         raise UserError(f"loss {type(loss).__name__} trains denoisers, {kind} is not one; choose another `precond`")
+
+
+def require_no_forward_derivative(loss: Loss) -> None:
+    """Raise UserError if the loss cannot train a network whose weights processes share out."""
+    if loss.forward_derivative:
+        raise UserError("`shard` and loss.derivative=forward exclude each other; use loss.derivative=difference")
 
 
 def takes_mean(loss: Loss) -> bool:

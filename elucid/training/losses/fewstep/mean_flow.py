@@ -65,6 +65,7 @@ class MeanFlow(Loss):
         self.guidance = VelocityGuidance(omega, kappa, interval, label_dropout)
         self.norm_p, self.norm_eps, self.loss_type, self.norm = norm_p, norm_eps, loss_type, norm
         self.warmup, self.derivative = warmup, require_derivative(derivative)
+        self.forward_derivative = derivative == "forward"
 
     def adapt(self, spec: NetSpec) -> NetSpec:
         return spec.with_vector("sigma_to", 1)

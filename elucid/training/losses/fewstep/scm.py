@@ -49,6 +49,7 @@ class SCM(Loss):
             raise UserError(f"loss.c={c:g} must be above 0 and loss.warmup={warmup} not negative")
         self.noise, self.c, self.warmup, self.norm = noise, c, warmup, norm
         self.prior, self.divide_twice, self.derivative = prior, divide_twice, require_derivative(derivative)
+        self.forward_derivative = derivative == "forward"
 
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)
