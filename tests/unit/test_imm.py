@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.config.build import make_denoiser
 from elucid.training.losses.fewstep.imm import IMM, moved
 from elucid.training.noise.fewstep.flow_map import FlowMapSteps
 from elucid.training.noise.times import UniformTime
 from elucid.training.preconds.edm import EDMPrecond
 from elucid.training.preconds.fewstep.imm import IMMPrecond
 from elucid.training.preconds.flow import FlowPrecond
+from elucid.training.preconds.wrapper import BoundDenoiser
+from elucid.training.samplers.fewstep.flow_map import FlowMapSampler
 from elucid.training.types import Batch, NetSpec, Prediction
 from tests.oracles import step_at
 
@@ -188,3 +191,37 @@ def test_impossible_numbers():
             GaussianMap(**options)
     with pytest.raises(UserError, match="spacing='odd'"):
         FlowMapSteps(spacing="odd")
+
+
+def energy(one, other):
+    """The energy distance of two sets of points [N,D]."""
+    return float(2 * torch.cdist(one, other).mean() - torch.cdist(one, one).mean() - torch.cdist(other, other).mean())
+
+
+def test_it_learns_three_clumps_in_one_step():
+    """A few hundred steps; nearer than a Gaussian of the same deviation, and than the centres of the clumps."""
+    torch.manual_seed(0)
+    centres = torch.tensor([[-0.6, -0.5], [0.5, -0.4], [0.0, 0.6]])
+
+    def data(count):
+        return centres[torch.randint(3, (count,))] + 0.12 * torch.randn(count, 2)
+
+    loss, network = IMM(UniformTime(), k=7), {"name": "points_mlp", "hidden": 128}
+    denoiser = make_denoiser(network, {"name": "imm", "time_scale": 4.0}, loss.adapt(NetSpec((1, 1), 2))).train()
+    steps, optimizer = 500, torch.optim.Adam(denoiser.parameters(), betas=(0.9, 0.99))
+    for index in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, (index + 1) / 100) * (1 - index / steps)
+        optimizer.zero_grad()
+        loss(denoiser, Batch(data(256)[:, :, None, None]), step_at()).loss.mean().backward()
+        optimizer.step()
+        denoiser.after_step(step_at())
+    denoiser.eval()
+    real, found = data(3000), {}
+    for count in (1, 2):
+        sigmas = FlowMapSteps()(denoiser, count)
+        x = torch.randn(3000, 2, 1, 1) * sigmas[0]
+        with torch.no_grad():
+            out = FlowMapSampler()(BoundDenoiser(denoiser), x, sigmas, torch.randn_like)
+        found[count] = energy(out.flatten(1).float(), real)
+    gaussian, alone = real.mean(0) + real.std(0) * torch.randn(3000, 2), centres[torch.randint(3, (3000,))]
+    assert found[2] < found[1] < min(energy(gaussian, real), energy(alone, real)), found

@@ -7,12 +7,19 @@ import torch
 
 from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
+from elucid.training.guidance.autoguidance import AutoGuidance
+from elucid.training.guidance.classifier import ClassifierGuidance
+from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
+from elucid.training.guidance.clipping import Clipping
+from elucid.training.guidance.window import CoordinateWindow
 from elucid.training.preconds.base import LEAST_LEVEL, Denoiser
+from elucid.training.preconds.wrapper import BoundDenoiser
+from elucid.training.samplers.fewstep.flow_map import FlowMapSampler
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
 from elucid.training.snapshots.transfer import transfer
-from elucid.training.types import NetSpec
+from elucid.training.types import NetSpec, Prediction
 from tests import transformers
-from tests.oracles import step_at
+from tests.oracles import MixtureClassifier, MixtureDenoiser, step_at
 
 U_NET = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
 NETWORKS = {
@@ -163,3 +170,47 @@ def test_snapshots_have_them(precision, tmp_path):
     close = {"rtol": 0, "atol": 0} if precision == "fp32" else {"rtol": 1e-2, "atol": 1e-2}
     assert torch.allclose(found(x, sigma, told()).x0, denoiser(x, sigma, told()).x0, **close)
     assert copy.deepcopy(found).spec.vector == {"labels": 3, "sigma_to": 1, "guidance_scale": 1}
+
+
+class Heard(Denoiser):
+    """Keeps the second levels that it is told."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), NetSpec((4, 4), 1, {}, {"coords": 2}, {"labels": 2, "sigma_to": 1}))
+        self.told: list[list[float]] = []
+
+    def forward(self, x, sigma, cond=None):
+        self.told.append(cond["sigma_to"].flatten().unique().tolist())
+        return Prediction(x / 2)
+
+
+WRAPPERS = {
+    "cfg": lambda one: ClassifierFreeGuidance(one, 2.0),
+    "interval": lambda one: ClassifierFreeGuidance(one, 2.0, (1.0, 3.0)),
+    "autoguidance": lambda one: AutoGuidance(one, one, 2.0),
+    "window": lambda one: CoordinateWindow(one, 1, 1, (2, 2)),
+    "clipping": lambda one: Clipping(one, 0.9),
+    "nested": lambda one: Clipping(ClassifierFreeGuidance(CoordinateWindow(one, 0, 0, (4, 4)), 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_every_wrapper_passes_a_second_level_on(name):
+    heard = Heard()
+    wrapped = WRAPPERS[name](heard)
+    x = torch.randn(3, 1, *wrapped.spec.resolution, dtype=torch.float64)
+    sigmas = torch.tensor([8.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    FlowMapSampler()(BoundDenoiser(wrapped, {"labels": torch.eye(2)[[0, 1, 1]]}), x, sigmas, torch.randn_like)
+    each = [[2.0], [0.5], [0.0]]
+    assert heard.told == ([level for level in each for _ in range(2)] if name == "autoguidance" else each)
+
+
+def test_a_classifier_passes_a_second_level_on():
+    mixture = MixtureDenoiser()
+    heard = Heard()
+    heard.spec = mixture.spec.with_vector("sigma_to", 1)
+    guided = ClassifierGuidance(heard, MixtureClassifier(mixture), 2.0)
+    x = torch.randn(3, 1, 1, 2, dtype=torch.float64)
+    sigmas = torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)
+    FlowMapSampler()(BoundDenoiser(guided, {"labels": torch.eye(2)[[0, 1, 1]]}), x, sigmas, torch.randn_like)
+    assert heard.told == [[0.5], [0.0]]

@@ -62,10 +62,6 @@ class IMMPrecond(Denoiser):
         """Distance of training times from both ends."""
         return max(self.t_min, 1e-5)
 
-    @property
-    def sigma_data(self) -> float:
-        return self.process.noise_scale
-
     def coefficients(self, sigma: Tensor) -> Coefficients:
         path: Path = self.process
         c, total = path.noise_scale, sigma**2 + path.noise_scale**2
