@@ -54,6 +54,8 @@ LOSSES = {
     "tcm": _T + "losses.fewstep.tcm:TCM",
     "progressive": _T + "losses.distillation.progressive:ProgressiveDistillation",
     "cd": _T + "losses.distillation.consistency:ConsistencyDistillation",
+    "dmd2": _T + "losses.distillation.dmd2:DMD2",
+    "adversarial": _T + "losses.distillation.adversarial:AdversarialLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
