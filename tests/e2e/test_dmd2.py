@@ -40,7 +40,9 @@ def methods(teacher):
 def straight(request, data, teacher, tmp_path_factory):
     """The name of a method, its flags, and the folder of a run that nothing disturbed."""
     flags = [*COMMON, *FLAGS, f"--data={data}", *methods(teacher)[request.param]]
-    return request.param, flags, trained(tmp_path_factory, data, *FLAGS, *methods(teacher)[request.param])
+    outdir = tmp_path_factory.mktemp("straight")
+    scripts.run("train.py", *flags, f"--outdir={outdir}", folder=outdir)  # with as many threads as the killed one
+    return request.param, flags, outdir
 
 
 KILLER = """
@@ -58,7 +60,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
-def test_killed_between_two_optimizers_and_resumed(straight, tmp_path, monkeypatch):
+def test_killed_between_two_optimizers_and_resumed(straight, tmp_path):
     """To the bit, with the moments of both and the weights of fake score, heads and discriminator."""
     name, flags, whole = straight
     call = {"dmd2": 3 * 5 + 2, "adversarial": 2 * 5 + 2}[name]  # amid the sixth step; states are of every second
@@ -67,7 +69,7 @@ def test_killed_between_two_optimizers_and_resumed(straight, tmp_path, monkeypat
     assert done.returncode == -signal.SIGKILL, done.stderr
     before = sorted(one.name for one in tmp_path.glob("training-state-*.pt"))
     assert before and not list(tmp_path.glob("training-state-000000.080.pt"))
-    assert scripts.exit_code(monkeypatch, "train.py", *flags, f"--outdir={tmp_path}", "--resume=auto") == 0
+    scripts.run("train.py", f"--resume={tmp_path}", "--device=cpu", folder=tmp_path)
     states = [load_state(folder / "training-state-000000.080.pt") for folder in (whole, tmp_path)]
     assert_same(*states)
     assert len(states[0]["optimizers"]) == 2 and all(one["state"] for one in states[0]["optimizers"].values())
@@ -112,8 +114,8 @@ def test_one_step_makes_images(straight, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.png"))) == 2
 
 
-def snapshot_of(tmp_path_factory, *flags, size=8, channels=1):
-    pictures = save_pictures(tmp_path_factory.mktemp("other") / "other.zip", count=16, size=size, channels=channels)
+def snapshot_of(tmp_path_factory, *flags, size=8, gray=False):
+    pictures = save_pictures(tmp_path_factory.mktemp("other") / "other.zip", count=16, size=size, gray=gray)
     return scripts.newest(trained(tmp_path_factory, pictures, *FLAGS, "--duration=0.000008", *flags))
 
 
@@ -124,6 +126,7 @@ def wrong(tmp_path_factory, data, teacher):
     classifier = ["--arch=adm_classifier", "--precond=classifier", "--loss=cross_entropy"]
     one = {
         "resolution": (snapshot_of(tmp_path_factory, size=16), ["16x16", "8x8"]),
+        "channels": (snapshot_of(tmp_path_factory, gray=True), ["channels, 1", "the run 3"]),
         "classes": (snapshot_of(tmp_path_factory, "--cond=0"), ["classes 0", "the run"]),
         "precond": (snapshot_of(tmp_path_factory, "--precond=vp"), ["VPPrecond", "EDMPrecond"]),
         "width": (snapshot_of(tmp_path_factory, "--cbase=16"), ["another network"]),
@@ -135,7 +138,7 @@ def wrong(tmp_path_factory, data, teacher):
     return {case: ([f"--teacher={path}"] if path else [], words) for case, (path, words) in one.items()}
 
 
-CASES = ["resolution", "classes", "precond", "width", "classifier", "missing", "folder", "none"]
+CASES = ["resolution", "channels", "classes", "precond", "width", "classifier", "missing", "folder", "none"]
 
 
 @pytest.mark.parametrize("case", CASES)
