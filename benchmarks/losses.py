@@ -62,7 +62,17 @@ CASES = [
     consistency(0.1, reuse=True),
     Case("ddpm, simple", {"name": "simple"}, 1.05, "ddpm"),
     Case("ddpm, hybrid", {"name": "hybrid"}, 1.10, "ddpm"),
+    Case("ct", {"name": "ct"}),
+    Case("ict", {"name": "ict"}),
     Case("ect", {"name": "ect"}),
+    Case("tcm", {"name": "tcm", "teacher": "teacher"}),
+    Case("scm", {"name": "uncertainty", "base": {"name": "scm"}}, precond="trigflow"),
+    Case("mean_flow", {"name": "mean_flow"}, precond="flow"),
+    Case("improved_mean_flow", {"name": "improved_mean_flow"}, precond="flow"),
+    Case("imm", {"name": "imm"}, precond="imm"),
+    Case("cd", {"name": "cd", "teacher": "teacher"}),
+    Case("scd", {"name": "uncertainty", "base": {"name": "scd", "teacher": "teacher"}}, precond="trigflow"),
+    Case("progressive", {"name": "progressive", "teacher": "teacher"}),
 ]
 
 

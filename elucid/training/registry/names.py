@@ -62,6 +62,8 @@ LOSSES = {
     "improved_mean_flow": _T + "losses.fewstep.improved_mean_flow:ImprovedMeanFlow",
     "imm": _T + "losses.fewstep.imm:IMM",
     "guidance_distillation": _T + "losses.distillation.guidance:GuidanceDistillation",
+    "dmd2": _T + "losses.distillation.dmd2:DMD2",
+    "adversarial": _T + "losses.distillation.adversarial:AdversarialLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
