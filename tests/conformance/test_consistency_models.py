@@ -14,6 +14,7 @@ from elucid.training.registry.components import make
 from elucid.training.snapshots.transfer import Teacher
 from elucid.training.types import Batch, NetSpec
 from tests import vectors
+from tests.oracles import step_at
 from tests.tiny import Tiny
 
 
@@ -196,3 +197,84 @@ def test_pseudo_huber_is_one_of_an_image():
     c = 0.00054 * math.sqrt(48)
     wanted = ((x - y).square().sum((1, 2, 3)) + c**2).sqrt() - c
     assert torch.allclose(Distance("huber", None)(x, y), wanted)
+
+
+FASTGEN_WEIGHTS = {"default": "gap", "one": "uniform", "sigma_sq": "snr", "sqrt": "root-gap"}
+
+
+@pytest.mark.parametrize(("path", "index"), runs("fastgen_cm"))
+def test_fastgen_cm(path, index):
+    """In float64; there, r ends at 0.002, and a distilled pair is an Euler step of the teacher apart."""
+    case, arrays = load(path)
+    run = case["runs"][index]
+    options = {"c": run["huber_const"], "distance": "squares" if run["squared"] else "huber", "r_min": 0.002}
+    options |= {"weighting": FASTGEN_WEIGHTS.get(run["weighting"], run["weighting"]), "ratio_limit": 0.999}
+    if run["cd"]:
+        options |= {"teacher": "teacher", "solver": "euler"}
+    loss = make({"name": "ect", **options}, "loss")
+    loss.q = 1 / (1 - run["ratio"])  # whose first stage has this ratio
+    denoiser, teacher = (denoiser_of(case, arrays, EDMPrecond, factor, "fp64") for factor in (1.0, 1.1))
+    loss.setup(denoiser, lambda path: Teacher(teacher))
+    t = arrays["t"].reshape(-1, 1, 1, 1)
+    r = loss.lower(t, 0)
+    found = loss.at(denoiser, batch_of(arrays), t, r, arrays["noise_draw"].double())
+    assert vectors.relative_error(found, arrays[f"loss{index}"]) < 1e-7
+    require_gradients(denoiser, found, run["grad_norms"], 1e-6)
+
+
+@pytest.mark.parametrize("path", cases("fastgen_cm"))
+def test_fastgen_stages(path):
+    case, _ = load(path)
+    for row in case["schedule"]:
+        options = {"q": row["q"], "ratio_limit": row["ratio_limit"], "double_mimg": row["kimg_per_stage"] / 1000}
+        loss = make({"name": "ect", **options}, "loss")
+        for value in row["values"]:
+            step = step_at(value["iteration"] * row["batch_size"], 10**9)
+            assert loss.stage(step) == value["stage"]
+            assert 1 - loss.gap(value["stage"]) == pytest.approx(value["ratio"], rel=1e-12)
+
+
+@pytest.mark.parametrize("path", cases("fastgen_tcm"))
+def test_tcm(path):
+    case, arrays = load(path)
+    options = case["options"]
+    asked = {"ratio": options["ratio"], "transition": options["transition_t"], "teacher": "first"}
+    loss = make({"name": "tcm", "boundary_weight": options["w_boundary"], **asked}, "loss")
+    denoiser, first = (denoiser_of(case, arrays, EDMPrecond, factor, "fp64") for factor in (1.0, 0.9))
+    loss.setup(denoiser, lambda path: Teacher(first))
+    cond = {"labels": arrays["class_labels"]}
+    found = loss.target(denoiser)(arrays["forward_x"], arrays["forward_t"].reshape(-1, 1, 1, 1), cond).x0
+    assert vectors.relative_error(found, arrays["forward_out"]) < 1e-9
+    t = arrays["t"].reshape(-1, 1, 1, 1)
+    pairs = loss.at(denoiser, batch_of(arrays), t, loss.lower(t), arrays["noise_draw"].double())
+    assert vectors.relative_error(pairs, arrays["loss"]) < 1e-7
+    out = loss.combined(pairs, arrays["t"] < options["transition_t"] + 1e-6)
+    assert vectors.relative_error(out.loss.mean(), arrays["total_loss"]) < 1e-7
+    assert vectors.relative_error(out.terms["above"].mean(), arrays["cm_loss"]) < 1e-7
+    assert vectors.relative_error(out.terms["boundary"].mean(), arrays["loss_boundary"]) < 1e-7
+    require_gradients(denoiser, out.loss, case["grad_norms"], 1e-6)
+
+
+@pytest.mark.parametrize("path", cases("fastgen_tcm"))
+def test_truncated_student_t(path):
+    case, arrays = load(path)
+    for index, row in enumerate(case["log_t"]):
+        options = {"P_mean": row["mean"], "P_std": row["std"], "df": row["df"], "low": row["min_t"]}
+        noise = make({"name": "truncated_student_t", **options}, "noise")
+        exact = torch.from_numpy(noise.quantiles(arrays["log_t_uniform01"].numpy()))
+        assert vectors.relative_error(exact, arrays[f"log_t_sample{index}"]) < 1e-9
+        drawn = noise.sample(20_000, None, "cpu").flatten().double()
+        assert row["min_t"] * (1 - 1e-6) <= drawn.min() and drawn.max() <= 80 * (1 + 1e-6)
+        shares = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+        below = [(drawn <= level).double().mean() for level in noise.quantiles(shares.numpy()).tolist()]
+        assert (torch.stack(below) - shares).abs().max() < 0.012
+
+
+@pytest.mark.parametrize("path", cases("cm_losses"))
+def test_progressive_distillation(path):
+    case, arrays = load(path)
+    loss = make({"name": "progressive", "teacher": "teacher"}, "loss")
+    denoiser, teacher = denoiser_of(case, arrays), denoiser_of(case, arrays, EDMPrecond, 1.1)
+    loss.setup(denoiser, lambda path: Teacher(teacher))
+    found = loss.at(denoiser, batch_of(arrays), arrays["progdist_indices"], 8, arrays["noise"])
+    assert vectors.relative_error(found, arrays["progdist_loss"]) < 1e-5

@@ -51,6 +51,8 @@ LOSSES = {
     "ct": _T + "losses.fewstep.consistency_training:ConsistencyTraining",
     "ict": _T + "losses.fewstep.consistency_training:ConsistencyTraining",
     "ect": _T + "losses.fewstep.ect:ECT",
+    "tcm": _T + "losses.fewstep.tcm:TCM",
+    "progressive": _T + "losses.distillation.progressive:ProgressiveDistillation",
     "cd": _T + "losses.distillation.consistency:ConsistencyDistillation",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
@@ -66,6 +68,7 @@ NOISES = {
     "uniform_t": _T + "noise.times:UniformTime",
     "logit_normal": _T + "noise.times:LogitNormalTime",
     "loss_aware": _T + "noise.loss_aware:LossAwareLevels",
+    "truncated_student_t": _T + "noise.fewstep.student_t:TruncatedStudentT",
 }
 
 PROCESSES = {
@@ -83,6 +86,7 @@ SCHEDULES = {
     "respaced": _T + "noise.schedules:Respaced",
     "flow": _T + "noise.flow_schedule:FlowSteps",
     "chosen": _T + "noise.chosen:ChosenLevels",
+    "halvings": _T + "noise.fewstep.halvings:Halvings",
 }
 
 SAMPLERS = {
@@ -225,6 +229,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
             "distance": "huber",
             "weighting": "gap",
         },
+        "tcm": {"noise": {"name": "truncated_student_t"}},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},

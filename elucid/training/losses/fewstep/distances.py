@@ -55,12 +55,16 @@ Weight = Callable[[Tensor, Tensor, object], Tensor]
 WEIGHTS: dict[str, Weight] = {
     "uniform": lambda t, r, denoiser: torch.ones_like(t),
     "gap": lambda t, r, denoiser: 1 / (t - r),
+    "root-gap": lambda t, r, denoiser: (t - r).rsqrt(),
+    "c_out": lambda t, r, denoiser: 1 / denoiser.coefficients(t).c_out,
+    "c_out_sq": lambda t, r, denoiser: 1 / denoiser.coefficients(t).c_out ** 2,
     "karras": lambda t, r, denoiser: 1 / t**2 + 1 / sigma_data(denoiser) ** 2,
     "snr": lambda t, r, denoiser: 1 / t**2,
     "snr+1": lambda t, r, denoiser: 1 / t**2 + 1,
     "truncated-snr": lambda t, r, denoiser: (1 / t**2).clamp_min(1),
 }
-"""Weights of a pair t > r: "gap" is iCT's and ECT's, "karras" ECT's on ImageNet, the others are CM's."""
+"""Weights of a pair t > r: "gap" is iCT's and ECT's, "karras" ECT's on ImageNet, "snr" to "truncated-snr" CM's,
+the rest FastGen's."""
 
 
 def weight_of(name: str) -> Weight:

@@ -25,8 +25,8 @@ class ConsistencyPairs(Loss):
     f = D is to be where the flow ends, the same for both points (Song et al. 2023, arXiv 2303.01469, definition 1). f-
     is without gradient, with the same dropout masks; at r = 0 it is x_0 itself. A subclass draws t and r (`levels`),
     and may take another f- (`target`). x_r = y + r n, an Euler step with the clean image in the place of D, or a step
-    of the probability flow of a `teacher` by the `solver` euler or heun. `distance` and `weighting` are names of `distances`.
-    The loss of an image is its published value, no sum over elements.
+    of the probability flow of a `teacher` by the `solver` euler or heun. `distance` and `weighting` are names of
+    `distances`. The loss of an image is its published value, no sum over elements.
     """
 
     mean = True
