@@ -2,9 +2,9 @@
 
 Arguments: file to write, and numbers of accumulated passes, one gradient for each. The file also has the gradients of
 the second of two steps with a static graph ("static"), without a search for unused parameters ("all used"), in bf16
-with working weights ("bf16"), and of alignment with two encoders ("aligned"), also after its end ("until"). With two
-processes "buffers" has those of each after a pass, by case, and "unused" the gradients of each where not all steps use
-a layer.
+with working weights ("bf16"), of alignment with two encoders ("aligned"), also after its end ("until"), and of losses
+with forward derivatives ("mean_flow", "scm"). With two processes "buffers" has those of each after a pass, by case, and
+"unused" the gradients of each where not all steps use a layer.
 """
 
 import sys
@@ -19,6 +19,9 @@ from elucid.torch_utils.weights.working import working_weights
 from elucid.training.config.build import make_denoiser
 from elucid.training.losses.alignment import AlignmentLoss
 from elucid.training.losses.dsm import DSM
+from elucid.training.losses.fewstep.mean_flow import MeanFlow
+from elucid.training.losses.fewstep.scm import SCM
+from elucid.training.losses.uncertainty import UncertaintyLoss
 from elucid.training.networks.layers import Conv2d
 from elucid.training.noise.distributions import LogNormal
 from elucid.training.objective import Objective
@@ -35,6 +38,23 @@ class FixedDraws(DSM):
         return LossOutput(evaluation.error.sum(dim=(1, 2, 3)))
 
 
+class FixedMeanFlow(MeanFlow):
+    def forward(self, denoiser, batch, step):
+        t = batch.cond["sigma"] / 2
+        return LossOutput(self.at(denoiser, batch.images, batch.cond, t, t / 3, batch.cond["noise"])[0])
+
+
+class FixedSCM(SCM):
+    def forward(self, denoiser, batch, step):
+        return self.at(denoiser, batch, batch.cond["sigma"], batch.cond["noise"], 0.7)
+
+
+CONTINUOUS = {
+    "mean_flow": ("flow", lambda: FixedMeanFlow(omega=2.0, kappa=0.5)),
+    "scm": ("edm", lambda: UncertaintyLoss(FixedSCM(LogNormal()), features=16)),
+}
+
+
 def main(path: str, accumulations: list[int]) -> None:
     device = torch.device("cpu")
     distributed.init(device)
@@ -43,6 +63,8 @@ def main(path: str, accumulations: list[int]) -> None:
     gradients["bf16"] = gradient(2, lambda one: wrap(one, device, find_unused=False), precision="bf16")
     gradients["aligned"] = gradient(2, lambda one: wrap(one, device, find_unused=False), aligned=1.0)
     gradients["until"] = gradient(2, lambda one: wrap(one, device, find_unused=False), aligned=1e-9)
+    for name in CONTINUOUS:
+        gradients[name] = gradient(2, lambda one: wrap(one, device, find_unused=False), continuous=name)
     if distributed.world_size() > 1:
         gradients["unused"] = unused(device)
         gradients["buffers"] = {case: buffers(case, device) for case in ("constant", "changing")}
@@ -53,7 +75,7 @@ def main(path: str, accumulations: list[int]) -> None:
 
 
 def gradient(
-    passes: int, wrap_in, steps: int = 1, precision: str = "fp32", aligned: float = 0.0
+    passes: int, wrap_in, steps: int = 1, precision: str = "fp32", aligned: float = 0.0, continuous: str = ""
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.0}
@@ -61,8 +83,10 @@ def gradient(
     if aligned:
         network = {"name": "transformer", "model_channels": 16, "depth": 2, "num_heads": 2, "patch": 4}
         loss = AlignmentLoss(loss, [Squares(), Squares(6, 2)], layer="block1", width=16, until=aligned)
-        spec = loss.adapt(spec)
-    denoiser = make_denoiser(network, {"name": "edm"}, spec, precision)
+    precond, made = CONTINUOUS.get(continuous, ("edm", lambda: loss))
+    loss = made()
+    spec = loss.adapt(spec)
+    denoiser = make_denoiser(network, {"name": precond}, spec, precision)
     loss.setup(denoiser, None)
     for parameter in denoiser.parameters():  # away from the zeros of the initialisation
         torch.nn.init.normal_(parameter, std=0.1)

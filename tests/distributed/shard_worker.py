@@ -60,6 +60,8 @@ CASES: dict[str, dict] = {
             "loss.features.name": str(Path(__file__).parents[1] / "probes/tokens.py:Squares"),
         },
     },
+    "mean_flow": {"precond": "flow", "loss": "mean_flow"},
+    "scm": {"loss": "uncertainty(scm)", "dropout": 0.3},
     "phases": {
         "loss": f"{PROBE}:Adversarial(edm)",
         "set": {"loss.discriminator.name": f"{PROBE}:Critic", "loss.discriminator.width": 4},

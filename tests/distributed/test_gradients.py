@@ -38,6 +38,17 @@ def test_gradient_with_alignment_is_that_of_one_process(gradients, case):
         assert bool(value.any()) == (case == "aligned" or "projectors" not in name), name
 
 
+@pytest.mark.parametrize("case", ["mean_flow", "scm"])
+def test_gradient_with_forward_derivatives_is_that_of_one_process(gradients, case):
+    """To 1e-6: derivatives do not bypass the exchange, nor does a learned weighting beside them."""
+    whole, gradient = gradients[1, case], gradients[2, case]
+    assert gradient.keys() == whole.keys() and any("uncertainty" in name for name in whole) == (case == "scm")
+    assert any("map_sigma_to" in name for name in whole) == (case == "mean_flow")
+    assert all(value is not None and value.any() for value in whole.values())
+    total, other = (torch.cat([tree[name].flatten() for name in whole]) for tree in (whole, gradient))
+    assert (other - total).norm() < 1e-6 * total.norm()
+
+
 def test_gradient_in_bf16_is_that_of_one_process(gradients):
     """Up to bf16's rounding; the gradients themselves are float32."""
     whole, one, both = gradients[1, 1], gradients[1, "bf16"], gradients[2, "bf16"]

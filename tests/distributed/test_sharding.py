@@ -62,9 +62,9 @@ def test_the_first_weights_of_a_seed_and_their_snapshot_are_the_same(of_one, of_
     assert of_one["plain"]["first"] != of_one["passes"]["first"]
 
 
-@pytest.mark.parametrize("case", ["bf16", "cdm", "phases"])
+@pytest.mark.parametrize("case", ["bf16", "cdm", "phases", "mean_flow", "scm"])
 def test_shared_out_or_whole_on_each(case, of_two):
-    """Dropout, several evaluations in a step, paths without gradient, parameters of the loss and phases."""
+    """Dropout, several evaluations in a step, forward derivatives, parameters of the loss, phases."""
     assert_close(of_two[case]["sharded"], of_two[case]["whole"], loss=1e-4 if case == "bf16" else 1e-5, weights=2e-3)
 
 

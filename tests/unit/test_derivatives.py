@@ -34,18 +34,21 @@ def finite_difference(function, at, along, step):
 
 @pytest.mark.parametrize("name", [*transformers.U_NETS, *transformers.SMALL])
 def test_networks(name):
+    """In x, in the noise level, and in a second one."""
     options = transformers.small(name) if name in transformers.SMALL else {"name": name, **SMALL}
-    network = alive(make_network(options, SPEC)).double().eval()
-    x, c_noise = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, -0.2]).double()
-    along = torch.randn_like(x), torch.tensor([0.5, -1.0]).double()
+    network = alive(make_network(options, SPEC.with_vector("sigma_to", 1))).double().eval()
+    x, c_noise, to = torch.randn(2, 1, 8, 8).double(), *torch.tensor([[0.3, -0.2], [0.1, -0.7]]).double()
+    along = torch.randn_like(x), *torch.tensor([[0.5, -1.0], [-1.5, 0.5]]).double()
     labels = {"labels": LABELS["labels"].double()}
 
-    def function(x, c_noise):
-        return network(x, c_noise, labels)
+    def function(x, c_noise, to):
+        return network(x, c_noise, {**labels, "sigma_to": to.reshape(-1, 1)})
 
-    _, derivative = jvp(function, (x, c_noise), along)
-    expected = finite_difference(function, (x, c_noise), along, 1e-5)
+    _, derivative = jvp(function, (x, c_noise, to), along)
+    expected = finite_difference(function, (x, c_noise, to), along, 1e-5)
     assert expected.norm() > 0.01 and (derivative - expected).norm() < 1e-6 * expected.norm()
+    _, of_second = jvp(lambda to: function(x, c_noise, to), (to,), along[2:])
+    assert of_second.norm() > 1e-3 * expected.norm()
     derivative.pow(2).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert sum(p.grad is not None for p in network.parameters()) > 10

@@ -31,6 +31,8 @@ PRECONDS = {
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "flow": _T + "preconds.flow:FlowPrecond",
     "cm": _T + "preconds.fewstep.consistency:ConsistencyPrecond",
+    "trigflow": _T + "preconds.fewstep.trigflow:TrigFlowPrecond",
+    "imm": _T + "preconds.fewstep.imm:IMMPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -54,6 +56,12 @@ LOSSES = {
     "tcm": _T + "losses.fewstep.tcm:TCM",
     "progressive": _T + "losses.distillation.progressive:ProgressiveDistillation",
     "cd": _T + "losses.distillation.consistency:ConsistencyDistillation",
+    "scm": _T + "losses.fewstep.scm:SCM",
+    "scd": _T + "losses.distillation.scd:SCD",
+    "mean_flow": _T + "losses.fewstep.mean_flow:MeanFlow",
+    "improved_mean_flow": _T + "losses.fewstep.improved_mean_flow:ImprovedMeanFlow",
+    "imm": _T + "losses.fewstep.imm:IMM",
+    "guidance_distillation": _T + "losses.distillation.guidance:GuidanceDistillation",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -87,6 +95,7 @@ SCHEDULES = {
     "flow": _T + "noise.flow_schedule:FlowSteps",
     "chosen": _T + "noise.chosen:ChosenLevels",
     "halvings": _T + "noise.fewstep.halvings:Halvings",
+    "flow_map": _T + "noise.fewstep.flow_map:FlowMapSteps",
 }
 
 SAMPLERS = {
@@ -109,6 +118,7 @@ GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
     "classifier": _T + "guidance.classifier:ClassifierGuidance",
+    "distilled": _T + "guidance.distilled:DistilledGuidance",
 }
 
 FEATURES = {
@@ -231,6 +241,9 @@ OPTIONS: dict[str, dict[str, dict]] = {
         },
         "tcm": {"noise": {"name": "truncated_student_t"}},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
+        "scm": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
+        "scd": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
+        "imm": {"noise": {"name": "uniform_t"}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }
