@@ -25,10 +25,25 @@ COMMON = "--preset=demo --augment=0 --batch=64 --ema=0.02 --tick=16 --snap=100 -
 TEACHER = "--preset=demo --duration=0.064 --tick=16 --snap=100 --dump=1"
 TUNED = f"{COMMON} --optimizer=radam --lr=5e-4 --duration=0.256 --transfer=TEACHER"
 
+DISTILLED = f"{COMMON} --optimizer=radam --lr=5e-4 --duration=0.128 --teacher=TEACHER"
+FROM_DATA = f"{COMMON} --optimizer=radam --lr=1e-3 --duration=0.256"
+
 METHODS = {
+    "ict": f"{TUNED} --loss=ict --set loss.end=80",
     "ect": f"{TUNED} --loss=ect",
+    "tcm": f"{COMMON} --optimizer=radam --lr=2e-4 --duration=0.128 --loss=tcm --teacher=ect",
+    "scm": f"{TUNED} --loss=uncertainty(scm) --set loss.base.warmup=1000",
+    "mean_flow": f"{FROM_DATA} --precond=flow --loss=mean_flow",
+    "imm": f"{FROM_DATA} --precond=imm --loss=imm --set loss.k=6",
+    "cd": f"{DISTILLED} --loss=cd",
+    "dmd2": f"{COMMON} --lr=1e-4 --duration=0.032 --loss=dmd2 --teacher=TEACHER",
+    "ct": f"{TUNED} --loss=ct --set loss.start=10 --set loss.end=80",
+    "scd": f"{DISTILLED} --loss=uncertainty(scd) --set loss.base.warmup=500",
+    "progressive": f"{DISTILLED} --loss=progressive --set loss.start=16",
+    "improved_mean_flow": f"{FROM_DATA} --precond=flow --loss=improved_mean_flow",
 }
-"""The flags of each method; TEACHER stands for the snapshot of the diffusion model."""
+"""The flags of each method: the eight first, then their kin. TEACHER stands for the snapshot of the diffusion model, a
+name of a method for that of it, trained before."""
 
 
 def run(script: str, *flags: str, log: Path) -> float:
@@ -49,7 +64,15 @@ def trained(folder: Path, flags: list[str]) -> Path:
         given = [f"--resume={states[-1]}"] if states else [*flags, f"--outdir={folder}", "--nosubdir"]
         seconds = run("train.py", *given, log=folder / "log.txt")
         (folder / "done.json").write_text(json.dumps({"seconds": seconds, "resumed": bool(states)}))
-    return sorted(folder.glob("network-snapshot-*.pkl"))[-1]
+    return snapshot(folder)
+
+
+def snapshot(folder: Path) -> Path:
+    """Return the last snapshot of a run. Ends the program if there is none."""
+    found = sorted(folder.glob("network-snapshot-*.pkl"))
+    if not found:
+        raise SystemExit(f"{folder} has no snapshot; train it first (--only)")
+    return found[-1]
 
 
 def sampled(network: Path, folder: Path, *flags: str) -> Path:
@@ -76,7 +99,11 @@ def main(argv=None) -> None:
     seconds: dict[str, float] = {}
     for name in given.only.split(","):
         folder = out / f"{name}-{given.seed}"
-        network = trained(folder, [*METHODS[name].replace("TEACHER", str(teacher)).split(), *seeded])
+        flags = METHODS[name].replace("TEACHER", str(teacher)).split()
+        for first in METHODS:  # a second stage
+            if f"--teacher={first}" in flags:
+                flags[flags.index(f"--teacher={first}")] = f"--teacher={snapshot(out / f'{first}-{given.seed}')}"
+        network = trained(folder, [*flags, *seeded])
         seconds[name] = json.loads((folder / "done.json").read_text())["seconds"]
         for steps in (1, 2):
             folders[f"{name}, {steps}"] = sampled(network, out / f"{folder.name}-steps{steps}", f"--steps={steps}")

@@ -2,21 +2,25 @@
 
     python benchmarks/losses.py [--repeats=5] [--device=cuda]
 
-Unit: one forward pass of the network for one image; a backward pass counts 2. DSM is 3. CDM adds two paths of 5 steps
-(10, or 8 when the first step reuses DSM's prediction) and a pass with gradient at their ends (6). A patch of 1/d of the
-side costs 1/d^2, and d times as many are taken. DDPM's losses are 3, as DSM. Classifier guidance by a classifier of a
-share s of the network's FLOP costs 1 + 3 s of an unguided evaluation.
+Unit: one forward pass of the network for one image; a backward pass counts 2, a forward derivative 1. Passes are
+counted as they happen, of all networks: the student, its target, a teacher, a fake score. DSM is 3. CDM adds two paths
+of 5 steps (10, or 8 when the first step reuses DSM's prediction) and a pass with gradient at their ends (6). ECT adds a
+pass without gradient. A patch of 1/d of the side costs 1/d^2, and d times as many are taken. Classifier guidance by a
+classifier of a share s of the network's FLOP costs 1 + 3 s of an unguided evaluation.
 """
 
 import json
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import torch
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,8 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.torch_utils.distributed import choose_device  # noqa: E402
 from elucid.training.config.build import make_denoiser  # noqa: E402
+from elucid.training.networks.attention import forward_derivatives_active  # noqa: E402
 from elucid.training.objective import Objective  # noqa: E402
+from elucid.training.preconds.base import Preconditioned  # noqa: E402
 from elucid.training.registry.components import make  # noqa: E402
+from elucid.training.snapshots.transfer import Teacher  # noqa: E402
 from elucid.training.types import Batch, NetSpec, Step  # noqa: E402
 
 NETWORK = {"name": "ddpmpp", "model_channels": 32, "num_blocks": 2}
@@ -34,44 +41,80 @@ REAL_P = 0.5
 
 @dataclass
 class Case:
-    """A loss, its cost in units per image of full size, and at most how much dearer it may measure."""
+    """A loss, and at most how much dearer than its count it may measure."""
 
     name: str
     loss: dict
-    units: float
     bound: float | None = None
-    precond: str = "edm"
+    precond: dict | str = "edm"
 
 
 def consistency(fraction: float, reuse: bool) -> Case:
-    units = 3 + fraction * ((8 if reuse else 10) + 6)
     loss = {"name": "cdm", "base": {"name": "edm"}, "consistency_fraction": fraction, "reuse_start": reuse}
     bound = 1.15 if fraction == 1 else None
-    return Case(f"cdm, fraction {fraction:g}, {'first step reused' if reuse else 'all steps'}", loss, units, bound)
+    return Case(f"cdm, fraction {fraction:g}, {'first step reused' if reuse else 'all steps'}", loss, bound)
 
 
 CASES = [
-    Case("edm", {"name": "edm"}, 3.0),
+    Case("edm", {"name": "edm"}),
     consistency(1.0, reuse=False),
     consistency(1.0, reuse=True),
     consistency(0.1, reuse=True),
-    Case("ddpm, simple", {"name": "simple"}, 3.0, 1.05, "ddpm"),
-    Case("ddpm, hybrid", {"name": "hybrid"}, 3.0, 1.10, "ddpm"),
+    Case("ddpm, simple", {"name": "simple"}, 1.05, "ddpm"),
+    Case("ddpm, hybrid", {"name": "hybrid"}, 1.10, "ddpm"),
+    Case("ct", {"name": "ct"}),
+    Case("ict", {"name": "ict"}),
+    Case("ect", {"name": "ect"}),
+    Case("tcm", {"name": "tcm", "teacher": "teacher"}),
+    Case("scm", {"name": "uncertainty", "base": {"name": "scm"}}, precond="trigflow"),
+    Case("mean_flow", {"name": "mean_flow"}, precond="flow"),
+    Case("improved_mean_flow", {"name": "improved_mean_flow"}, precond="flow"),
+    Case("imm", {"name": "imm"}, precond="imm"),
+    Case("cd", {"name": "cd", "teacher": "teacher"}),
+    Case("scd", {"name": "uncertainty", "base": {"name": "scd", "teacher": "teacher"}}, precond="trigflow"),
+    Case("progressive", {"name": "progressive", "teacher": "teacher"}),
 ]
 
 
 class Timer:
-    """Seconds of one training step with a loss: objective, backward, Adam."""
+    """Seconds of one training step with a loss, in all its phases: objective, backward, Adam."""
 
-    def __init__(self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool, precond: str = "edm"):
+    def __init__(
+        self, loss: dict, side: int, batch: int, device: torch.device, compiled: bool, precond: dict | str = "edm"
+    ):
         made = make(loss, "loss")
         spec = made.adapt(NetSpec((side, side), 3))
-        self.denoiser = make_denoiser(NETWORK, {"name": precond}, spec).to(device).train()
+        precond = {"name": precond} if isinstance(precond, str) else precond
+        self.denoiser = make_denoiser(NETWORK, precond, spec).to(device).train()
         if compiled:
             self.denoiser.compiled(click.echo).__enter__()  # to the end of the process
-        self.objective = Objective(self.denoiser, made)
-        self.optimizer = torch.optim.Adam(self.objective.parameters(), lr=1e-5)
+        plain = make_denoiser(NETWORK, {"name": "edm"}, NetSpec((side, side), 3)).to(device)
+        made.setup(self.denoiser, lambda path: Teacher(plain))
+        self.objective = Objective(self.denoiser, made.to(device))
+        self.networks = [self.denoiser.model, plain.model]
+        self.networks += [one.model for one in made.modules() if isinstance(one, Preconditioned)]
+        self.named = {phase: list(made.parameters_of(self.denoiser, phase)) for phase in made.all_phases}
+        self.optimizers = {
+            phase: torch.optim.Adam([one for _, one in named], lr=1e-5) for phase, named in self.named.items()
+        }
         self.batch, self.side, self.device = batch, side, device
+
+    def units(self, step: Step) -> float:
+        """Return the passes of all networks in a step, per image of full size."""
+        counted = [0.0]
+
+        def count(network, inputs, *_) -> None:
+            x, trains = inputs[0], torch.is_grad_enabled() and next(network.parameters()).requires_grad
+            dual = forward_derivatives_active() and forward_ad.unpack_dual(x).tangent is not None
+            counted[0] += x.shape[0] * x.shape[2] * x.shape[3] * (1 + dual + 2 * trains)
+
+        handles = [network.register_forward_pre_hook(count) for network in self.networks]
+        try:
+            self(step)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return counted[0] / (self.batch * self.side**2)
 
     def multiplier(self, step: Step) -> int:
         return self.objective.loss.image_multiplier(step)
@@ -81,14 +124,30 @@ class Timer:
         images = torch.rand(count, 3, self.side, self.side, device=self.device) * 2 - 1
         self._wait()
         start = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)
-        (self.objective(Batch(images), step).loss.sum() / count).backward()
-        self.optimizer.step()
+        for phase in self.objective.loss.phases(step):
+            with only(self.objective, self.named[phase]):
+                self.optimizers[phase].zero_grad(set_to_none=True)
+                (self.objective(Batch(images), step.replace(phase=phase)).loss.sum() / count).backward()
+                self.optimizers[phase].step()
         self._wait()
         return time.perf_counter() - start
 
     def _wait(self) -> None:
         wait(self.device)
+
+
+@contextmanager
+def only(objective: torch.nn.Module, named: list[tuple[str, torch.nn.Parameter]]) -> Iterator[None]:
+    """Context in which these parameters alone need gradients."""
+    mine = {id(parameter) for _, parameter in named}
+    others = [one for one in objective.parameters() if one.requires_grad and id(one) not in mine]
+    for one in others:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in others:
+            one.requires_grad_(True)
 
 
 def wait(device: torch.device) -> None:
@@ -105,18 +164,20 @@ def shortest(timers: list[tuple[Timer, Step]], repeats: int) -> list[float]:
 def consistency_rows(side: int, batch: int, device: torch.device, compiled: bool, repeats: int) -> list[dict]:
     """Cost of each case relative to DSM, measured and by the model."""
     timers = [Timer(case.loss, side, batch, device, compiled, case.precond) for case in CASES]
-    times = shortest([(timer, Step(0, 0, 1, 0, batch)) for timer in timers], repeats)
+    first = Step(0, 0, 10**6, 0, batch)
+    times = shortest([(timer, first) for timer in timers], repeats)
+    units = [timer.units(first) for timer in timers]
     return [
         {
             "loss": case.name,
             "images_s": batch / seconds,
-            "units": case.units,
+            "units": passes,
             "cost_over_edm": seconds / times[0],
-            "model_over_edm": case.units / CASES[0].units,
-            "measured_over_model": seconds / times[0] / (case.units / CASES[0].units),
+            "model_over_edm": passes / units[0],
+            "measured_over_model": seconds / times[0] / (passes / units[0]),
             "bound": case.bound,
         }
-        for case, seconds in zip(CASES, times, strict=True)
+        for case, seconds, passes in zip(CASES, times, units, strict=True)
     ]
 
 

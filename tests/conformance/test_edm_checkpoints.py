@@ -1,5 +1,6 @@
 """Checkpoints of the EDM family's form give the denoisers that the reference had, and nothing in them is run."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,32 @@ def test_networks_by_the_options_of_either_object(path, tmp_path):
         denoiser = load_snapshot(write(tmp_path / "published.pkl", content)).ema
         out = denoiser.model(tensors["x"], tensors["noise_labels"], cond)
         assert vectors.relative_error(out, arrays["out"]) < 1e-5
+
+
+@pytest.mark.parametrize("path", vectors.cases("preconds/EDM*"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("given", ["as an argument", "as an attribute"])
+def test_consistency_tuning(path, given, tmp_path):
+    """A model of ECT: EDM's while training, D(x; sigma_min) = x in evaluation, one step from 80 and two by 0.821."""
+    case, arrays = vectors.load(path)
+    network, s = case["kwargs"].get("model_type", "SongUNet"), 0.5
+    kwargs = {**case["kwargs"], **({"sigma_min": 0.01} if given == "as an argument" else {})}
+    content = published.checkpoint(case, "ECMPrecond", network, kwargs, {})
+    content["ema"].state["sigma_min"] = np.float64(0.01)
+    snapshot = load_snapshot(write(tmp_path / "published.pkl", content))
+    denoiser = snapshot.ema
+    x, sigma = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["sigma"]).reshape(-1, 1, 1, 1)
+    cond = {"labels": torch.from_numpy(arrays["class_labels"]), "augment": torch.from_numpy(arrays["augment_labels"])}
+    with torch.no_grad():
+        found = denoiser(x, sigma, cond).x0
+        total = sigma**2 + s**2
+        out = (torch.from_numpy(arrays["D"]) - s**2 / total * x) / (sigma * s / total.sqrt())
+        above = sigma - 0.01
+        wanted = s**2 / (above**2 + s**2) * x + above * s / total.sqrt() * out
+        assert vectors.relative_error(found, wanted) < 1e-5
+        assert torch.equal(denoiser(x, 0.01, cond).x0, x)
+        assert vectors.relative_error(denoiser.train()(x, sigma, cond).x0, arrays["D"]) < 1e-5
+    assert snapshot.sampler == {"name": "consistency"}
+    assert snapshot.schedule == {"name": "chosen", "levels": [80.0, 0.821]}
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,9 @@ STEPS = [
     "aligned",
     "jit",
     "ddt",
+    "imm",
 ]
+SAMPLERS = ["edm", "churn", "ablation", "sde", "ddpm", "noise of the host", "flow_map", "consistency", "distilled"]
 
 
 @pytest.mark.parametrize("case", [*STEPS, "bf16"])
@@ -101,7 +103,7 @@ def test_a_state_of_the_device_goes_on_on_the_cpu(counts):
     assert counts["resumed"]["difference"] < 2e-5
 
 
-@pytest.mark.parametrize("sampler", ["edm", "churn", "ablation", "sde", "ddpm", "noise of the host"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_guided_sampling_waits_for_nothing(counts, sampler):
     """The images are those of the CPU, which computes other batches, up to a gray level."""
     seen = counts[f"sampling, {sampler}"]

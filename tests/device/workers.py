@@ -13,8 +13,9 @@ import torch
 
 from elucid.torch_utils.rng import seed_everything
 from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
+from elucid.training.guidance.distilled import DistilledGuidance
 from elucid.training.loop import train_step
-from elucid.training.noise.schedules import Karras
+from elucid.training.losses.dsm import DSM
 from elucid.training.registry.components import make
 from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
@@ -75,21 +76,28 @@ def trained(folder: Path, parts: dict, **loop) -> dict:
     return {**counts.as_dict(), "steps": STEPS, "difference": difference, "losses": losses, "weights": weights}
 
 
-def sampled(folder: Path, sampler: str | dict = "edm", interval=(0.1, 10.0), **how) -> dict:
+def sampled(
+    folder: Path,
+    sampler: str | dict = "edm",
+    interval=(0.1, 10.0),
+    parts=None,
+    schedule: str | dict = "karras",
+    guidance=ClassifierFreeGuidance,
+    **how,
+) -> dict:
     """Count one batch of guided sampling, and compare the images with those of the CPU."""
     images = []
     for device in (torch.device("cpu"), simulated.register()):
-        run = new_run(folder, device, CIFAR)
+        run = new_run(folder, device, parts or CIFAR)
         seed_everything(0)
         denoiser = next(iter(run.ema.averages.values()))
         for parameter in denoiser.parameters():  # away from the zeros of the initialisation
             torch.nn.init.normal_(parameter.data, std=0.1)
-        guided = ClassifierFreeGuidance(denoiser, 2.0, list(interval))
+        guided, levels = guidance(denoiser, 2.0, list(interval)), make(schedule, "schedule")
+        levels.num_steps = 4
         with simulated.counting() as counts:
             made = make(sampler, "sampler")
-            batch = next(
-                generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=Karras(4), **how)
-            )
+            batch = next(generate(guided, run.encoder, range(4), device=device, sampler=made, schedule=levels, **how))
         run.stream.close()
         images.append(batch.images.to("cpu").int())
     return {**counts.as_dict(), "difference": int((images[0] - images[1]).abs().max())}
@@ -171,6 +179,18 @@ def resumed(folder: Path) -> dict:
     return {"difference": float((ends[0] - ends[1]).abs().max())}
 
 
+IMM = {"network": NETWORK, "precond": {"name": "imm"}, "loss": {"name": "imm"}, "augment": None}
+"""A flow map, trained by moments of particles."""
+
+
+class Scaled(DSM):
+    """A loss that tells the network a scale of guidance."""
+
+    def adapt(self, spec):
+        return spec.with_vector("guidance_scale", 1)
+
+
+SCALED = {**CIFAR, "loss": {"name": "tests.device.workers:Scaled"}}
 LOSS_AWARE = {"name": "simple", "noise": {"name": "loss_aware", "history": 1}}
 CDM = {"name": "cdm", "martingale_steps": 3, "base": {"name": "edm"}}
 COLOURS = dict.fromkeys(("brightness", "contrast", "lumaflip", "hue", "saturation"), 1)
@@ -213,6 +233,10 @@ CASES = {
     ),
     "sampling, noise of the host": lambda folder: sampled(folder, SAMPLERS["churn"], noise="cpu"),
     **{f"sampling, {name}": partial(sampled, sampler=one) for name, one in SAMPLERS.items()},
+    "imm": lambda folder: trained(folder, IMM),
+    "sampling, flow_map": partial(sampled, sampler="flow_map", schedule="flow_map", parts=IMM),
+    "sampling, consistency": partial(sampled, sampler="consistency", schedule="flow_map", parts=IMM),
+    "sampling, distilled": partial(sampled, parts=SCALED, guidance=DistilledGuidance),
 }
 
 

@@ -63,7 +63,7 @@ MISTAKES = [
     ("train.py", ["--loss=ect", "--set=loss.q=1"], "loss.q=1"),
     ("train.py", ["--loss=ect", "--set=loss.mapping=line"], "loss.mapping='line'"),
     ("train.py", ["--loss=ect", "--set=loss.distance=l3"], "loss.distance='l3'"),
-    ("train.py", ["--loss=ect", "--teacher=model.pkl"], "--teacher"),
+    ("train.py", ["--loss=edm", "--teacher=model.pkl"], "--teacher"),
     ("train.py", ["--loss=ect", "--teacher="], "--teacher"),
 ]
 

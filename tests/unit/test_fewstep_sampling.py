@@ -118,5 +118,5 @@ def test_a_loss_brings_its_sampling():
 
 
 def test_a_teacher_needs_a_pupil():
-    with pytest.raises(UserError, match="`teacher`: `loss`=ect learns from no teacher"):
-        options_of(loss="ect", teacher="model.pkl")
+    with pytest.raises(UserError, match="`teacher`: `loss`=edm learns from no teacher"):
+        options_of(loss="edm", teacher="model.pkl")

@@ -45,6 +45,13 @@ def levels_of_times(ends: Sequence[float], denoiser) -> tuple[float, float]:
     return low, high
 
 
+def require_scale(scale: float) -> float:
+    """Return the scale. Raises UserError unless it is finite."""
+    if not math.isfinite(scale):
+        raise UserError(f"`guidance`={scale:g} must be a finite number; 1 means no guidance")
+    return float(scale)
+
+
 class Guidance(DenoiserWrapper):
     """Base class: D = D_weak + scale (D_main - D_weak) for sigma in (lo, hi], else D_main at no extra cost.
 
@@ -61,9 +68,7 @@ class Guidance(DenoiserWrapper):
         channels: int | None = None,
     ):
         super().__init__(denoiser)
-        self.scale = float(scale)
-        if not math.isfinite(self.scale):
-            raise UserError(f"`guidance`={scale:g} must be a finite number; 1 means no guidance")
+        self.scale = require_scale(scale)
         if channels is not None and not 0 < channels <= denoiser.spec.image_channels:
             raise UserError(f"guidance.channels={channels} must be from 1 to {denoiser.spec.image_channels}")
         self.interval, self.channels = Interval(interval), channels

@@ -25,6 +25,9 @@ class Loss(nn.Module):
     """Whether every step needs all trainable parameters. A class that says so, for itself and not for classes derived
     from it, spares DistributedDataParallel a search of each step's graph."""
 
+    from_noise: bool = False
+    """Whether its images are made of noise, not of the batch's, so that nothing can compare the two one by one."""
+
     may_be_negative: bool = False
     """Whether it may be below 0, so that no other loss may divide it by its size."""
 

@@ -22,7 +22,7 @@ from elucid.training.networks.adm_layers import (
 from elucid.training.networks.blocks import implicit_mlp_stem
 from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import Conv2d, Linear, PositionalEmbedding, Resample, zeros
-from elucid.training.networks.resolutions import ResolutionPlan
+from elucid.training.networks.resolutions import BOTTLENECK, ResolutionPlan, inner_layers
 from elucid.training.types import Cond
 
 
@@ -116,8 +116,8 @@ class ADMUNet(ADMHalf):
     Resolutions are joined by residual blocks (`resblock_updown`), or by resampling, with a convolution
     (`conv_resample`) or without. The embedding scales and shifts (`scale_shift_norm`) or is added. `skip_rescale`
     multiplies residual sums by 1/sqrt(2). `activation` is silu, gelu or relu. `checkpoint` recomputes blocks in the
-    backward pass, which saves memory. `implicit_mlp` and `vector` as in `SongUNet`. Raises UserError if an option does
-    not fit.
+    backward pass, which saves memory. `implicit_mlp`, `vector` and `features` (the output of `middle_block`) as in
+    `SongUNet`. Raises UserError if an option does not fit.
     """
 
     uses_all_parameters = recordable = True
@@ -146,6 +146,7 @@ class ADMUNet(ADMHalf):
         label_dropout: float = 0.0,
         implicit_mlp: bool = False,
         checkpoint: bool = False,
+        features: list[str] = (),
     ):
         style = Style(
             num_heads, channels_per_head, resblock_updown, conv_resample, scale_shift_norm, skip_rescale, activation,
@@ -153,6 +154,7 @@ class ADMUNet(ADMHalf):
         )  # fmt: skip
         plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         super().__init__(plan, in_channels, vector, label_dropout, num_blocks, channel_mult_emb, implicit_mlp, style)
+        self.features = inner_layers(features)
         self._build_decoder(plan, num_blocks, num_heads_upsample)
         channels = plan.resolutions[0].channels
         self.out = nn.Sequential(group_norm(channels), style.act(), Conv2d(channels, out_channels, 3, init=zeros()))
@@ -175,9 +177,10 @@ class ADMUNet(ADMHalf):
             return self._block(channels, channels, Doubled())
         return Upsample(channels, self.style.conv_resample)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         emb = self.embed(c_noise, cond).to(x.dtype)
-        x, skips = self.encode(x, emb)
+        middle, skips = self.encode(x, emb)
+        x = middle
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb)
-        return self.out(x)
+        return (self.out(x), {BOTTLENECK: middle}) if self.features else self.out(x)

@@ -15,7 +15,7 @@ from elucid.training.networks.layers import (
     unit_normal,
     zeros,
 )
-from elucid.training.networks.resolutions import ResolutionPlan, limit_dropout
+from elucid.training.networks.resolutions import BOTTLENECK, ResolutionPlan, inner_layers, limit_dropout
 from elucid.training.types import Cond
 
 
@@ -23,7 +23,7 @@ class DhariwalUNet(Conditioned):
     """U-Net F(x, c_noise, cond): [B,in_channels,H,W] -> [B,out_channels,H,W].
 
     Self-attention at `attn_resolutions`, 64 channels per head; dropout at sides of at most `dropout_side`, by default
-    at all. `implicit_mlp` and `vector` as in `SongUNet`.
+    at all. `implicit_mlp`, `vector` and `features` as in `SongUNet`.
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
@@ -43,11 +43,12 @@ class DhariwalUNet(Conditioned):
         dropout_side: int | None = None,
         label_dropout: float = 0.0,
         implicit_mlp: bool = False,
+        features: list[str] = (),
     ):
         super().__init__(vector, label_dropout)
         plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
         plan.require_blocks(num_blocks, dropout)
-        self.halvings = plan.halvings
+        self.halvings, self.features = plan.halvings, inner_layers(features)
         n_emb = model_channels * channel_mult_emb
         inits = {"init": lecun_uniform(), "bias_init": lecun_uniform()}
         self.map_noise = PositionalEmbedding(model_channels)
@@ -116,14 +117,18 @@ class DhariwalUNet(Conditioned):
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         return F.silu(self.add_mapped(emb, "labels", cond))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         emb = self.embed(c_noise, cond).to(x.dtype)
         skips = []
         for layer in self.enc.values():
             x = layer(x, emb) if isinstance(layer, ResidualBlock) else layer(x)
             skips.append(x)
-        for joins, layer in zip(self.joins, self.dec.values(), strict=True):
+        found = x
+        for (name, layer), joins in zip(self.dec.items(), self.joins, strict=True):
             if joins:
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+            if name.endswith("_in1"):
+                found = x
+        out = self.out_conv(F.silu(self.out_norm(x)))
+        return (out, {BOTTLENECK: found}) if self.features else out

@@ -1,6 +1,6 @@
 """The resolutions at which a U-Net works."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,6 +20,18 @@ class Resolution:
     def name(self) -> str:
         """`{height}x{width}`, the prefix of this resolution's blocks in the published parameter names."""
         return f"{self.height}x{self.width}"
+
+
+BOTTLENECK = "bottleneck"
+"""The inner layer of a U-Net that losses may see: the output of the middle blocks, at the lowest resolution."""
+
+
+def inner_layers(features: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of inner layers. Raises UserError unless each is one that U-Nets have, which is one."""
+    for name in features:
+        if name != BOTTLENECK:
+            raise UserError(f"the network has no inner layer {name!r}; a U-Net has {BOTTLENECK}")
+    return tuple(features)
 
 
 def limit_dropout(blocks: Mapping[str, nn.Module], largest_side: int | None) -> None:

@@ -19,7 +19,7 @@ from elucid.training.networks.layers import (
     StridedConv2d,
     xavier_uniform,
 )
-from elucid.training.networks.resolutions import ResolutionPlan
+from elucid.training.networks.resolutions import BOTTLENECK, ResolutionPlan, inner_layers
 from elucid.training.types import Cond
 
 
@@ -43,7 +43,8 @@ class SongUNet(Conditioned):
     DDPM++ has a positional embedding, standard encoder and filter [1,1]; NCSN++ has fourier, residual and [1,3,3,1].
     With a skip or residual encoder, each resolution also takes a downsampled copy of the input; with a skip decoder,
     each resolution adds its own contribution to the output image. `implicit_mlp` puts three 1x1 convolutions before the
-    first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths.
+    first 3x3 (Wang et al. 2023). `vector` maps names of vector conditions to widths. With `features` ["bottleneck"] the
+    output of the two blocks between encoder and decoder [B,D,h,w] is returned beside its own, in a dict.
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
@@ -67,6 +68,7 @@ class SongUNet(Conditioned):
         decoder_type: str = "standard",
         resample_filter: list[int] = (1, 1),
         implicit_mlp: bool = False,
+        features: list[str] = (),
     ):
         super().__init__(vector, label_dropout)
         plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
@@ -74,7 +76,7 @@ class SongUNet(Conditioned):
         plan.require("embedding_type", embedding_type, ("positional", "fourier"))
         plan.require("encoder_type", encoder_type, ("standard", "skip", "residual"))
         plan.require("decoder_type", decoder_type, ("standard", "skip"))
-        self.halvings = plan.halvings
+        self.halvings, self.features = plan.halvings, inner_layers(features)
         self.decoder_type = decoder_type
         n_noise, n_emb = model_channels * channel_mult_noise, model_channels * channel_mult_emb
         self.map_noise = (
@@ -179,7 +181,7 @@ class SongUNet(Conditioned):
             emb = self.add_mapped(emb, name, cond)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         emb = self.embed(c_noise, cond).to(x.dtype)
         skips, aux = [], x
         for role, layer in zip(self.enc_roles, self.enc.values(), strict=True):
@@ -192,7 +194,7 @@ class SongUNet(Conditioned):
             else:
                 x = layer(x, emb) if role is Role.BLOCK else layer(x)
                 skips.append(x)
-        out, normed = None, None
+        out, normed, found = None, None, x
         for role, layer in zip(self.dec_roles, self.dec.values(), strict=True):
             if role is Role.UPSAMPLE_OUTPUT:
                 out = layer(out)
@@ -205,4 +207,6 @@ class SongUNet(Conditioned):
                 if role is Role.CONCAT_SKIP:
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, emb)
-        return out
+                if role is Role.BLOCK and x.shape[2:] == found.shape[2:]:  # between encoder and decoder
+                    found = x
+        return (out, {BOTTLENECK: found}) if self.features else out

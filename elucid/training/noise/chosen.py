@@ -1,5 +1,7 @@
 """Chosen noise levels, at which models of one or a few steps are sampled."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ class ChosenLevels(Schedule):
     They are clipped to the denoiser's range. Raises UserError for more steps than levels, and for levels that do not
     decrease.
     """
+
+    default_range = (0.0, math.inf)
 
     def __init__(
         self,

@@ -147,7 +147,8 @@ class Denoiser(Preconditioned):
     """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
     A spec with the vector condition `sigma_to`, a level [B], makes it a flow map: x0 is where a straight line through x
-    starts that reaches the level sigma_to where the flow from x does, x_to = x0 + sigma_to (x - x0) / sigma.
+    starts that reaches the level sigma_to where the flow from x does, x_to = x0 + sigma_to (x - x0) / sigma. With the
+    condition `guidance_scale` [B] it is told a scale of guidance, 1 for none.
 
     If the network outputs twice the image's channels, the second half is returned as `var`. If `spec.logvar_features`
     is not 0, a head of that many features makes `logvar`, in float32. `variance` names the variance of an ancestral
@@ -182,12 +183,24 @@ class Denoiser(Preconditioned):
         """
         return self.coefficients(sigma_to.clamp_min(LEAST_LEVEL)).c_noise
 
+    def scale_seen(self, scale: Tensor) -> Tensor:
+        """Return what the network is told of a scale of guidance, in the same shape: c_noise of a level of that size.
+
+        So it fits the waves of each network as noise levels do; 1, no guidance, is 0 where c_noise = ln(sigma) / 4.
+        """
+        return self.coefficients(scale.clamp_min(LEAST_LEVEL)).c_noise
+
     def conditions(self, x: Tensor, sigma: Tensor, cond: Cond | None) -> Cond:
-        """Return the conditions as the network sees them: of `sigma_to`, a noise level, by default 0, `level_to`."""
-        if "sigma_to" not in self.spec.vector:
-            return self.condition(x, cond)
-        level = self.level_to(sigma, as_levels((cond or {}).get("sigma_to", 0.0), x, self.dtype))
-        return self.condition(x, {**(cond or {}), "sigma_to": level})
+        """Return the conditions as the network sees them.
+
+        Of `sigma_to`, a noise level, by default 0, that is `level_to`, of `guidance_scale`, by default 1, `scale_seen`.
+        """
+        told = dict(cond or {})
+        if "sigma_to" in self.spec.vector:
+            told["sigma_to"] = self.level_to(sigma, as_levels(told.get("sigma_to", 0.0), x, self.dtype))
+        if "guidance_scale" in self.spec.vector:
+            told["guidance_scale"] = self.scale_seen(as_levels(told.get("guidance_scale", 1.0), x, self.dtype))
+        return self.condition(x, told)
 
     def output(self, x: Tensor, c: Coefficients, cond: Cond) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Return the network's output [B,out_channels,H,W] for these coefficients, and its features."""

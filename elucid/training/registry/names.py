@@ -30,7 +30,9 @@ PRECONDS = {
     "edm2": _T + "preconds.edm2:EDM2Precond",
     "ddpm": _T + "preconds.ddpm:DDPMPrecond",
     "flow": _T + "preconds.flow:FlowPrecond",
+    "cm": _T + "preconds.fewstep.consistency:ConsistencyPrecond",
     "trigflow": _T + "preconds.fewstep.trigflow:TrigFlowPrecond",
+    "imm": _T + "preconds.fewstep.imm:IMMPrecond",
     "classifier": _T + "preconds.classifier:NoisyClassifier",
     "ddpm_classifier": _T + "preconds.ddpm:DDPMClassifier",
 }
@@ -48,11 +50,20 @@ LOSSES = {
     "kl": _T + "losses.variational:VariationalLoss",
     "flow": _T + "losses.flow:FlowMatching",
     "patch": _T + "losses.patch:PatchLoss",
+    "ct": _T + "losses.fewstep.consistency_training:ConsistencyTraining",
+    "ict": _T + "losses.fewstep.consistency_training:ConsistencyTraining",
     "ect": _T + "losses.fewstep.ect:ECT",
+    "tcm": _T + "losses.fewstep.tcm:TCM",
+    "progressive": _T + "losses.distillation.progressive:ProgressiveDistillation",
+    "cd": _T + "losses.distillation.consistency:ConsistencyDistillation",
     "scm": _T + "losses.fewstep.scm:SCM",
     "scd": _T + "losses.distillation.scd:SCD",
     "mean_flow": _T + "losses.fewstep.mean_flow:MeanFlow",
     "improved_mean_flow": _T + "losses.fewstep.improved_mean_flow:ImprovedMeanFlow",
+    "imm": _T + "losses.fewstep.imm:IMM",
+    "guidance_distillation": _T + "losses.distillation.guidance:GuidanceDistillation",
+    "dmd2": _T + "losses.distillation.dmd2:DMD2",
+    "adversarial": _T + "losses.distillation.adversarial:AdversarialLoss",
     "uncertainty": _T + "losses.uncertainty:UncertaintyLoss",
     "alignment": _T + "losses.alignment:AlignmentLoss",
     "perceptual": _T + "losses.perceptual:PerceptualLoss",
@@ -67,6 +78,7 @@ NOISES = {
     "uniform_t": _T + "noise.times:UniformTime",
     "logit_normal": _T + "noise.times:LogitNormalTime",
     "loss_aware": _T + "noise.loss_aware:LossAwareLevels",
+    "truncated_student_t": _T + "noise.fewstep.student_t:TruncatedStudentT",
 }
 
 PROCESSES = {
@@ -84,6 +96,8 @@ SCHEDULES = {
     "respaced": _T + "noise.schedules:Respaced",
     "flow": _T + "noise.flow_schedule:FlowSteps",
     "chosen": _T + "noise.chosen:ChosenLevels",
+    "halvings": _T + "noise.fewstep.halvings:Halvings",
+    "flow_map": _T + "noise.fewstep.flow_map:FlowMapSteps",
 }
 
 SAMPLERS = {
@@ -106,6 +120,7 @@ GUIDANCES = {
     "cfg": _T + "guidance.classifier_free:ClassifierFreeGuidance",
     "autoguidance": _T + "guidance.autoguidance:AutoGuidance",
     "classifier": _T + "guidance.classifier:ClassifierGuidance",
+    "distilled": _T + "guidance.distilled:DistilledGuidance",
 }
 
 FEATURES = {
@@ -216,9 +231,21 @@ OPTIONS: dict[str, dict[str, dict]] = {
         "hybrid": {"noise": {"name": "levels"}},
         "vlb": {"noise": {"name": "levels"}},
         "kl": {"noise": {"name": "levels"}, "whole": True},
+        "cd": {"curriculum": "fixed", "start": 39, "end": 39, "adaptive": False},
+        "ict": {
+            "curriculum": "doubling",
+            "start": 10,
+            "end": 1280,
+            "target_decay": None,
+            "index": "lognormal",
+            "distance": "huber",
+            "weighting": "gap",
+        },
+        "tcm": {"noise": {"name": "truncated_student_t"}},
         "ect": {"noise": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0}},
         "scm": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
         "scd": {"noise": {"name": "lognormal", "P_mean": -1.0, "P_std": 1.4}},
+        "imm": {"noise": {"name": "uniform_t"}},
     },
     "encoder": {"edm2_vae": EDM2_VAE},
 }

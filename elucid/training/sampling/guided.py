@@ -62,8 +62,13 @@ def require_same_names(ours: Sequence[str] | None, theirs: Sequence[str] | None)
             )
 
 
-def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, device: torch.device):
-    """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit."""
+def with_guidance(
+    denoiser, chosen: dict[str, Any], options: SampleOptions, device: torch.device, trained: dict[str, Any]
+):
+    """Add guidance if `guidance` or `guidance.name` is set. Raises UserError for a guide that does not fit.
+
+    `trained` are the options of the model's training. One that was told scales in it takes the scale as a condition.
+    """
     scale, interval = options.guidance, options.guidance_interval
     if scale is None and not chosen:
         names = ("guide", "guide_std")
@@ -77,8 +82,20 @@ def with_guidance(denoiser, chosen: dict[str, Any], options: SampleOptions, devi
         raise UserError("`guide_std` is the length of the average of a `guide`; give both")
     if options.guide is not None:
         parts["guide"] = load_guide(denoiser, options, device)
-    component = {"name": "cfg" if options.guide is None else "autoguidance", **given, **chosen}
+    own = "distilled" if "guidance_scale" in denoiser.spec.vector else "cfg"
+    component = {"name": own if options.guide is None else "autoguidance", **given, **chosen}
+    if component["name"] == "distilled":
+        component.setdefault("trained", trained_scales(trained.get("loss")))
     return make(component, "guidance", **parts)
+
+
+def trained_scales(loss: Any) -> list[float] | None:
+    """Return the range of scales, the option `scales`, of a loss in a chain that tells the network any."""
+    while isinstance(loss, dict):
+        if loss.get("scales") is not None:
+            return [float(end) for end in loss["scales"]]
+        loss = loss.get("base")
+    return None
 
 
 def guidance_options(guided) -> dict[str, Any]:
@@ -111,7 +128,9 @@ def load_guide(denoiser, options: SampleOptions, device: torch.device):
 
 
 def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions) -> None:
-    """Warn if classifier-free guidance is used with a network trained without label dropout."""
+    """Warn if classifier-free guidance is used with a network trained without label dropout, and not told a scale."""
+    if trained_scales(trained.get("loss")) is not None:
+        return
     dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
     if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
         text = "warning: guidance: the model was trained without label dropout, so it has no unconditional prediction"

@@ -197,7 +197,7 @@ def single_pipeline(
         raise UserError(
             "`x_start`, `y_start`, `image_size`: a model that enlarges images has no windows; leave them out"
         )
-    guided = with_guidance(window, chosen["guidance"], options, device)
+    guided = with_guidance(window, chosen["guidance"], options, device, snapshot.options)
     limited = clipped(guided, options.clip, options.threshold)
     outermost = with_classifier(limited, classifier, names, options)
     # So that impossible levels are refused before anything is written.

@@ -1,9 +1,11 @@
-"""Reads published checkpoints of the EDM family (EDM, CDM, Patch Diffusion) without running their code.
+"""Reads published checkpoints of the EDM family (EDM, CDM, Patch Diffusion, ECT) without running their code.
 
 They store objects as class name, source code and state. Only name and state are used, to build our own denoiser.
 """
 
 import inspect
+import math
+from numbers import Real
 from pathlib import PurePath
 from typing import Any
 
@@ -17,6 +19,7 @@ from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.edm import EDMPrecond
+from elucid.training.preconds.fewstep.consistency import ConsistencyPrecond
 from elucid.training.preconds.iddpm import iDDPMPrecond
 from elucid.training.preconds.ve import VEPrecond
 from elucid.training.preconds.vp import VPPrecond
@@ -39,7 +42,13 @@ PRECONDS = {
     "iDDPMPrecond": iDDPMPrecond,
     "EDMPrecond": EDMPrecond,
     "Patch_EDMPrecond": EDMPrecond,  # with two coordinate channels
+    "ECMPrecond": ConsistencyPrecond,  # EDM's while training, shifted by sigma_min in evaluation
 }
+CONSISTENCY_SAMPLING = {
+    "sampler": {"name": "consistency"},
+    "schedule": {"name": "chosen", "levels": [80.0, 0.821]},
+}
+"""How ECT's models are sampled (Geng et al. 2024, arXiv 2406.14548): the levels of one step and of two."""
 INTERFACE = {"img_resolution", "img_channels", "out_channels", "label_dim", "use_fp16", "model_type"}
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 NETWORK_ARGUMENTS = ("img_resolution", "in_channels", "out_channels")
@@ -72,6 +81,7 @@ def read_edm_pickle(content: dict) -> dict[str, Any]:
         "emas": {"ema": denoiser},
         "encoder": {"name": "vae" if spec.latent else "rgb"},
         "dataset": dataset,
+        **(CONSISTENCY_SAMPLING if isinstance(denoiser, ConsistencyPrecond) else {}),
     }
 
 
@@ -107,8 +117,16 @@ def read_denoiser(record: Record) -> Denoiser:
         options.pop(option, None)
     options["vector"] = dict(spec.vector)
     precond_options = {name: value for name, value in outer.items() if name in own}
+    if precond is ConsistencyPrecond:
+        precond_options = {"boundary": "evaluation", **least_level(state), **precond_options}
     precond_options["precision"] = "fp16" if outer.get("use_fp16") else "fp32"
     return assemble(network, options, precond, precond_options, spec, parameters, buffers)
+
+
+def least_level(state: dict) -> dict[str, float]:
+    """Return the `sigma_min` that a recorded consistency model has, if it has one: its boundary lies there."""
+    value = state.get("sigma_min")
+    return {"sigma_min": float(value)} if isinstance(value, Real) and math.isfinite(value) and value >= 0 else {}
 
 
 def known(table: dict[str, type], kind: str, what: str) -> type:

@@ -1,10 +1,15 @@
 """Teachers: frozen denoisers that losses learn from."""
 
+import copy
+import re
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Load, Loss
 from elucid.training.preconds.base import Denoiser, Preconditioned
+
+UNUSED = re.compile(r"^uncertainty\.|\.map_augment\.")
+"""Weights of a teacher that a run without them does as well without: those of its training only."""
 
 
 def require_path(loss: Loss, path: str | None, what: str = "a teacher, the snapshot of a trained model") -> None:
@@ -39,3 +44,20 @@ def open_teacher(loss: Loss, load: Load, path: str | None, denoiser: Preconditio
 def name_of(loss: Loss) -> str:
     """Return the name that a loss was chosen by."""
     return loss.config["name"] if hasattr(loss, "config") else type(loss).__name__
+
+
+def copy_of_teacher(teacher: Any, denoiser: Denoiser, path: str | None, why: str) -> Denoiser:
+    """Return a copy of the run's denoiser with the teacher's weights. Raises UserError if they do not fit."""
+    made = copy.deepcopy(denoiser)
+    ours, theirs = made.state_dict(), teacher.denoiser.state_dict()
+    theirs = {name: one for name, one in theirs.items() if name in ours or not UNUSED.search(name)}
+    shapes, others = ({name: one.shape for name, one in state.items()} for state in (ours, theirs))
+    theirs_by_name, ours_by_name = type(teacher.denoiser).__name__, type(denoiser).__name__
+    if theirs_by_name != ours_by_name or shapes != others:
+        classes = teacher.spec.label_dim, denoiser.spec.label_dim
+        what = f"classes {classes[0]}, the run {classes[1]}" if classes[0] != classes[1] else "another network"
+        if theirs_by_name != ours_by_name:
+            what = f"the preconditioner {theirs_by_name}, the run {ours_by_name}"
+        raise UserError(f"`teacher`={path} has {what}, {why}; choose the teacher's `arch`, `precond` and classes")
+    made.load_state_dict(theirs)
+    return made.train().requires_grad_(True)

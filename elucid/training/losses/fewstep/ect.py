@@ -19,11 +19,10 @@ class ECT(ConsistencyPairs):
 
     r nears t from stage to stage: at first the target is nearly the clean image, as in diffusion, which a network of a
     trained model (`transfer`) knows; at last the pairs are close. There are `stages` equal ones in a training, or
-    one for each `double_mimg` million images. `noise` draws t. Distance: with `c` Pseudo-Huber over an image. Logged:
-    `stage` and `ratio` = 1 - q^-(stage+1). Raises UserError for impossible numbers.
+    one for each `double_mimg` million images. `noise` draws t. Distance: with `c` Pseudo-Huber over an image. FastGen
+    bounds the ratio by `ratio_limit` and r by `r_min`, and takes a `teacher`. Logged: `stage` and `ratio` =
+    1 - q^-(stage+1). Raises UserError for impossible numbers.
     """
-
-    uses_all_parameters = True
 
     def __init__(
         self,
@@ -37,14 +36,20 @@ class ECT(ConsistencyPairs):
         distance: str = "huber",
         c: float = 0.0,
         weighting: str = "gap",
+        ratio_limit: float = 1.0,
+        r_min: float = 0.0,
+        teacher: str | None = None,
+        solver: str = "heun",
     ):
-        super().__init__(distance, c, weighting)
+        super().__init__(distance, c, weighting, teacher, solver)
         if mapping not in MAPPINGS:
             raise UserError(f"loss.mapping={mapping!r} is unknown; choose from {', '.join(MAPPINGS)}")
         if not q > 1 or stages < 1 or (double_mimg is not None and not double_mimg > 0):
             raise UserError(f"loss.q={q:g} must be above 1, loss.stages={stages} 1 or more, loss.double_mimg above 0")
         self.noise, self.q, self.k, self.b, self.mapping = noise, q, k, b, mapping
-        self.stages, self.double_mimg = stages, double_mimg
+        if not 0 < ratio_limit <= 1 or r_min < 0:
+            raise UserError(f"loss.ratio_limit={ratio_limit:g} must be in (0, 1], loss.r_min={r_min:g} not negative")
+        self.stages, self.double_mimg, self.ratio_limit, self.r_min = stages, double_mimg, ratio_limit, r_min
 
     def check(self, denoiser) -> None:
         super().check(denoiser)
@@ -56,10 +61,14 @@ class ECT(ConsistencyPairs):
             return int(step.nimg // (self.double_mimg * 1e6))
         return min(math.floor(step.progress * self.stages), self.stages - 1)
 
+    def gap(self, stage: int) -> float:
+        """Return q^-(stage+1), at least 1 - `ratio_limit`: what (t - r) / t tends to for large t."""
+        return max(self.q ** -(stage + 1), 1 - self.ratio_limit)
+
     def lower(self, t: Tensor, stage: int) -> Tensor:
         """Return r of t."""
         factor = 1 + self.k * torch.sigmoid(-self.b * t) if self.mapping == "sigmoid" else 1.0
-        return (t * (1 - self.q ** -(stage + 1) * factor)).clamp_min(0)
+        return (t * (1 - self.gap(stage) * factor)).clamp_min(self.r_min)
 
     def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         t = self.noise.sample(len(batch), denoiser, batch.images.device)
@@ -67,4 +76,4 @@ class ECT(ConsistencyPairs):
 
     def terms(self, step: Step, t: Tensor, r: Tensor) -> dict[str, Tensor]:
         stage = self.stage(step)
-        return {"stage": t.new_tensor(float(stage)), "ratio": t.new_tensor(1 - self.q ** -(stage + 1))}
+        return {"stage": t.new_tensor(float(stage)), "ratio": t.new_tensor(1 - self.gap(stage))}

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import random_state, random_state_kept, set_random_state
-from elucid.training.losses.base import Loss, require_denoiser
+from elucid.training.losses.base import Load, Loss, require_denoiser
+from elucid.training.losses.distillation.teacher import open_teacher
 from elucid.training.losses.fewstep.distances import Distance, weight_of
 from elucid.training.preconds.base import LEAST_LEVEL, Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, Step
+
+SOLVERS = ("euler", "heun")
 
 TINY = 1e-4
 """A noise level at which a consistency model must return its input."""
@@ -20,22 +23,34 @@ class ConsistencyPairs(Loss):
     """weight(t, r) d(f(x_t; t), f-(x_r; r)), x_t = y + t n, x_r on the probability flow through x_t, r < t.
 
     f = D is to be where the flow ends, the same for both points (Song et al. 2023, arXiv 2303.01469, definition 1). f-
-    is without gradient, with the same dropout masks; at r = 0 it is the clean image, which is D(x; 0). A subclass draws
-    t and r (`levels`), and may take another f- (`target`), another step (`step_back`), or several kinds of pairs.
-    `distance` and `weighting` are names of `distances`. The loss of an image is its published value, no sum over
-    elements.
+    is without gradient, with the same dropout masks; at r = 0 it is x_0 itself. A subclass draws t and r (`levels`),
+    and may take another f- (`target`). x_r = y + r n, an Euler step with the clean image in the place of D, or a step
+    of the probability flow of a `teacher` by the `solver` euler or heun. `distance` and `weighting` are names of
+    `distances`. The loss of an image is its published value, no sum over elements.
     """
 
     mean = True
     sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0, 0.821]}}
 
-    def __init__(self, distance: str, c: float, weighting: str):
+    uses_all_parameters = True
+
+    def __init__(
+        self, distance: str, c: float | None, weighting: str, teacher: str | None = None, solver: str = "heun"
+    ):
         super().__init__()
+        if solver not in SOLVERS:
+            raise UserError(f"loss.solver={solver!r} is unknown; choose from {', '.join(SOLVERS)}")
         self.distance, self.weighting = Distance(distance, c), weight_of(weighting)
+        self.teacher_path, self.solver = teacher, solver
+        self.teacher = None
 
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)
         require_boundary(self, denoiser)
+
+    def setup(self, denoiser: Denoiser, load: Load) -> None:
+        if self.teacher_path is not None:
+            self.teacher = open_teacher(self, load, self.teacher_path, denoiser)
 
     @abstractmethod
     def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
@@ -45,9 +60,17 @@ class ConsistencyPairs(Loss):
         """Return f-."""
         return denoiser
 
-    def step_back(self, denoiser: Denoiser, batch: Batch, x: Tensor, t: Tensor, r: Tensor, noise: Tensor) -> Tensor:
-        """Return x_r; by default y + r n, an Euler step with the clean image for D."""
-        return batch.images + r * noise
+    def step_back(self, batch: Batch, x: Tensor, t: Tensor, r: Tensor, noise: Tensor) -> Tensor:
+        """Return x_r."""
+        if self.teacher is None:
+            return batch.images + r * noise
+        slope = (x - self.teacher(x, t, batch.cond).x0) / t
+        lower = x + (r - t) * slope
+        if self.solver == "euler":
+            return lower
+        at = r.clamp_min(LEAST_LEVEL)
+        other = (lower - self.teacher(lower, at, batch.cond).x0) / at
+        return torch.where(r > 0, x + (r - t) * (slope + other) / 2, lower)
 
     def terms(self, step: Step, t: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Return what is logged beside the loss, e.g. the stage of a curriculum."""
@@ -64,10 +87,10 @@ class ConsistencyPairs(Loss):
         x, state = images + t * noise, random_state(device)
         student = denoiser(x, t, batch.cond).x0
         with torch.no_grad(), random_state_kept(device):
-            lower = self.step_back(denoiser, batch, x, t, r, noise)
+            lower = self.step_back(batch, x, t, r, noise)
             set_random_state(state, device)
             target = self.target(denoiser)(lower, r.clamp_min(LEAST_LEVEL), batch.cond).x0
-            target = torch.where(r > 0, target, images.to(target.dtype))
+            target = torch.where(r > 0, target, lower.to(target.dtype))  # D(x; 0) = x
         return self.distance(student, target) * self.weighting(t, r, denoiser).reshape(-1)
 
 

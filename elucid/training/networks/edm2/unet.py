@@ -11,7 +11,7 @@ from elucid.training.networks.conditioning import NUMBERS, Conditioned
 from elucid.training.networks.edm2.blocks import Balance, Design, EDM2Block
 from elucid.training.networks.edm2.layers import FourierFeatures, UnitLayer, force_unit_rows
 from elucid.training.networks.layers import PositionalEmbedding
-from elucid.training.networks.resolutions import ResolutionPlan, limit_dropout
+from elucid.training.networks.resolutions import BOTTLENECK, ResolutionPlan, inner_layers, limit_dropout
 from elucid.training.types import Cond, Step
 
 
@@ -28,6 +28,7 @@ class EDM2UNet(Conditioned):
     ones beside the image), `embedding_type` "positional", `cosine_attention` (C), `normalised_weights` (D),
     `forced_weights` (E), `group_norm`, `pixel_norm` (F), `unit_functions` (SiLU, sums, concatenations, Fourier
     features; G). `vector` maps names of vector conditions to widths; labels have their balance, others are added.
+    `features` as in `SongUNet`.
     """
 
     map_names = {"labels": "emb_label"}
@@ -64,6 +65,7 @@ class EDM2UNet(Conditioned):
         group_norm: bool = False,
         pixel_norm: bool = True,
         unit_functions: bool = True,
+        features: list[str] = (),
     ):
         super().__init__(vector)
         plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
@@ -80,7 +82,7 @@ class EDM2UNet(Conditioned):
         for name, width in (("channel_mult_noise", channel_mult_noise), ("channel_mult_emb", channel_mult_emb)):
             if width is not None and width < 1:
                 raise UserError(f"{name}={width} must be 1 or more, or null for the width of a level")
-        self.halvings, self.forced_weights = plan.halvings, forced_weights
+        self.halvings, self.forced_weights, self.features = plan.halvings, forced_weights, inner_layers(features)
         self.constant_channel, self.channels_per_head = constant_channel, channels_per_head
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.design = Design(biases, cosine_attention, normalised_weights, group_norm, pixel_norm, unit_functions)
@@ -182,7 +184,7 @@ class EDM2UNet(Conditioned):
             emb = self.add_mapped(emb, name, cond)
         return F.silu(emb) * self.design.silu_gain
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         emb = self.embed(c_noise, cond).to(x.dtype)
         if self.constant_channel:
             x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
@@ -190,14 +192,18 @@ class EDM2UNet(Conditioned):
         for layer in self.enc.values():
             x = layer(x) if isinstance(layer, UnitLayer) else layer(x, emb)
             skips.append(x)
+        found = x
         for name, block in self.dec.items():
             if "_block" in name:
                 x = self.design.concat(x, skips.pop(), self.concat_balance)
             x = block(x, emb)
+            if name.endswith("_in1"):
+                found = x
         x = self.out_norm(x)
         if self.design.group_norm:
             x = F.silu(x) * self.design.silu_gain
-        return self.out_conv(x, self.out_gain)
+        out = self.out_conv(x, self.out_gain)
+        return (out, {BOTTLENECK: found}) if self.features else out
 
     def after_step(self, step: Step) -> None:
         """Force the weights back to rows of magnitude 1, once per optimizer step."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.networks.conditioning import NUMBERS
 from elucid.training.networks.edm2.layers import UnitLayer, force_unit_rows
 from elucid.training.types import Cond, Step
 
@@ -14,8 +15,8 @@ class PointLayers(nn.Module):
     """Base class: `num_layers` layers of `hidden` units and a last one, which keep magnitudes, for points [B,C,1,1].
 
     Inputs are x, c_noise, a one, and vector conditions as they are, labels times the root of their number. With
-    `log_noise`, ln(1 + c_noise) / 2 stands for c_noise, which some preconditioners count to 1000. Raises UserError for
-    larger images.
+    `log_noise`, ln(1 + c_noise) / 2 stands for c_noise, which some preconditioners count to 1000, and for a second
+    level. Raises UserError for larger images.
     """
 
     name: str
@@ -52,11 +53,15 @@ class PointLayers(nn.Module):
 
     def features(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """Return the inputs of the first layer [B,D]."""
-        level = c_noise.abs().log1p() * c_noise.sign() / 2 if self.log_noise else c_noise
-        parts = [x.flatten(1), level[:, None].to(x.dtype), torch.ones_like(x.flatten(1)[:, :1])]
+        parts = [x.flatten(1), self.number(c_noise)[:, None].to(x.dtype), torch.ones_like(x.flatten(1)[:, :1])]
         for name, width in self.vector.items():
-            parts.append(cond[name].to(x.dtype) * (math.sqrt(width) if name == "labels" else 1.0))
+            value = self.number(cond[name]) if name in NUMBERS else cond[name]
+            parts.append(value.to(x.dtype) * (math.sqrt(width) if name == "labels" else 1.0))
         return torch.cat(parts, dim=1)
+
+    def number(self, value: Tensor) -> Tensor:
+        """Return a noise level or another number of the preconditioner's as the layers see it."""
+        return value.abs().log1p() * value.sign() / 2 if self.log_noise else value
 
     def after_step(self, step: Step) -> None:
         force_unit_rows(self)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.conditioning import Conditioned
 from elucid.training.networks.layers import zeros
+from elucid.training.networks.resolutions import BOTTLENECK
 from elucid.training.networks.transformers.embeddings import LabelEmbedder, TimeEmbedder
 from elucid.training.types import Cond
 
@@ -18,7 +19,8 @@ from elucid.training.types import Cond
 class TokenNetwork(Conditioned):
     """Base class of transformers on the patches of an image, whose `blocks` are their regions.
 
-    `features` names blocks, such as "block8", whose output tokens [B,N,D] `forward` returns in a dict beside its own.
+    `features` names blocks, such as "block8", whose output tokens [B,N,D] `forward` returns in a dict beside its own;
+    "bottleneck" stands for the middle one, block ceil(depth / 2).
     Conditions are embedded with `model_channels` and added: time, labels, and others by a linear map that starts at 0.
     With `context_tokens` there are as many learned positions for tokens of the labels.
     """
@@ -44,7 +46,7 @@ class TokenNetwork(Conditioned):
         self.grid = patch_grid(img_resolution, patch)
         self.patch, self.img_resolution = patch, img_resolution
         require_heads(model_channels, num_heads)
-        self.features = feature_blocks(features, depth)
+        self.features, self.middle = feature_blocks(features, depth), (depth + 1) // 2
         if not 0 < time_period < math.inf:
             raise UserError(f"network.time_period={time_period} must be above 0 and finite, e.g. 10000")
         # Own weights first, in the order in which `reset_parameters` of all modules draws them.
@@ -90,6 +92,8 @@ class TokenNetwork(Conditioned):
         """Add the output of block `index`, counted from 0, to the features that were found, if it is one."""
         if (name := f"block{index + 1}") in self.features:
             found[name] = tokens
+        if index + 1 == self.middle and BOTTLENECK in self.features:
+            found[BOTTLENECK] = tokens
 
 
 def patch_grid(img_resolution: int | list[int], patch: int) -> tuple[int, int]:
@@ -146,9 +150,9 @@ def nearest(value: int, fitting: list[int]) -> str:
 
 
 def feature_blocks(features: Iterable[str], depth: int) -> tuple[str, ...]:
-    """Return the names of features. Raises UserError unless each is that of a block, "block1" to "block{depth}"."""
+    """Return the names of features. Raises UserError unless each is "bottleneck" or "block1" to "block{depth}"."""
     for name in features:
         match = re.fullmatch(r"block(\d+)", name)
-        if not match or not 1 <= int(match[1]) <= depth:
+        if name != BOTTLENECK and (not match or not 1 <= int(match[1]) <= depth):
             raise UserError(f"the network has no inner layer {name!r}; it has block1 to block{depth}")
     return tuple(features)

@@ -1,1 +1,1 @@
-"""Preconditioners of models of one step or a few."""
+"""Preconditioners of models that make an image in one step or a few."""

@@ -16,7 +16,6 @@ class ConsistencySampler(Sampler):
 
     from_pure_noise = True
     default_steps = 1
-    default_schedule = "chosen"
 
     def __init__(self, sigma_end: float = 0.0):
         if sigma_end < 0:

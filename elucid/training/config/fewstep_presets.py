@@ -1,0 +1,71 @@
+"""Presets of published recipes of one and two steps; docs/fewstep.md has their figures, and what is our choice.
+
+Those that start from a trained model need `transfer`, those that learn from one `teacher`. Sources: Song et al. 2023
+(arXiv 2303.01469), Song & Dhariwal 2023 (2310.14189), Geng et al. 2024 (2406.14548), Lee et al. 2024 (2410.14895), Lu &
+Song 2024 (2410.11081), Geng et al. 2025 (2505.13447), Zhou et al. 2025 (2503.07565), Yin et al. 2024 (2405.14867).
+"""
+
+from typing import Any
+
+from elucid.training.config.discrete_presets import NO_WARMUP, PLAIN_EMA, half_life
+from elucid.training.config.edm2_presets import SIZES
+from elucid.training.config.transformer_presets import SD_LATENTS, assignments
+
+CIFAR10 = {"cond": False, "arch": "ddpmpp", "augment": 0.0}
+ECT_RATES = {"s": 1e-3, "m": 9e-4, "l": 8e-4, "xl": 7e-4}
+MEAN_FLOWS = (("b", 4), ("b", 2), ("l", 2), ("xl", 2))
+
+
+def recipe(base: dict[str, Any], steps: int, batch: int, decay: float, **more: Any) -> dict[str, Any]:
+    """Return the flags of so many steps with an average of this decay; `more` has flags, and options with a dot."""
+    flags = {**base, "batch": batch, "duration": steps * batch / 1e6, "ema": [half_life(batch, decay)]}
+    flags |= {name: value for name, value in more.items() if "." not in name}
+    options = {name: value for name, value in more.items() if "." in name}
+    warm = [] if "lr_schedule.warmup_kimg" in options else [NO_WARMUP]
+    return {**flags, "set": [*assignments(options), *warm, PLAIN_EMA]}
+
+
+def ect_imagenet(size: str, lr: float) -> dict[str, Any]:
+    """Return ECT's recipe of ImageNet-64, from EDM2's networks; its average is EDM2's, as our sources name none."""
+    options = {
+        "optimizer.betas": [0.9, 0.99],
+        "lr_schedule.reference_mimg": 2000 * 128 / 1e6,
+        "network.dropout_side": 16,
+        "loss.q": 4,
+        "loss.c": 0.06,
+        "loss.weighting": "karras",
+        "loss.noise.P_mean": -0.8,
+        "loss.noise.P_std": 1.6,
+        "schedule.levels": [80.0, 1.526],
+        "ema.name": "power",
+        "ema.stds": [0.05, 0.1],
+    }
+    flags = {"arch": "edm2", "cbase": SIZES[size], "cond": True, "augment": 0.0, "loss": "ect", "lr": lr}
+    flags |= {"lr_schedule": "inverse_sqrt", "dropout": 0.4 if size == "s" else 0.5, "precision": "fp16", "ls": 1}
+    return {**flags, "batch": 128, "duration": 12.8, "set": [*assignments(options), NO_WARMUP]}
+
+
+def mean_flow(size: str, patch: int) -> dict[str, Any]:
+    """Return MeanFlow's recipe of ImageNet-256, 240 epochs of SD latents by a transformer."""
+    options = {
+        "network.patch": patch,
+        "precond.time_scale": 1000,
+        "loss.ratio": 0.25,
+        "loss.p": 1.0,
+        "loss.eps": 0.01,
+        "loss.P_mean": -0.4,
+        "loss.P_std": 1.0,
+        "optimizer.betas": [0.9, 0.95],
+    }
+    flags = {"cond": True, "arch": f"sit-{size}", "augment": 0.0, "precond": "flow", "loss": "mean_flow", "lr": 1e-4}
+    return recipe(flags, 240 * 1_281_167 // 256, 256, 0.9999, label_dropout=0.1, xflip=True, **options, **SD_LATENTS)
+
+
+FEWSTEP_PRESETS: dict[str, dict[str, Any]] = {
+    "ect-cifar10": recipe(
+        CIFAR10, 200_000, 128, 0.9999, loss="ect", optimizer="radam", lr=1e-4, dropout=0.2, tick=12.8,
+        **{"loss.double_mimg": 250 * 12.8e-3},
+    ),
+    **{f"ect-imagenet64-{size}": ect_imagenet(size, lr) for size, lr in ECT_RATES.items()},
+    **{f"mean_flow-imagenet256-{size}-{patch}": mean_flow(size, patch) for size, patch in MEAN_FLOWS},
+}  # fmt: skip

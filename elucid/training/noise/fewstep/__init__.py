@@ -1,0 +1,1 @@
+"""Noise levels of models that make an image in one step or a few."""
