@@ -86,6 +86,12 @@ def spec_arguments(target: type, spec: NetSpec, name: str) -> dict:
             f"the loss needs the inner layers {', '.join(spec.features)}, which the network {name} does not give; use "
             "another `arch`, or add the argument features to its constructor"
         )
+    layers = getattr(target, "feature_layers", spec.features)
+    if lacking := [one for one in spec.features if one not in layers]:
+        raise UserError(
+            f"the loss needs the inner layers {', '.join(lacking)}, which the network {name} does not give, only "
+            f"{', '.join(layers)}; use that, or another `arch`"
+        )
     return {argument: value for argument, value in given.items() if argument in taken}
 
 

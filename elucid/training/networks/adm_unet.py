@@ -121,6 +121,7 @@ class ADMUNet(ADMHalf):
     """
 
     uses_all_parameters = recordable = True
+    feature_layers = (BOTTLENECK,)
 
     def __init__(
         self,

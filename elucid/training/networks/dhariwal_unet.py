@@ -27,6 +27,7 @@ class DhariwalUNet(Conditioned):
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
+    feature_layers = (BOTTLENECK,)
 
     def __init__(
         self,

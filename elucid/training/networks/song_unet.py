@@ -48,6 +48,7 @@ class SongUNet(Conditioned):
     """
 
     uses_all_parameters = takes_channels_last = recordable = True
+    feature_layers = (BOTTLENECK,)
 
     def __init__(
         self,

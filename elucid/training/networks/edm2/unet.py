@@ -34,6 +34,7 @@ class EDM2UNet(Conditioned):
     map_names = {"labels": "emb_label"}
 
     uses_all_parameters = takes_channels_last = recordable = True
+    feature_layers = (BOTTLENECK,)
 
     def __init__(
         self,

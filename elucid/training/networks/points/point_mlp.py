@@ -19,6 +19,7 @@ class PointMLP(PointLayers):
 
     name = "points_mlp"
     uses_all_parameters = recordable = True
+    feature_layers = (BOTTLENECK,)
 
     def __init__(
         self,
