@@ -26,21 +26,22 @@ TEACHER = "--preset=demo --duration=0.064 --tick=16 --snap=100 --dump=1"
 TUNED = f"{COMMON} --optimizer=radam --lr=5e-4 --duration=0.256 --transfer=TEACHER"
 
 DISTILLED = f"{COMMON} --optimizer=radam --lr=5e-4 --duration=0.128 --teacher=TEACHER"
-FROM_DATA = f"{COMMON} --optimizer=radam --lr=1e-3 --duration=0.256"
+FROM_DATA = f"{COMMON} --lr=2e-3 --ema=0.005 --duration=0.256"
+OFTEN_EQUAL = "--set loss.P_mean=-0.4 --set loss.P_std=1.0 --set loss.ratio=0.5"
 
 METHODS = {
     "ict": f"{TUNED} --loss=ict --set loss.end=80",
     "ect": f"{TUNED} --loss=ect",
     "tcm": f"{COMMON} --optimizer=radam --lr=2e-4 --duration=0.128 --loss=tcm --teacher=ect",
     "scm": f"{TUNED} --loss=uncertainty(scm) --set loss.base.warmup=1000",
-    "mean_flow": f"{FROM_DATA} --precond=flow --loss=mean_flow",
+    "mean_flow": f"{FROM_DATA} --precond=flow --loss=mean_flow {OFTEN_EQUAL}",
     "imm": f"{FROM_DATA} --precond=imm --loss=imm --set loss.k=6",
     "cd": f"{DISTILLED} --loss=cd",
     "dmd2": f"{COMMON} --lr=1e-4 --duration=0.032 --loss=dmd2 --teacher=TEACHER",
     "ct": f"{TUNED} --loss=ct --set loss.start=10 --set loss.end=80",
     "scd": f"{DISTILLED} --loss=uncertainty(scd) --set loss.base.warmup=500",
     "progressive": f"{DISTILLED} --loss=progressive --set loss.start=16",
-    "improved_mean_flow": f"{FROM_DATA} --precond=flow --loss=improved_mean_flow",
+    "improved_mean_flow": f"{FROM_DATA} --precond=flow --loss=improved_mean_flow {OFTEN_EQUAL}",
 }
 """The flags of each method: the eight first, then their kin. TEACHER stands for the snapshot of the diffusion model, a
 name of a method for that of it, trained before."""
