@@ -12,6 +12,7 @@ from tests.vaes import save_pictures
 
 FLAGS = ["--arch=ddpmpp", "--cbase=8", "--cres=1", "--set=network.num_blocks=1", "--set=network.attn_resolutions=[]"]
 FLAGS += ["--augment=0", "--cond=1", "--batch=4", "--ema=0.0001", "--seed=2", "--device=cpu", "--nosubdir", "--lr=1e-3"]
+FLAGS += ["--set=lr_schedule.warmup_kimg=0"]
 FLAGS += ["--duration=0.000032", "--tick=0.008", "--snap=0", "--dump=1", "--set=loop.grid_images=1", "--dropout=0.1"]
 
 OWN = {
