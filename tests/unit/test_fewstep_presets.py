@@ -18,12 +18,6 @@ def options_of(name, monkeypatch, **flags):
 
 
 KINDS = {one: one for one in ("loss", "network", "sampler", "schedule")} | {"precond": "preconditioner"}
-    "loss": "loss",
-    "precond": "preconditioner",
-    "network": "network",
-    "sampler": "sampler",
-    "schedule": "schedule",
-}
 
 
 @pytest.mark.parametrize("name", FEWSTEP_PRESETS)
