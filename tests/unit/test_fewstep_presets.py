@@ -17,7 +17,7 @@ def options_of(name, monkeypatch, **flags):
     return options_from(TrainOptions(preset=name, data="x.zip", seed=0, **flags).flags())
 
 
-KINDS = {"loss": "loss", "precond": "preconditioner", "network": "network", "sampler": "sampler", "schedule": "schedule"}
+KINDS = {one: one for one in ("loss", "network", "sampler", "schedule")} | {"precond": "preconditioner"}
 
 
 @pytest.mark.parametrize("name", FEWSTEP_PRESETS)
