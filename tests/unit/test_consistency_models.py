@@ -157,3 +157,31 @@ def test_impossible_numbers(component, message):
 def test_a_teacher_must_be_given(name):
     with pytest.raises(UserError, match=f"loss {name} needs .*`teacher`"):
         make(name, "loss").check(denoiser())
+
+
+def test_pairs_never_coincide():
+    """A late stage of a large q: 256^-8 of t is nothing in float32, and 0 times 1 / 0 no loss."""
+    student = denoiser()
+    loss = set_up("ect", student, q=256.0)
+    t, r = loss.levels(student, batch(64), step_at(999, 1000))
+    assert (r < t).all() and loss.at(student, batch(64), t, r, torch.randn(64, 1, 8, 8)).isfinite().all()
+    bounded = set_up("ect", student, r_min=0.002)
+    assert all((r < t).all() for t, r in (bounded.levels(student, batch(64), step_at(nimg)) for nimg in range(20)))
+
+
+@pytest.mark.parametrize("name", ["ct", "ect", "cd", "tcm"])
+def test_all_parameters_are_used(name):
+    from elucid.training.objective import Objective
+
+    student, teacher = denoiser(), denoiser(1)
+    loss = set_up(name, student, teacher if name in ("cd", "tcm") else None)
+    objective = Objective(student, loss)
+    assert objective.uses_all_parameters
+    objective(batch(), step_at()).loss.sum().backward()
+    assert all(one.grad is not None for one in student.parameters())
+
+
+def test_the_second_stage_is_sampled_where_it_was_trained():
+    from elucid.training.losses.fewstep.tcm import TCM
+
+    assert min(TCM.sampling["schedule"]["levels"]) >= make({"name": "tcm", "teacher": "x"}, "loss").transition

@@ -12,6 +12,8 @@ class ConsistencyDistillation(ConsistencyTraining):
     both ends, so that a fixed grid of 39 intervals is enough. Raises UserError without a `teacher`.
     """
 
+    uses_all_parameters = True
+
     def check(self, denoiser: Preconditioned) -> None:
         super().check(denoiser)
         require_path(self, self.teacher_path)

@@ -28,6 +28,8 @@ class ConsistencyTraining(ConsistencyPairs):
     options as in `ConsistencyPairs`. Logged: `intervals` and `target_decay`. Raises UserError for impossible numbers.
     """
 
+    uses_all_parameters = True
+
     def __init__(
         self,
         curriculum: str = "growing",

@@ -13,6 +13,9 @@ from elucid.training.types import Batch, Step
 
 MAPPINGS = ("sigmoid", "const")
 
+NEAREST = 1 - 2.0**-20
+"""Largest r / t, so that t - r is not 0 in float32, whatever the stage."""
+
 
 class ECT(ConsistencyPairs):
     """Pairs t and r = max(t (1 - q^-(stage+1) n(t)), 0), n = 1 + k sigmoid(-b t), or 1 with `mapping` "const".
@@ -23,6 +26,8 @@ class ECT(ConsistencyPairs):
     bounds the ratio by `ratio_limit` and r by `r_min`, and takes a `teacher`. Logged: `stage` and `ratio` =
     1 - q^-(stage+1). Raises UserError for impossible numbers.
     """
+
+    uses_all_parameters = True
 
     def __init__(
         self,
@@ -71,8 +76,8 @@ class ECT(ConsistencyPairs):
         return (t * (1 - self.gap(stage) * factor)).clamp_min(self.r_min)
 
     def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        t = self.noise.sample(len(batch), denoiser, batch.images.device)
-        return t, self.lower(t, self.stage(step))
+        t = self.noise.sample(len(batch), denoiser, batch.images.device).clamp_min(2 * self.r_min)
+        return t, torch.minimum(self.lower(t, self.stage(step)), t * NEAREST)
 
     def terms(self, step: Step, t: Tensor, r: Tensor) -> dict[str, Tensor]:
         stage = self.stage(step)

@@ -68,7 +68,7 @@ class ConsistencyPairs(Loss):
         lower = x + (r - t) * slope
         if self.solver == "euler":
             return lower
-        at = r.clamp_min(LEAST_LEVEL)
+        at = positive(r)
         other = (lower - self.teacher(lower, at, batch.cond).x0) / at
         return torch.where(r > 0, x + (r - t) * (slope + other) / 2, lower)
 
@@ -89,9 +89,14 @@ class ConsistencyPairs(Loss):
         with torch.no_grad(), random_state_kept(device):
             lower = self.step_back(batch, x, t, r, noise)
             set_random_state(state, device)
-            target = self.target(denoiser)(lower, r.clamp_min(LEAST_LEVEL), batch.cond).x0
+            target = self.target(denoiser)(lower, positive(r), batch.cond).x0
             target = torch.where(r > 0, target, lower.to(target.dtype))  # D(x; 0) = x
         return self.distance(student, target) * self.weighting(t, r, denoiser).reshape(-1)
+
+
+def positive(r: Tensor) -> Tensor:
+    """Return levels above 0 for those that a network is asked at, although nobody looks at what it says for 0."""
+    return torch.where(r > 0, r, LEAST_LEVEL)
 
 
 def require_boundary(loss: Loss, denoiser: Denoiser) -> None:

@@ -21,6 +21,9 @@ class TCM(ConsistencyPairs):
     means. Raises UserError without a first stage, and for impossible numbers.
     """
 
+    uses_all_parameters = True
+    sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0, 1.0]}}
+
     def __init__(
         self,
         noise: NoiseDistribution,
