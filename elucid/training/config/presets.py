@@ -2,11 +2,12 @@
 
 The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023, patch-* from Wang et al. 2023; those of
 models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete_presets`, EDM2's in `edm2_presets`,
-transformers' in `transformer_presets`.
+transformers' in `transformer_presets`, those of one and two steps in `fewstep_presets`.
 """
 
 from elucid.training.config.discrete_presets import DISCRETE_PRESETS
 from elucid.training.config.edm2_presets import EDM2_PRESETS
+from elucid.training.config.fewstep_presets import FEWSTEP_PRESETS
 from elucid.training.config.transformer_presets import TRANSFORMER_PRESETS
 
 _AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}
@@ -97,4 +98,5 @@ PRESETS = {
     **DISCRETE_PRESETS,
     **EDM2_PRESETS,
     **TRANSFORMER_PRESETS,
+    **FEWSTEP_PRESETS,
 }
