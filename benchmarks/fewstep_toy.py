@@ -39,15 +39,15 @@ COMMON = {
     "lr_schedule": {"name": "linear"},
     "ema": {"name": "power", "stds": [0.05]},
 }
-DIFFUSION = {"loss": {"name": "edm", "noise": NOISE}, "steps": 4000, "lr": 1e-2}
+DIFFUSION = {"loss": {"name": "edm", "noise": NOISE}, "steps": 6000, "lr": 1e-2}
 
 METHODS: dict[str, dict] = {
-    "ict": {"loss": {"name": "ict", "c": 0.03}, "start": "diffusion", "steps": 3000},
-    "ect": {"loss": {"name": "ect", "noise": NOISE, "c": 0.03}, "start": "diffusion", "steps": 3000},
+    "ict": {"loss": {"name": "ict", "c": 0.03}, "start": "diffusion", "steps": 4000},
+    "ect": {"loss": {"name": "ect", "noise": NOISE, "c": 0.03}, "start": "diffusion", "steps": 4000},
     "tcm": {"loss": {"name": "tcm", "c": 0.03}, "start": "ect", "teacher": "ect", "steps": 2000, "lr": 2e-3},
-    "scm": {"loss": {"name": "scm", "noise": NOISE, "warmup": 1000}, "start": "diffusion", "steps": 2500},
+    "scm": {"loss": {"name": "scm", "noise": NOISE, "c": 1.0, "warmup": 1000}, "start": "diffusion", "steps": 4000},
     "mean_flow": {
-        "loss": {"name": "mean_flow", "P_mean": 0.0, "P_std": 1.5},
+        "loss": {"name": "mean_flow", "P_mean": 0.0, "P_std": 1.5, "norm_p": 0.0},
         "precond": {"name": "flow"},
         "steps": 5000,
         "lr": 1e-2,
