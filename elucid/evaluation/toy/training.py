@@ -1,5 +1,6 @@
 """Trains a model of points with the loop's own step, on points that are drawn anew for each batch."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
-from elucid.training.snapshots.transfer import load_teacher
+from elucid.training.snapshots.transfer import Teacher, load_teacher
 from elucid.training.types import Batch, NetSpec, Step
 
 CPU = torch.device("cpu")
@@ -53,9 +54,20 @@ class Points:
 
 
 class PointRun:
-    """What `train_step` needs of a run. `options` are components by part, and `train` those of the training."""
+    """What `train_step` needs of a run. `options` are components by part, and `train` those of the training.
 
-    def __init__(self, mixture: Mixture, options: dict[str, Any], train: dict[str, Any], labelled: bool):
+    With a `teacher` a loss gets it, whatever path it names; `start` gives the weights that the network starts from.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        options: dict[str, Any],
+        train: dict[str, Any],
+        labelled: bool,
+        teacher: Denoiser | None = None,
+        start: Denoiser | None = None,
+    ):
         self.seed, self.batch, self.steps = train["seed"], train["batch"], train["steps"]
         seed_everything(self.seed)
         spec = NetSpec((1, 1), 2, vector={"labels": mixture.num_classes} if labelled else {})
@@ -64,7 +76,10 @@ class PointRun:
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
         if not isinstance(self.denoiser, Denoiser):
             raise UserError("`precond` is a classifier; the laboratory trains denoisers")
-        self.loss.setup(self.denoiser, lambda path: load_teacher(path, CPU))
+        if start is not None:
+            self.denoiser.load_state_dict(start.state_dict())
+        given = None if teacher is None else Teacher(copy.deepcopy(teacher))
+        self.loss.setup(self.denoiser, lambda path: given or load_teacher(path, CPU))
         self.objective = Objective(self.denoiser, self.loss)
         self.ema = make(options["ema"], "ema", "ema", denoiser=self.denoiser)
         schedule = make(options["lr_schedule"], "lr_schedule")
