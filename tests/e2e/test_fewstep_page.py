@@ -13,14 +13,6 @@ from tests.vaes import save_pictures
 PAGE = (scripts.ROOT / "docs" / "fewstep.md").read_text()
 COMMANDS = [one for one in re.findall(r"`(train\.py [^`]*)`", PAGE) if "--" in one]
 SMALL = ["--cbase=32", "--cres=1", "--set=network.num_blocks=1", "--device=cpu", "--batch=8", "--augment=0"]
-    "--cbase=32",
-    "--cres=1",
-    "--set=network.num_blocks=1",
-    "--device=cpu",
-    "--batch=8",
-    "--nosubdir",
-    "--augment=0",
-]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,9 @@ def with_teacher(name: str, data, **options):
 
 
 def two_clumps() -> Mixture:
-    return Mixture(torch.tensor([0.35, 0.65]), torch.tensor([[-0.5, 0.1], [0.4, 0.1]]), 0.15**2 * torch.eye(2).repeat(2, 1, 1))
+    return Mixture(
+        torch.tensor([0.35, 0.65]), torch.tensor([[-0.5, 0.1], [0.4, 0.1]]), 0.15**2 * torch.eye(2).repeat(2, 1, 1)
+    )
 
 
 @pytest.mark.parametrize(("sigma", "to"), [(1.0, 0.0), (3.0, 0.5), (80.0, 0.0)])
@@ -198,7 +200,9 @@ def tangents(name: str, data, c: float, share: float = 1.0, kind=ConsistencyMap)
     return found
 
 
-@pytest.mark.parametrize(("name", "data", "c"), [("scm", "gaussian", 0.1), ("scm", "clumps", 1e4), ("scd", "clumps", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "data", "c"), [("scm", "gaussian", 0.1), ("scm", "clumps", 1e4), ("scd", "clumps", 0.1)]
+)
 def test_tangents_vanish_at_the_exact_map(name, data, c):
     there, slopes, wrong = root(tangents(name, DATA[data], c))
     assert there.abs().max() < 1e-4 and wrong.abs().max() < 1e-4 and (slopes.diagonal() > 0.1).all()
