@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def test_ect_comes_near_the_exact_map(monkeypatch):
-    """A smaller network than the benchmark's, seconds: a third of the distance of the same model called once is left."""
+    """A smaller network than the benchmark's, a third of the distance of the model called once is left."""
     small = {"network": {"name": "points_mlp", "hidden": 64, "num_layers": 3}}
     monkeypatch.setattr(fewstep_toy, "COMMON", {**fewstep_toy.COMMON, **small})
     monkeypatch.setattr(fewstep_toy, "BATCH", 256)

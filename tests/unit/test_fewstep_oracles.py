@@ -64,7 +64,9 @@ def with_teacher(name: str, data, **options):
 
 
 def two_clumps() -> Mixture:
-    return Mixture(torch.tensor([0.35, 0.65]), torch.tensor([[-0.5, 0.1], [0.4, 0.1]]), 0.15**2 * torch.eye(2).repeat(2, 1, 1))
+    return Mixture(
+        torch.tensor([0.35, 0.65]), torch.tensor([[-0.5, 0.1], [0.4, 0.1]]), 0.15**2 * torch.eye(2).repeat(2, 1, 1)
+    )
 
 
 @pytest.mark.parametrize(("sigma", "to"), [(1.0, 0.0), (3.0, 0.5), (80.0, 0.0)])
@@ -99,7 +101,7 @@ def test_a_flow_runs_in_both_directions_and_in_parts():
 @pytest.mark.parametrize("name", ["ct", "ict", "ect", "tcm"])
 @pytest.mark.parametrize("gap", [0.2, 0.02])
 def test_pairs_of_a_gaussian_have_the_derived_bias(name, gap):
-    """E[x_r | x_t] is an Euler step, which shrinks: f(x_t) - E[f(x_r) | x_t] = (1 - cos) s u, u = (x_t - m) / deviation.
+    """E[x_r | x_t] is an Euler step, which shrinks: f(x_t) - E[f(x_r) | x_t] = (1 - cos) s u, u unit normal.
 
     cos is that of the angle of (s, t) and (s, r), so 1 - cos ~ ((t - r) s / (s^2 + t^2))^2 / 2, and the gradient with
     squares and the weight 1 / (t - r) is 2 b (1 - cos) s / (t - r): of the order of the gap.
@@ -160,7 +162,7 @@ def test_the_second_stage_meets_the_first():
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
 def test_distillation_errs_by_its_solver(data, solver, order):
-    """With the exact teacher a step of the solver errs by the gap to the power of order + 1, the gradient by one less."""
+    """With the exact teacher a step of the solver errs by the gap to the power order + 1, the gradient by one less."""
     loss = with_teacher("cd", DATA[data], solver=solver, distance="squares", weighting="gap")
     roots = [root(of_pairs(loss, DATA[data], 1.0, 1 - gap))[2].norm() for gap in (0.1, 0.05)]
     assert roots[0] / roots[1] == pytest.approx(2**order, rel=0.25)
@@ -198,7 +200,9 @@ def tangents(name: str, data, c: float, share: float = 1.0, kind=ConsistencyMap)
     return found
 
 
-@pytest.mark.parametrize(("name", "data", "c"), [("scm", "gaussian", 0.1), ("scm", "clumps", 1e4), ("scd", "clumps", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "data", "c"), [("scm", "gaussian", 0.1), ("scm", "clumps", 1e4), ("scd", "clumps", 0.1)]
+)
 def test_tangents_vanish_at_the_exact_map(name, data, c):
     there, slopes, wrong = root(tangents(name, DATA[data], c))
     assert there.abs().max() < 1e-4 and wrong.abs().max() < 1e-4 and (slopes.diagonal() > 0.1).all()
