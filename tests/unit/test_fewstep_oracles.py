@@ -250,7 +250,7 @@ def test_moments_of_two_clumps():
     """IMM: f_st(x_t) and f_sr(x_r) have one distribution, and other particles pull nowhere, whatever the data."""
     loss = make({"name": "imm", "k": 3, "own_pairs": False}, "loss")
 
-    def found(wrong, draws=20, count=20_000):
+    def found(wrong, draws=20, count=10_000):
         torch.manual_seed(0)
         each = []
         for _ in range(draws):
