@@ -65,7 +65,7 @@ METHODS: dict[str, dict] = {
 
 
 def energy(one: Tensor, other: Tensor) -> float:
-    """Return the energy distance of points [N,2] and [M,2], 2 E|a - b| - E|a - a'| - E|b - b'|, pairs without equals."""
+    """Return the energy distance of points [N,2] and [M,2], 2 E|a - b| - E|a - a'| - E|b - b'|, of different points."""
     within = [torch.cdist(part, part).sum() / (len(part) * (len(part) - 1)) for part in (one, other)]
     return float(2 * torch.cdist(one, other).mean() - sum(within))
 

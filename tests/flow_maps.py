@@ -14,7 +14,7 @@ from elucid.training.preconds.fewstep.imm import IMMPrecond
 from elucid.training.preconds.flow import FlowPrecond
 from elucid.training.types import Batch, NetSpec, Prediction
 
-HALVINGS, NEWTON = 26, 3
+HALVINGS, NEWTON = 12, 3
 
 
 class Line:
@@ -61,7 +61,8 @@ class Line:
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
         found = ((low + high) / 2).detach()
         for _ in range(NEWTON):
-            found = found + side * (share - self.tail(found, end, side)) / self.density(found, end)
+            there = self.tail(found, end, side)  # by logarithms, which are nearly straight far away
+            found = found + side * (share / there).log() * there / self.density(found, end)
         far = side * (self.tail(x, sigma, side) - self.tail(found, to, side))
         return found + far / self.density(found, end)
 
