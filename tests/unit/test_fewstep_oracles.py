@@ -73,7 +73,7 @@ def two_clumps() -> Mixture:
 def test_three_maps_agree(sigma, to):
     """Closed form, quantiles and the differential equation, of data whose coordinates are independent."""
     torch.manual_seed(0)
-    mixture, points = two_clumps(), torch.randn(100, 2, dtype=torch.float64) * math.sqrt(0.25 + sigma**2)
+    mixture, points = two_clumps(), torch.randn(12, 2, dtype=torch.float64) * math.sqrt(0.25 + sigma**2)
     deviation = mixture.variances[0, 0].sqrt()
     across = Line(mixture.means[:, 0].tolist(), [float(deviation)] * 2, mixture.weights.tolist())
     along = Gaussian(float(mixture.means[0, 1]), float(deviation))
@@ -85,17 +85,17 @@ def test_three_maps_agree(sigma, to):
     assert (alone.flow(points[:, 1], *ends) - along.flow(points[:, 1], *ends)).abs().max() < 1e-12
     assert (across.denoised(points[:, 0], ends[0]) - mixture.denoised(points, sigma)[:, 0]).abs().max() < 1e-10
     h = 1e-5
-    _, slope = torch.func.jvp(lambda x: across.flow(x, *ends), (points[:, 0],), (torch.ones(100).double(),))
+    _, slope = torch.func.jvp(lambda x: across.flow(x, *ends), (points[:, 0],), (torch.ones(12).double(),))
     far, near = (across.flow(points[:, 0] + sign * h, *ends) for sign in (1, -1))
     assert (slope - (far - near) / (2 * h)).abs().max() < 1e-5
 
 
 def test_a_flow_runs_in_both_directions_and_in_parts():
-    mixture = density("moons")
-    noise = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    there = flowed(mixture, noise, 80.0, 0.5)
-    assert (flowed(mixture, there, 0.5, 80.0) - noise).abs().max() < 1e-6
-    assert (flowed(mixture, there, 0.5) - flowed(mixture, noise, 80.0)).abs().max() < 1e-8
+    mixture = density("ring")
+    noise = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    there = flowed(mixture, 80 * noise, 80.0, 0.5, 1e-8)
+    assert (flowed(mixture, there, 0.5, 80.0, 1e-8) - 80 * noise).abs().max() < 1e-4
+    assert (flowed(mixture, there, 0.5, 0.0, 1e-8) - flowed(mixture, 80 * noise, 80.0, 0.0, 1e-8)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["ct", "ict", "ect", "tcm"])
@@ -137,7 +137,7 @@ def test_without_c_pairs_of_skewed_data_keep_a_bias():
     roots = {}
     for gap in (0.2, 0.1):
         loss = make({"name": "ect", "c": 0.0}, "loss")
-        roots[gap] = root(of_pairs(loss, CLUMPS, 1.0, 1 - gap, count=160))[2].norm()
+        roots[gap] = root(of_pairs(loss, CLUMPS, 1.0, 1 - gap, count=96))[2].norm()
     assert roots[0.1] > 0.6 * roots[0.2] and roots[0.1] > 0.03
 
 
@@ -235,7 +235,7 @@ def velocities(name: str, data, p: float, t: float = 0.6, r: float = 0.2):
 @pytest.mark.parametrize(("data", "p"), [("clumps", 0.0), ("gaussian", 0.75)])
 def test_mean_velocities_of_the_exact_map(name, data, p):
     """The target is linear in v, so that its mean given x_t is that of the velocity's mean: 0 at any gap."""
-    for t, r in ((0.6, 0.2), (0.7, 0.1), (0.5, 0.5)):
+    for t, r in ((0.6, 0.2), (0.5, 0.5)):
         there, slopes, wrong = root(velocities(name, DATA[data], p, t, r))
         assert there.abs().max() < 1e-4 and wrong.abs().max() < 1e-4 and (slopes.diagonal() > 0.1).all()
 
@@ -250,7 +250,7 @@ def test_moments_of_two_clumps():
     """IMM: f_st(x_t) and f_sr(x_r) have one distribution, and other particles pull nowhere, whatever the data."""
     loss = make({"name": "imm", "k": 3, "own_pairs": False}, "loss")
 
-    def found(wrong, draws=20, count=10_000):
+    def found(wrong, draws=10, count=4000):
         torch.manual_seed(0)
         each = []
         for _ in range(draws):
@@ -263,7 +263,7 @@ def test_moments_of_two_clumps():
 
     exact, error = found((0.0, 0.0))
     assert (exact.abs() < 4 * error).all()
-    for index, wrong in enumerate([(0.1, 0.0), (0.0, 0.1)]):
+    for index, wrong in enumerate([(0.3, 0.0), (0.0, 0.3)]):
         there, its_error = found(wrong)
         assert there[index] > 8 * max(its_error[index], error[index])
 
