@@ -38,14 +38,16 @@ def estimate(options: dict, device: torch.device, parameters: int) -> Iterator[s
 def timed(run: Run) -> Iterator[str]:
     """Yield lines about the time of a step and of the run, extrapolated from smaller batches, and the peak memory."""
     micro, passes = run.micro_batch_size, run.grad_accum_steps
-    run.grad_accum_steps, run.micro_batch_size = 1, 1
+    few = run.loss.batch_multiple
+    run.grad_accum_steps, run.micro_batch_size = 1, few
     _seconds(run)  # warms up
     small = _seconds(run)
-    # Increase the batch from one image as far as time allows; on a GPU measure the real micro-batch.
-    many = micro if run.device.type == "cuda" else max(1, min(micro, int(PATIENCE / 2 / max(small, 1e-6))))
+    # Increase the batch from the least as far as time allows; on a GPU measure the real micro-batch.
+    affordable = int(PATIENCE / 2 / max(small / few, 1e-6)) // few * few
+    many = micro if run.device.type == "cuda" else max(few, min(micro, affordable))
     run.micro_batch_size = many
-    large = _seconds(run) if many > 1 else small
-    per_image = (large - small) / (many - 1) if many > 1 else small
+    large = _seconds(run) if many > few else small
+    per_image = (large - small) / (many - few) if many > few else small / few
     per_image = per_image if per_image > 0 else large / many
     step = max(large - many * per_image, 0) + per_image * micro * passes
     steps = math.ceil(run.loop.total_nimg / run.loop.batch_size)

@@ -14,7 +14,7 @@ from elucid.evaluation.weighting import LearnedWeighting
 from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import states_in
 from elucid.torch_utils.signals import StopRequest, stop_signals
-from elucid.training.config.options import describe, explicit, options_from
+from elucid.training.config.options import describe, explicit, options_from, set_teacher
 from elucid.training.config.run_folders import (
     claim,
     find_state,
@@ -147,9 +147,12 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             folder, state = found
             known = nested or options_from({**flags, "data": ""})
             merged = merge_options(state, explicit(flags, set(options.given()), known))
+            set_teacher(merged["loss"], merged["loss"]["name"], flags["teacher"])
             named = [name.rpartition(":")[0] for name in code_names(known)]
             require_named(merged, [*named, *flags["plugins"]])
             return merged, folder, state
+    if nested is not None and flags["resume"]:
+        set_teacher(nested["loss"], nested["loss"]["name"], flags["teacher"])
     if nested is None:
         raise UserError("`data` is missing; create a dataset with dataset_tool.py and give its path")
     if not flags["outdir"] and writes:

@@ -37,7 +37,7 @@ def fit_batch(run) -> None:
     one image fits. All processes must call it together.
     """
     share = run.micro_batch_size * run.grad_accum_steps
-    size = largest_that_fits(run, sizes_of(share))
+    size = largest_that_fits(run, [one for one in sizes_of(share) if one % run.loss.batch_multiple == 0])
     if size is None:
         raise UserError(
             f"`batch_gpu`=auto: not even one image fits into the memory of {run.device}; {less_memory(run)}"

@@ -26,7 +26,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
-from elucid.training.losses.base import require_no_forward_derivative
+from elucid.training.losses.base import Loss, require_no_forward_derivative
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.objective import Objective
@@ -61,6 +61,7 @@ def check(options: dict) -> tuple[Dataset, Components]:
     data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
     dataset = open_training_data(replace(data, cache="none"))
     parts = build_for(options, dataset, weights=False)
+    require_multiple(parts.loss, loop.micro_batch(distributed.world_size())[0])
     ema = make(options["ema"], "ema", "ema", denoiser=parts.denoiser)
     optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
     others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
@@ -90,6 +91,7 @@ class Run:
         self.shard_group = self.loop.shard_group(distributed.world_size())
         skeleton = self.shards and not distributed.is_main()  # the main process sends the weights
         parts = build_for(options, self.dataset, self.loop.precision, skeleton=skeleton)
+        require_multiple(parts.loss, self.micro_batch_size)
         self._place_model(parts, source)
         self._make_optimizers(options)
         self.sampler, self.schedule = make(options["sampler"], "sampler"), make(options["schedule"], "schedule")
@@ -126,7 +128,7 @@ class Run:
             chosen = self.loop.channels_last, self.loop.fused_kernels
             choose_kernels(self.denoiser.model, self.denoiser.compute_dtype, *chosen, training=True)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
-        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device))
+        self.loss.setup(self.denoiser, lambda path: load_teacher(path, device, self.denoiser.precision))
         self.objective = Objective(self.denoiser, self.loss)
         if self.loop.checkpointing:
             checkpoint_regions(self.denoiser.model)
@@ -308,6 +310,15 @@ class Run:
             },
             options=self.options,
             nimg=self.nimg,
+        )
+
+
+def require_multiple(loss: Loss, images: int) -> None:
+    """Raise UserError unless a pass has a multiple of the images that the loss compares."""
+    of = loss.batch_multiple
+    if images % of:
+        raise UserError(
+            f"the loss compares groups of {of} images, a pass has {images}; choose multiples as `batch`, `batch_gpu`"
         )
 
 

@@ -126,8 +126,8 @@ def wrong(tmp_path_factory, data, teacher):
     classifier = ["--arch=adm_classifier", "--precond=classifier", "--loss=cross_entropy"]
     one = {
         "resolution": (snapshot_of(tmp_path_factory, size=16), ["16x16", "8x8"]),
-        "channels": (snapshot_of(tmp_path_factory, gray=True), ["channels, 1", "the run 3"]),
-        "classes": (snapshot_of(tmp_path_factory, "--cond=0"), ["classes 0", "the run"]),
+        "channels": (snapshot_of(tmp_path_factory, gray=True), ["channels: 1", "the run: 3"]),
+        "classes": (snapshot_of(tmp_path_factory, "--cond=0"), ["classes", "the run"]),
         "precond": (snapshot_of(tmp_path_factory, "--precond=vp"), ["VPPrecond", "EDMPrecond"]),
         "width": (snapshot_of(tmp_path_factory, "--cbase=16"), ["another network"]),
         "classifier": (snapshot_of(tmp_path_factory, *classifier), ["NoisyClassifier", "not a denoiser"]),

@@ -1,5 +1,7 @@
 """A model of few steps by the commands: tuned from a diffusion model, gone on with, sampled in its own steps."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,36 @@ def test_mistakes_are_one_line(script, flags, message, tuned, data, tmp_path, mo
     lines = [line for line in err.splitlines() if line.strip()]
     assert code == 2 and message in lines[-1] and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_has_moved(data, diffusion, tmp_path, monkeypatch, capsys):
+    """Its path may change when a run goes on, also of a loss inside another; the loss need not be typed again."""
+    teacher = tmp_path / "teacher.pkl"
+    teacher.write_bytes(scripts.newest(diffusion).read_bytes())
+    run, here = tmp_path / "run", [f"--data={data}", f"--outdir={tmp_path / 'run'}"]
+    given = [*FLAGS, "--loss=adversarial(cd)", f"--teacher={teacher}", "--duration=0.0004"]
+    assert scripts.exit_code(monkeypatch, "train.py", *given, *here) == 0
+    moved = teacher.rename(tmp_path / "moved.pkl")
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", f"--resume={run}", "--duration=0.0008")
+    assert code == 2 and "teacher.pkl" in err
+    again = [f"--resume={run}", f"--teacher={moved}", "--duration=0.0008"]
+    assert scripts.exit_code(monkeypatch, "train.py", *again) == 0
+
+
+def test_a_first_stage_is_a_consistency_model(data, diffusion, tuned, tmp_path, monkeypatch, capsys):
+    own = [*FLAGS, f"--data={data}", f"--outdir={tmp_path / 'out'}", "--loss=tcm", "--duration=0.0004"]
+    teacher = f"--teacher={scripts.newest(diffusion)}"
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *own, teacher)
+    assert code == 2 and "trained with edm" in err and not (tmp_path / "out").exists()
+    assert scripts.exit_code(monkeypatch, "train.py", *own, f"--teacher={scripts.newest(tuned)}") == 0
+
+
+def test_a_students_halving_is_never_undone(data, diffusion, tmp_path, monkeypatch):
+    """A longer run begins an earlier stage by its images; the student keeps what it has learnt."""
+    own = [*FLAGS, f"--data={data}", f"--outdir={tmp_path}", "--loss=progressive", "--set=loss.start=4"]
+    own += [f"--teacher={scripts.newest(diffusion)}", "--tick=0.1", "--snap=0"]
+    assert scripts.exit_code(monkeypatch, "train.py", *own) == 0
+    assert scripts.exit_code(monkeypatch, "train.py", f"--resume={tmp_path}", "--duration=0.0016") == 0
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    steps = [line["Loss/steps"]["mean"] for line in lines if "Loss/steps" in line]
+    assert steps[0] == 4 and steps == sorted(steps, reverse=True) and steps[-1] == 1

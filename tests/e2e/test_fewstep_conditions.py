@@ -117,8 +117,8 @@ def test_the_log_is_of_the_loss(pupil, map_of_moments):
 MISTAKES = [
     ("pupil", ["--cfg=7"], "--cfg=7"),
     ("map_of_moments", ["--guidance=2", "--set=guidance.name=distilled"], "guidance_distillation"),
-    ("data", [*IMM, "--batch=6"], "loss.particles=4"),
-    ("data", [*IMM, "--batch-gpu=2"], "loss.particles=4"),
+    ("data", [*IMM, "--batch=6"], "groups of 4"),
+    ("data", [*IMM, "--batch-gpu=2"], "groups of 4"),
     ("data", ["--loss=imm"], "--precond=imm"),
     ("data", [*IMM, "--set=loss.particles=1"], "loss.particles=1"),
     ("data", [*IMM, "--set=precond.t_max=1"], "precond.t_max=1"),

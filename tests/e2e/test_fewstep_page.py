@@ -38,7 +38,7 @@ def test_all_presets_are_named():
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one[:60])
 def test_commands_can_be_given(command, data, tmp_path, monkeypatch, capsys):
     """With a small network and the pictures that the page has no name for; sources are there, a network fits or not."""
-    source = save_random_snapshot(tmp_path / "edm.pkl", size=(8, 8))
+    source = save_random_snapshot(tmp_path / "edm.pkl", size=8)
     flags = [one.replace("edm.pkl", str(source)) for one in shlex.split(command)[1:]]
     given = [*flags, *SMALL, f"--data={data}", "--nosubdir", "--dry-run"]
     code, _, err = scripts.call(monkeypatch, capsys, "train.py", *given)

@@ -51,7 +51,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(data, tmp_path_factory):
-    return scripts.newest(trained(data, tmp_path_factory.mktemp("teacher"), "--duration=0.000008", "--snap=1"))
+    return scripts.newest(
+        trained(data, tmp_path_factory.mktemp("teacher"), "--loss=ect", "--duration=0.000008", "--snap=1")
+    )
 
 
 @pytest.mark.parametrize("loss", FEW)

@@ -98,7 +98,7 @@ def test_a_student_takes_its_teachers_place():
 
 
 def test_a_student_of_another_kind_cannot_replace_its_teacher():
-    with pytest.raises(UserError, match="another network or preconditioner"):
+    with pytest.raises(UserError, match="VPPrecond, the run EDMPrecond"):
         set_up("progressive", denoiser(), denoiser(precond="vp"))
 
 
@@ -185,3 +185,20 @@ def test_the_second_stage_is_sampled_where_it_was_trained():
     from elucid.training.losses.fewstep.tcm import TCM
 
     assert min(TCM.sampling["schedule"]["levels"]) >= make({"name": "tcm", "teacher": "x"}, "loss").transition
+
+
+def test_a_transfer_between_scalings_is_said(tmp_path):
+    from elucid.training.snapshots.transfer import otherwise_scaled
+
+    assert otherwise_scaled(denoiser(), denoiser(precond="trigflow"))
+    assert otherwise_scaled(denoiser(), denoiser(precond="cm", time_scale=1000.0))
+    assert not otherwise_scaled(denoiser(), denoiser(precond="cm"))
+
+
+def test_a_teacher_computes_in_the_runs_precision(tmp_path):
+    from elucid.training.snapshots.transfer import load_teacher
+    from tests.snapshots import save_random_snapshot
+
+    path = save_random_snapshot(tmp_path / "model.pkl", size=8)
+    assert load_teacher(str(path), "cpu", "bf16").denoiser.precision == "bf16"
+    assert load_teacher(str(path), "cpu").denoiser.precision == "fp32"

@@ -106,7 +106,7 @@ def test_differences_stay_in_range():
 class Point(nn.Module):
     """D of data that are one point, that point, but for an error."""
 
-    sigma_data, uncertainty, dtype, training = 0.5, None, torch.float64, False
+    sigma_data, uncertainty, dtype, training, precision = 0.5, None, torch.float64, False, "fp64"
 
     def __init__(self, image):
         super().__init__()
@@ -250,3 +250,26 @@ def test_shared_out_weights_need_differences():
         inner["derivative"] = "difference"
         require_no_forward_derivative(make(component, "loss"))
     require_no_forward_derivative(make("edm", "loss"))
+
+
+def test_differences_are_of_whole_precision():
+    """In bf16 a difference of neighbours is noise: both ends are computed in float32."""
+    torch.manual_seed(0)
+    spec = NetSpec((8, 8), 1)
+    network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    denoiser = make_denoiser({**network, "dropout": 0.0}, {"name": "edm"}, spec)
+    for parameter in denoiser.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    x, dx, sigma = (
+        torch.randn(3, 1, 8, 8),
+        torch.randn(3, 1, 8, 8),
+        torch.tensor([0.1, 0.5, 2.0]).reshape(-1, 1, 1, 1),
+    )
+
+    def slope(precision, how):
+        denoiser.precision = precision
+        function = lambda x, t: denoiser(x, t).x0  # noqa: E731
+        return with_derivative(function, x, sigma, dx, how, end=float("inf"), denoiser=denoiser)[1]
+
+    exact = slope("fp32", "forward")
+    assert (slope("bf16", "difference") - exact).norm() < 0.02 * exact.norm()

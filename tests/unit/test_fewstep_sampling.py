@@ -120,3 +120,37 @@ def test_a_loss_brings_its_sampling():
 def test_a_teacher_needs_a_pupil():
     with pytest.raises(UserError, match="`teacher`: `loss`=edm learns from no teacher"):
         options_of(loss="edm", teacher="model.pkl")
+
+
+def test_levels_follow_the_options_of_the_loss():
+    """A generator of several steps is sampled at its own levels, a second stage from its transition on."""
+    dmd2 = options_of(loss="dmd2", teacher="model.pkl", set=["loss.levels=[20, 2]"])
+    assert dmd2["schedule"]["levels"] == [20, 2]
+    assert options_of(loss="tcm", teacher="model.pkl", set=["loss.transition=2"])["schedule"]["levels"] == [80.0, 2.0]
+    assert options_of(loss="ct", set=["loss.sigma_max=10"])["schedule"]["levels"] == [10.0, 0.821]
+    halved = options_of(loss="progressive", teacher="model.pkl", set=["loss.rho=5"])
+    assert halved["schedule"] == {"name": "halvings", "rho": 5}
+    chosen = options_of(loss="dmd2", teacher="model.pkl", set=["loss.levels=[20, 2]", "schedule.levels=[20]"])
+    assert chosen["schedule"]["levels"] == [20]
+
+
+def test_other_samplers_follow_the_flow_of_a_flow_map():
+    """Not told where a step ends, it is a denoiser as any other: an ODE solver ends where the map does."""
+    denoiser, instant = GaussianMap(), GaussianMap.forward
+
+    def forward(x, sigma, cond=None):
+        sigma = torch.as_tensor(sigma).double().reshape(-1, 1, 1, 1)
+        if "sigma_to" in (cond or {}):
+            return instant(denoiser, x, sigma, cond)
+        return Prediction((STD**2 * x + sigma**2 * MEAN) / (STD**2 + sigma**2))
+
+    denoiser.forward = forward
+    x = torch.randn(4, 1, 2, 2, dtype=torch.float64) * 80
+    sigmas = levels_for(make("edm", "sampler"), make({"name": "karras", "num_steps": 128}, "schedule"), denoiser)
+    out = make("edm", "sampler")(BoundDenoiser(denoiser), x, sigmas, torch.randn_like)
+    assert (out - (MEAN + (x - MEAN) * STD / math.sqrt(STD**2 + 80.0**2))).abs().max() < 1e-2
+
+
+def test_a_loss_that_replaces_the_presets_has_its_own_levels():
+    assert options_of(preset="ect-imagenet64-s", loss="edm")["schedule"] == {"name": "karras"}
+    assert "sigma_end" not in options_of(preset="ct-imagenet64", loss="edm")["sampler"]

@@ -154,7 +154,7 @@ def test_below_t_min_the_flow_has_ended():
     at_end = {"sigma_to": torch.tensor([denoiser.sigma_min], dtype=torch.float64)}
     d = denoiser(x, sigma, at_end).x0
     step = 0.994 * (d + denoiser.sigma_min / 2.0 * (x - d))
-    for cond in (None, {"sigma_to": torch.zeros(1)}):
+    for cond in ({"sigma_to": torch.zeros(1)}, {"sigma_to": torch.full((1,), denoiser.sigma_min / 4)}):
         assert torch.allclose(denoiser(x, sigma, cond).x0, step, atol=1e-12)
     assert not torch.allclose(d, step, atol=1e-3)
 

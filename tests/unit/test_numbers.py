@@ -76,14 +76,15 @@ def test_a_network_starts_as_one_without_and_learns_them(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_without_them_the_flow_ends_at_0_and_nothing_is_guided(name):
+def test_without_them_a_step_goes_nowhere_and_nothing_is_guided(name):
     denoiser = denoiser_of(name, NUMBERS)
     for index, parameter in enumerate(denoiser.parameters()):
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(index))
     x, sigma = inputs(name)
     labels = {"labels": told()["labels"]}
     out = denoiser(x, sigma, labels).x0
-    assert torch.equal(out, denoiser(x, sigma, told(0.0, 1.0)).x0)
+    assert torch.equal(out, denoiser(x, sigma, {**told(0.0, 1.0), "sigma_to": sigma}).x0)
+    out = denoiser(x, sigma, told(0.0, 1.0)).x0
     assert not torch.allclose(out, denoiser(x, sigma, told(0.3, 1.0)).x0, atol=1e-6)
     assert not torch.allclose(out, denoiser(x, sigma, told(0.0, 2.0)).x0, atol=1e-6)
 

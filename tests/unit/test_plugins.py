@@ -58,7 +58,7 @@ def test_names_that_packages_add(package):
         "the project's own name stays"
     )
     assert "things" not in sys.modules, "nothing is imported before it is asked for"
-    with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: alig.*dsm, .*gone.*shift"):
+    with pytest.raises(UserError, match="unknown loss 'shfit' .did you mean 'shift'.*known: adv.*dsm, .*gone.*shift"):
         config.lookup(LOSSES, "shfit", "loss")
     with pytest.raises(UserError, match="loss 'gone', added by an installed package: things.nowhere: cannot import"):
         config.lookup(LOSSES, "gone", "loss")

@@ -67,7 +67,8 @@ def tcm_imagenet(size: str) -> dict[str, Any]:
 def continuous(loss: str, size: str, latents: bool) -> dict[str, Any]:
     """Return sCM's or sCD's recipe with EDM2's networks, in pixels of ImageNet-64 or latents of ImageNet-512."""
     options = {"optimizer.betas": [0.9, 0.99], "loss.base.noise.P_mean": -1.0, "loss.base.noise.P_std": 1.6}
-    options |= {"ema.name": "power", "ema.stds": [0.05, 0.1]} | ({"encoder.name": "edm2_vae"} if latents else {})
+    options |= {"ema.name": "power", "ema.stds": [0.05, 0.1], "network.embedding_type": "positional"}
+    options |= {"encoder.name": "edm2_vae"} if latents else {}
     flags = {"arch": "edm2", "cbase": SIZES[size], "cond": True, "augment": 0.0, "precond": "edm", "lr": 1e-4}
     flags |= {"loss": f"uncertainty({loss})", "batch": 2048, "duration": 200_000 * 2048 / 1e6, "precision": "bf16"}
     flags |= {"train_on_latents": True} if latents else {}
@@ -75,7 +76,10 @@ def continuous(loss: str, size: str, latents: bool) -> dict[str, Any]:
 
 
 def mean_flow(size: str, patch: int) -> dict[str, Any]:
-    """Return MeanFlow's recipe of ImageNet-256, 240 epochs of SD latents by a transformer."""
+    """Return MeanFlow's recipe of ImageNet-256, 240 epochs of SD latents by a transformer.
+
+    Of the guidance in its target our sources have XL's only, so that the others have none.
+    """
     options = {
         "network.patch": patch,
         "precond.time_scale": 1000,
@@ -87,7 +91,11 @@ def mean_flow(size: str, patch: int) -> dict[str, Any]:
         "optimizer.betas": [0.9, 0.95],
     }
     flags = {"cond": True, "arch": f"sit-{size}", "augment": 0.0, "precond": "flow", "loss": "mean_flow", "lr": 1e-4}
-    return recipe(flags, 240 * 1_281_167 // 256, 256, 0.9999, label_dropout=0.1, xflip=True, **options, **SD_LATENTS)
+    if size == "xl":
+        options |= {"loss.omega": 0.2, "loss.kappa": 0.92, "loss.interval": [0.0, 0.75], "loss.label_dropout": 0.1}
+    else:
+        flags["label_dropout"] = 0.1
+    return recipe(flags, 240 * 1_281_167 // 256, 256, 0.9999, xflip=True, **options, **SD_LATENTS)
 
 
 FEWSTEP_PRESETS: dict[str, dict[str, Any]] = {

@@ -1,5 +1,6 @@
 """Converts the flags of train.py to nested options."""
 
+import os
 import re
 import secrets
 from pathlib import Path
@@ -134,7 +135,7 @@ def options_from(flags: dict) -> dict:
         options[part]["name"] = component["name"]
     for assignment in flags["set"]:
         set_by_path(options, moved_assignment(assignment, options))
-    for part, component in own.items():
+    for part, component in sampling_of(options["loss"]).items():  # with what was set of the loss
         if isinstance(options[part], dict) and options[part].get("name") == component["name"]:
             options[part] = {**component, **options[part]}
     for part, value in options.items():
@@ -169,17 +170,18 @@ def default_of(precond: str, attribute: str, otherwise: str | None = None) -> st
 def sampling_of(loss: dict | None) -> dict[str, dict]:
     """Return the sampler and schedule that the outermost loss of a chain which names any wants (`Loss.sampling`)."""
     while isinstance(loss, dict):
-        own = getattr(find("loss", loss["name"]), "sampling", {})
-        if isinstance(own, dict) and own:
-            return own
+        target = find("loss", loss["name"])
+        if isinstance(getattr(target, "sampling", None), dict) and target.sampling:
+            return target.sampling_with(loss)
         loss = loss.get("base")
     return {}
 
 
 def set_teacher(chain: dict, text: str, teacher: str | None) -> None:
-    """Set the option of the loss that learns from a teacher. Raises UserError if there is none."""
+    """Set the option of the loss that learns from a teacher, as an absolute path. Raises UserError if none does."""
     if teacher is None:
         return
+    teacher = teacher if "://" in teacher else os.path.abspath(teacher)
     component: dict | None = chain
     while isinstance(component, dict):
         if "teacher" in signature(find("loss", component["name"])).parameters:
@@ -241,7 +243,8 @@ def loss_chain(text: str, flags: dict) -> dict:
             )
         component[flag] = flags[flag]
     set_learned_variance(chain, text, flags["learn_sigma"])
-    set_teacher(chain, text, flags["teacher"])
+    if not flags["resume"]:  # which has a loss of its own
+        set_teacher(chain, text, flags["teacher"])
     return chain
 
 

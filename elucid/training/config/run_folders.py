@@ -49,8 +49,8 @@ RESUMABLE = {
 }
 """Options that may change when a run is resumed."""
 
-WEIGHTS = re.compile(r"loss(\.base)*\.features\.weights")
-"""Likewise, paths of files whose hashes are stored beside them."""
+WEIGHTS = re.compile(r"loss(\.base)*\.(features\.weights|teacher)")
+"""Likewise, paths of files that may have moved."""
 
 
 def new_folder(outdir: Path, description: str, nosubdir: bool = False) -> Path:

@@ -232,6 +232,8 @@ def applicable_preset(preset: dict[str, Any], given: dict[str, Any]) -> dict[str
         result = without(result, (*PART_OF["precond"][1], "learn_sigma"), "precond", "schedule", "sampler", "loss")
     if "loss" in given and given["loss"] != preset.get("loss"):
         result = without(result, (), "loss")
+        brought = ("schedule.levels=", "sampler.sigma_end=")  # of the sampler that a loss brings
+        result["set"] = [one for one in result["set"] if not one.startswith(brought)]
     if "ema" in given and any(one.startswith("ema.name=") for one in result["set"]):
         result = without(result, (), "ema")
     if given.get("train_on_latents") in (0, False):

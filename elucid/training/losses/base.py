@@ -41,8 +41,19 @@ class Loss(nn.Module):
     """Sampler and schedule, as components, that models trained with it are sampled by if none is chosen; empty for the
     preconditioner's."""
 
+    batch_multiple: int = 1
+    """The images of a pass are a multiple of this number, e.g. of a group that is compared."""
+
+    predicts_images: bool = True
+    """Whether its first call of the denoiser predicts the clean images of the batch, for losses that look at it."""
+
     all_phases: tuple[str, ...] = ("main",)
     """All phases that `phases` may return; each has its own optimizer."""
+
+    @classmethod
+    def sampling_with(cls, options: dict) -> dict[str, dict]:
+        """Return `sampling` for a loss with these options, of which some may be missing."""
+        return cls.sampling
 
     def adapt(self, spec: NetSpec) -> NetSpec:
         """Add what this loss needs from the network: coordinates, a variance head, a second noise level, ..."""
@@ -97,6 +108,14 @@ class LossWrapper(Loss):
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]
         return self.base.may_be_negative
+
+    @property
+    def batch_multiple(self) -> int:  # type: ignore[override]
+        return self.base.batch_multiple
+
+    @property
+    def predicts_images(self) -> bool:  # type: ignore[override]
+        return self.base.predicts_images
 
     @property
     def needs_pixels(self) -> bool:  # type: ignore[override]

@@ -147,8 +147,9 @@ class Denoiser(Preconditioned):
     """Base class of denoisers: denoiser(x[B,C,H,W], sigma[B] or scalar, cond) -> Prediction.
 
     A spec with the vector condition `sigma_to`, a level [B], makes it a flow map: x0 is where a straight line through x
-    starts that reaches the level sigma_to where the flow from x does, x_to = x0 + sigma_to (x - x0) / sigma. With the
-    condition `guidance_scale` [B] it is told a scale of guidance, 1 for none.
+    starts that reaches the level sigma_to where the flow from x does, x_to = x0 + sigma_to (x - x0) / sigma; by
+    default sigma_to is sigma, and x0 that of the flow's direction at x, as any denoiser's. With the condition
+    `guidance_scale` [B] it is told a scale of guidance, 1 for none.
 
     If the network outputs twice the image's channels, the second half is returned as `var`. If `spec.logvar_features`
     is not 0, a head of that many features makes `logvar`, in float32. `variance` names the variance of an ancestral
@@ -193,11 +194,12 @@ class Denoiser(Preconditioned):
     def conditions(self, x: Tensor, sigma: Tensor, cond: Cond | None) -> Cond:
         """Return the conditions as the network sees them.
 
-        Of `sigma_to`, a noise level, by default 0, that is `level_to`, of `guidance_scale`, by default 1, `scale_seen`.
+        Of `sigma_to`, a noise level, by default sigma, that is `level_to`; of `guidance_scale`, by default 1, it is
+        `scale_seen`.
         """
         told = dict(cond or {})
         if "sigma_to" in self.spec.vector:
-            told["sigma_to"] = self.level_to(sigma, as_levels(told.get("sigma_to", 0.0), x, self.dtype))
+            told["sigma_to"] = self.level_to(sigma, as_levels(told.get("sigma_to", sigma), x, self.dtype))
         if "guidance_scale" in self.spec.vector:
             told["guidance_scale"] = self.scale_seen(as_levels(told.get("guidance_scale", 1.0), x, self.dtype))
         return self.condition(x, told)

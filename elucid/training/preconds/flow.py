@@ -105,7 +105,7 @@ class FlowPrecond(Denoiser):
         c_noise = self.time_scale * (t if self.time == "noise" else 1 - t)
         cond = self.condition(x, {"sigma_to": x.new_zeros(len(x)), **(cond or {})})
         if "sigma_to" in self.spec.vector:
-            cond["sigma_to"] = self.time_to(t, torch.zeros_like(t) if t_to is None else t_to).reshape(-1, 1)
+            cond["sigma_to"] = self.time_to(t, t if t_to is None else t_to).reshape(-1, 1)
         v, _ = self.output(x, Coefficients(0 * one, one, one, c_noise), cond)
         return v[:, : x.shape[1]] if self.time == "noise" else -v[:, : x.shape[1]]
 

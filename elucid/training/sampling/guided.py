@@ -131,7 +131,7 @@ def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions
     """Warn if classifier-free guidance is used with a network trained without label dropout, and not told a scale."""
     if trained_scales(trained.get("loss")) is not None:
         return
-    dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network")]
+    dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network", "loss")]
     if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
         text = "warning: guidance: the model was trained without label dropout, so it has no unconditional prediction"
         distributed.print0(text, file=sys.stderr)

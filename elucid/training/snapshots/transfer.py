@@ -11,10 +11,14 @@ from elucid.training.types import Cond, Prediction
 
 
 class Teacher:
-    """A frozen denoiser. It is not an nn.Module, so that states, averages and optimizers do not include it."""
+    """A frozen denoiser, and the names of the chain of `losses` that it was trained with, if known.
 
-    def __init__(self, denoiser: Preconditioned):
+    It is not an nn.Module, so that states, averages and optimizers do not include it.
+    """
+
+    def __init__(self, denoiser: Preconditioned, losses: tuple[str, ...] = ()):
         self.denoiser = denoiser.eval().requires_grad_(False)
+        self.losses = losses
 
     def __call__(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         return self.denoiser(x, sigma, cond)
@@ -25,9 +29,18 @@ class Teacher:
         return getattr(self.denoiser, name)
 
 
-def load_teacher(path: str, device: torch.device | str) -> Teacher:
-    """Load the first average of a snapshot or published checkpoint as a frozen teacher. Raises UserError."""
-    return Teacher(load_snapshot(path, device).ema)
+def load_teacher(path: str, device: torch.device | str, precision: str | None = None) -> Teacher:
+    """Load the first average of a snapshot or published checkpoint as a frozen teacher. Raises UserError.
+
+    Its network runs in `precision`, by default that of the snapshot.
+    """
+    snapshot, names = load_snapshot(path, device), []
+    loss = snapshot.options.get("loss")
+    while isinstance(loss, dict):
+        names.append(str(loss.get("name")))
+        loss = loss.get("base")
+    snapshot.ema.precision = precision or snapshot.ema.precision
+    return Teacher(snapshot.ema, tuple(names))
 
 
 def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
@@ -51,4 +64,15 @@ def transfer(snapshot: Snapshot, denoiser: Preconditioned) -> str:
     for names, what in ((left, "left as initialised"), (unused, "not used")):
         if names:
             report += f"; {what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    if otherwise_scaled(snapshot.ema, denoiser):
+        theirs, ours = type(snapshot.ema).__name__, type(denoiser).__name__
+        report += f"; warning: {theirs} scales its network otherwise than {ours}: the run starts from another function"
     return report
+
+
+def otherwise_scaled(one: Preconditioned, other: Preconditioned) -> bool:
+    """Return whether the same network means something else in two preconditioners; small boundaries do not count."""
+    sigma = torch.tensor([0.2, 1.0, 5.0]).reshape(-1, 1, 1, 1)
+    theirs, ours = (each.coefficients(sigma.to(next(each.parameters()).device)) for each in (one, other))
+    pairs = ((a.detach().float().cpu(), b.detach().float().cpu()) for a, b in zip(theirs, ours, strict=True))
+    return not all(torch.allclose(a, b, rtol=0.05, atol=1e-3) for a, b in pairs)

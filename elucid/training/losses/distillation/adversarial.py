@@ -11,6 +11,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Load, Loss, LossWrapper, elements, require_denoiser, with_total
 from elucid.training.losses.distillation import discriminator
 from elucid.training.losses.distillation.discriminator import Diffusion, logits
+from elucid.training.losses.distillation.teacher import name_of
 from elucid.training.losses.patch import PatchLoss
 from elucid.training.losses.uncertainty import first_call
 from elucid.training.preconds.base import Denoiser, Preconditioned
@@ -70,6 +71,8 @@ class AdversarialLoss(LossWrapper):
                 )
             if isinstance(inner, AdversarialLoss) or inner.from_noise:
                 raise UserError("adversarial wraps a loss with a discriminator of its own; leave adversarial out")
+        if not self.predicts_images:
+            raise UserError(f"adversarial shows images, and {name_of(inner)} begins with none; leave adversarial out")
         self.base.check(denoiser)
 
     def setup(self, denoiser: Denoiser, load: Load) -> None:

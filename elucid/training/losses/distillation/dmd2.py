@@ -32,7 +32,7 @@ class DMD2(Loss):
     `gan`, and of the other phase `fake_score` and `classifier`. Raises UserError for impossible numbers.
     """
 
-    mean, from_noise = True, True
+    mean, from_noise, predicts_images = True, True, False
     all_phases = ("fake", "main")
     sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0]}}
 
@@ -69,6 +69,11 @@ class DMD2(Loss):
         self.diffusion = Diffusion(first, last, sigma_min, sigma_max)
         self.shown = Diffusion(0, 1, sigma_min, sigma_max)
         self.added, self.teacher_path = NORMALISATIONS[normalisation], teacher
+
+    @classmethod
+    def sampling_with(cls, options: dict) -> dict[str, dict]:
+        levels = list(options.get("levels", cls.sampling["schedule"]["levels"]))
+        return {**cls.sampling, "schedule": {**cls.sampling["schedule"], "levels": levels}}
 
     def adapt(self, spec: NetSpec) -> NetSpec:
         return discriminator.with_bottleneck(spec) if self.gan_weight else spec

@@ -1,7 +1,5 @@
 """Distillation of guidance: one evaluation for two, with the scale as a condition."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -30,8 +28,8 @@ class GuidanceDistillation(DSM):
         self,
         noise: NoiseDistribution,
         teacher: str | None = None,
-        scales: Sequence[float] = (1.0, 5.0),
-        interval: Sequence[float] | None = None,
+        scales: list[float] = (1.0, 5.0),
+        interval: list[float] | None = None,
     ):
         super().__init__(noise)
         if len(scales) != 2 or not 0 <= scales[0] < scales[1]:

@@ -1,6 +1,5 @@
 """Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512): a student's one step is two of its teacher's."""
 
-import copy
 import math
 from collections.abc import Set as AbstractSet
 
@@ -9,8 +8,8 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Load, Loss, require_denoiser
-from elucid.training.losses.distillation.teacher import open_teacher, require_path
-from elucid.training.losses.fewstep.curricula import halving, steps_of
+from elucid.training.losses.distillation.teacher import copy_of_teacher, open_teacher, require_path
+from elucid.training.losses.fewstep.curricula import halving
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, Step
@@ -28,6 +27,11 @@ class ProgressiveDistillation(Loss):
     uses_all_parameters = True
     mean = True
     sampling = {"sampler": {"name": "flow_map"}, "schedule": {"name": "halvings"}}
+
+    @classmethod
+    def sampling_with(cls, options: dict) -> dict[str, dict]:
+        own = {name: options[name] for name in ("sigma_min", "sigma_max", "rho") if name in options}
+        return {**cls.sampling, "schedule": {**cls.sampling["schedule"], **own}}
 
     def __init__(
         self,
@@ -51,22 +55,21 @@ class ProgressiveDistillation(Loss):
 
     def setup(self, denoiser: Denoiser, load: Load) -> None:
         """Make the teacher, a module of the loss, as students take its place."""
-        given = open_teacher(self, load, self.teacher_path, denoiser).denoiser
-        self.teacher = copy.deepcopy(denoiser).eval().requires_grad_(False)
-        ours, theirs = self.teacher.state_dict(), given.state_dict()
-        if type(given) is not type(denoiser) or {name: one.shape for name, one in ours.items()} != {
-            name: one.shape for name, one in theirs.items()
-        }:
-            raise UserError(
-                f"`teacher`={self.teacher_path} has another network or preconditioner than the run, whose student "
-                "takes its place; choose the teacher's `arch` and `precond`"
-            )
-        self.teacher.load_state_dict(theirs)
+        given = open_teacher(self, load, self.teacher_path, denoiser)
+        made = copy_of_teacher(given, denoiser, self.teacher_path, "whose student takes its place")
+        self.teacher = made.eval().requires_grad_(False)
+        self.register_buffer("current", torch.tensor(self.start))  # in states: a student never unlearns a halving
+        self.register_load_state_dict_post_hook(lambda module, keys: module.restore())
+        self.restore()
+
+    def restore(self) -> None:
+        """Read the student's number of steps from the state."""
+        self.count = int(self.current)
 
     def steps(self, step: Step) -> int:
-        """Return the student's number of steps, a pure function of the images seen."""
-        k, total = steps_of(step)
-        return halving(k, max(total // (int(math.log2(self.start)) + 3), 1), self.start)
+        """Return the student's number of steps: a function of the images seen, and never more than it was."""
+        stages = int(math.log2(self.start)) + 3
+        return min(halving(int(step.progress * stages), 1, self.start), self.count)
 
     def levels(self, place: Tensor, count: int) -> Tensor:
         """Return the levels at places 0 to N of the grid of `count` = N steps, also between its levels."""
@@ -93,6 +96,8 @@ class ProgressiveDistillation(Loss):
     @torch.no_grad()
     def after_step(self, denoiser: Denoiser, step: Step, stepped: AbstractSet[str]) -> None:
         """Put the student in the teacher's place at a halving."""
-        following = step.replace(nimg=step.nimg + step.batch_size)
-        if self.steps(following) != self.steps(step):
+        following = self.steps(step.replace(nimg=step.nimg + step.batch_size))
+        if following != self.count:
             self.teacher.load_state_dict(denoiser.state_dict())
+            self.count = following
+            self.current.fill_(following)

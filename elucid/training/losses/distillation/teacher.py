@@ -30,14 +30,15 @@ def open_teacher(loss: Loss, load: Load, path: str | None, denoiser: Preconditio
         raise UserError(f"`teacher`={path} contains a {type(teacher.denoiser).__name__}, not a denoiser")
     (height, width), (high, wide) = theirs.resolution, ours.resolution
     pairs = (
-        ("images of", f"{width}x{height}", f"{wide}x{high}"),
-        ("channels,", theirs.image_channels, ours.image_channels),
-        ("classes,", theirs.label_dim, ours.label_dim),
-        ("latents,", theirs.latent, ours.latent),
+        ("makes images of", f"{width}x{height}", f"{wide}x{high}"),
+        ("makes channels:", theirs.image_channels, ours.image_channels),
+        ("knows classes:", theirs.label_dim, ours.label_dim),
+        ("makes", *("latents" if spec.latent else "images" for spec in (theirs, ours))),
+        ("is given maps:", *(", ".join(spec.spatial) or "none" for spec in (theirs, ours))),
     )
     for what, one, other in pairs:
-        if one != other and not (what == "classes," and one == 0):
-            raise UserError(f"`teacher`={path} has {what} {one}, the run {other}; choose a teacher of the same data")
+        if one != other and not (what == "knows classes:" and one == 0):
+            raise UserError(f"`teacher`={path} {what} {one}, the run: {other}; choose a teacher of the same data")
     return teacher
 
 

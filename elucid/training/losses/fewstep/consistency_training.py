@@ -4,13 +4,15 @@ import copy
 import math
 from collections.abc import Set as AbstractSet
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.torch_utils.transfer import moved
 from elucid.training.losses.base import Load
 from elucid.training.losses.fewstep.curricula import doubling, growing, steps_of, target_decay
-from elucid.training.losses.fewstep.pairs import ConsistencyPairs
+from elucid.training.losses.fewstep.pairs import ConsistencyPairs, with_levels
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.preconds.base import Denoiser
 from elucid.training.types import Batch, Step
@@ -64,6 +66,12 @@ class ConsistencyTraining(ConsistencyPairs):
         self.target_decay, self.adaptive, self.P_mean, self.P_std = target_decay, adaptive, P_mean, P_std
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
 
+    @classmethod
+    def sampling_with(cls, options: dict) -> dict[str, dict]:
+        return with_levels(
+            cls.sampling, [float(options.get("sigma_max", 80.0)), *cls.sampling["schedule"]["levels"][1:]]
+        )
+
     def setup(self, denoiser: Denoiser, load: Load) -> None:
         super().setup(denoiser, load)
         self.average = copy.deepcopy(denoiser).requires_grad_(False) if self.target_decay is not None else None
@@ -91,9 +99,11 @@ class ConsistencyTraining(ConsistencyPairs):
         return (below[:-1] - below[1:]) / (below[0] - below[-1])
 
     def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        grid = self.grid(self.intervals(step), batch.images.device)
-        index = torch.multinomial(self.chances(grid), len(batch), replacement=True)
-        grid = grid.to(batch.images.dtype).reshape(-1, 1, 1, 1)
+        # On the host, and moved: what multinomial does on CUDA has no fixed order of sums.
+        grid, device = self.grid(self.intervals(step)), batch.images.device
+        below = moved(torch.from_numpy(np.cumsum(self.chances(grid).numpy())[:-1]).float(), device)
+        index = torch.searchsorted(below, torch.rand(len(batch), device=device))
+        grid = moved(grid.to(batch.images.dtype), device).reshape(-1, 1, 1, 1)
         return grid[index], grid[index + 1]
 
     def target(self, denoiser: Denoiser) -> Denoiser:

@@ -1,13 +1,16 @@
 """A function of a point and a time, and its derivative along a curve, as losses of continuous time need them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import random_state, random_state_kept, set_random_state
+from elucid.training.losses.consistency import at_precision
 from elucid.training.networks.attention import jvp
+from elucid.training.preconds.base import Denoiser
 
 DERIVATIVES = ("forward", "difference")
 NORMS = ("norm", "rms")
@@ -37,6 +40,12 @@ def require_derivative(name: str) -> str:
     return name
 
 
+def whole_precision(denoiser: Denoiser | None) -> AbstractContextManager:
+    """Return a context in which a denoiser of lower precision runs in float32."""
+    lower = denoiser is not None and denoiser.precision in ("bf16", "fp16", "tf32")
+    return at_precision(denoiser, "fp32") if lower else nullcontext()
+
+
 def with_derivative(
     function: Function,
     x: Tensor,
@@ -47,12 +56,14 @@ def with_derivative(
     move: Move = line,
     step: Tensor | None = None,
     end: float = 1.0,
+    denoiser: Denoiser | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return f(x, t), with gradient, and rate df/dt along (dx, 1), without; x, dx [B,C,H,W], t [B,1,1,1] > 0.
 
     "forward": by automatic differentiation, in the pass that computes f. "difference": (f(t + h) - f(t - h)) / 2h, of
     points on the curve `move`, for kernels that have no forward derivative: three passes with the same dropout masks;
-    h is `step`, by default t / 1000. Beyond the time `end` f is not asked: there the difference is one-sided.
+    h is `step`, by default t / 1000. Beyond the time `end` f is not asked: there the difference is one-sided. Both ends
+    are in float32, of whose digits a difference leaves few: give the `denoiser` whose precision is lower.
     """
     rate = torch.as_tensor(rate, dtype=t.dtype, device=t.device).expand_as(t)
     if how == "forward":
@@ -62,7 +73,7 @@ def with_derivative(
     value = function(x, t)
     h = RELATIVE_STEP * t if step is None else step
     up = torch.minimum(h, (end - t).clamp_min(0))
-    with torch.no_grad(), random_state_kept(x.device):
+    with torch.no_grad(), random_state_kept(x.device), whole_precision(denoiser):
         ends = []
         for distance in (up, -h):
             set_random_state(state, x.device)

@@ -31,6 +31,7 @@ class IMM(Loss):
 
     uses_all_parameters = True
     mean = True
+    predicts_images = False
     sampling = {"sampler": {"name": "flow_map"}, "schedule": {"name": "flow_map"}}
 
     def __init__(
@@ -49,7 +50,7 @@ class IMM(Loss):
         if not k > 0:
             raise UserError(f"loss.k={k:g} must be above 0: r is 2^-k of the range below t; the paper takes 12 to 15")
         self.noise, self.particles, self.k, self.b, self.power = noise, particles, k, b, power
-        self.own_pairs, self.by_class = own_pairs, by_class
+        self.own_pairs, self.by_class, self.batch_multiple = own_pairs, by_class, particles
 
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]  # without its own pairs it is an unbiased estimate

@@ -30,6 +30,7 @@ class MeanFlow(Loss):
 
     uses_all_parameters = True
     mean = True
+    predicts_images = False
     sampling = {"sampler": {"name": "flow_map"}, "schedule": {"name": "flow"}}
 
     def __init__(
@@ -101,7 +102,8 @@ class MeanFlow(Loss):
         self, denoiser: FlowPrecond, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond, share: float
     ) -> Tensor:
         """Return u - sg(v - (t - r) du/dt), with gradient."""
-        u, slope = with_derivative(lambda x, t: denoiser.velocity(x, t, r, cond), x, t, v, self.derivative)
+        of = {"how": self.derivative, "denoiser": denoiser}
+        u, slope = with_derivative(lambda x, t: denoiser.velocity(x, t, r, cond), x, t, v, **of)
         return u - (v - share * (t - r) * slope)
 
     def weighted(self, error: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ class SCM(Loss):
             move=arc,
             step=step_of(t),
             end=math.inf,
+            denoiser=denoiser,
         )
         fixed = value.detach()
         g = -(t.cos() ** 2) * (s * fixed - dx) - r * (t.cos() * t.sin() * x + s * slope)

@@ -6,10 +6,13 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Load
 from elucid.training.losses.distillation.teacher import open_teacher, require_path
-from elucid.training.losses.fewstep.pairs import ConsistencyPairs
+from elucid.training.losses.fewstep.pairs import ConsistencyPairs, with_levels
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, Prediction, Step
+
+CONSISTENT = frozenset(("ect", "ct", "ict", "cd", "scm", "scd"))
+"""Losses of first stages."""
 
 
 class TCM(ConsistencyPairs):
@@ -49,12 +52,22 @@ class TCM(ConsistencyPairs):
         self.noise, self.transition, self.ratio, self.k, self.b = noise, transition, ratio, k, b
         self.boundary_share, self.boundary_weight, self.first_path = boundary_share, boundary_weight, teacher
 
+    @classmethod
+    def sampling_with(cls, options: dict) -> dict[str, dict]:
+        return with_levels(cls.sampling, [80.0, float(options.get("transition", 1.0))])
+
     def check(self, denoiser: Preconditioned) -> None:
         super().check(denoiser)
         require_path(self, self.first_path, "its first stage, the snapshot of a model trained with ect")
 
     def setup(self, denoiser: Denoiser, load: Load) -> None:
         self.first = open_teacher(self, load, self.first_path, denoiser)
+        losses = getattr(self.first, "losses", ())
+        if losses and not CONSISTENT.intersection(losses):
+            raise UserError(
+                f"`teacher`={self.first_path} was trained with {losses[0]}, which makes no consistency model; train "
+                "the first stage with `loss`=ect"
+            )
 
     def lower(self, t: Tensor) -> Tensor:
         """Return r of t."""

@@ -83,7 +83,7 @@ class IMMPrecond(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor | float, cond: Cond | None = None) -> Prediction:
         x = x.to(self.dtype)
         sigma = as_levels(sigma, x, self.dtype)
-        asked = as_levels((cond or {}).get("sigma_to", 0.0), x, self.dtype)
+        asked = as_levels((cond or {}).get("sigma_to", sigma), x, self.dtype)
         to = asked.clamp_min(self.sigma_min)
         out = super().forward(x, sigma, {**(cond or {}), "sigma_to": to})
         if self.sigma_min:  # half of it: a level is not below by a rounding

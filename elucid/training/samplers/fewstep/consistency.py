@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, estimate, state_and_steps
+from elucid.training.samplers.base import Callback, Denoise, Noise, Sampler, state_and_steps
+from elucid.training.samplers.fewstep.flow_map import predicted
 
 
 class ConsistencySampler(Sampler):
@@ -27,7 +28,10 @@ class ConsistencySampler(Sampler):
     ) -> Tensor:
         x, sigmas, is_zero = state_and_steps(x, sigmas)
         for i in range(len(sigmas) - 1):
-            x = estimate(denoise, x, sigmas[i], callback)
+            x0 = predicted(denoise, x, sigmas[i], 0.0)
+            if callback is not None:
+                callback(x, sigmas[i], x0)
+            x = x0
             if not is_zero[i + 1]:
                 x = x + (sigmas[i + 1] ** 2 - self.sigma_end**2).clamp_min(0).sqrt() * noise(x)
         return x

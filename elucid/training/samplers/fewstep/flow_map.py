@@ -29,9 +29,9 @@ class FlowMapSampler(Sampler):
         return x
 
 
-def predicted(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_to: Tensor) -> Tensor:
+def predicted(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_to: Tensor | float) -> Tensor:
     """Return x0 of a step from sigma to sigma_to, of which only a flow map is told."""
     spec = getattr(denoise, "spec", None)
     if spec is None or "sigma_to" not in spec.vector:
         return denoise(x, sigma).x0
-    return denoise(x, sigma, {"sigma_to": torch.as_tensor(sigma_to).reshape(-1)}).x0
+    return denoise(x, sigma, {"sigma_to": torch.as_tensor(sigma_to, dtype=x.dtype).reshape(-1)}).x0
