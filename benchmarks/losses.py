@@ -73,6 +73,8 @@ CASES = [
     Case("cd", {"name": "cd", "teacher": "teacher"}),
     Case("scd", {"name": "uncertainty", "base": {"name": "scd", "teacher": "teacher"}}, precond="trigflow"),
     Case("progressive", {"name": "progressive", "teacher": "teacher"}),
+    Case("dmd2", {"name": "dmd2", "teacher": "teacher"}),
+    Case("adversarial(ect)", {"name": "adversarial", "base": {"name": "ect"}}),
 ]
 
 

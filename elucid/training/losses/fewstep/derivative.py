@@ -60,17 +60,19 @@ def with_derivative(
 ) -> tuple[Tensor, Tensor]:
     """Return f(x, t), with gradient, and rate df/dt along (dx, 1), without; x, dx [B,C,H,W], t [B,1,1,1] > 0.
 
-    "forward": by automatic differentiation, in the pass that computes f. "difference": (f(t + h) - f(t - h)) / 2h, of
+    "forward": by automatic differentiation, in a pass of its own with the same dropout masks, which costs less than the
+    graph that backpropagation would keep of it; f itself may be compiled. "difference": (f(t + h) - f(t - h)) / 2h, of
     points on the curve `move`, for kernels that have no forward derivative: three passes with the same dropout masks;
     h is `step`, by default t / 1000. Beyond the time `end` f is not asked: there the difference is one-sided. Both ends
     are in float32, of whose digits a difference leaves few: give the `denoiser` whose precision is lower.
     """
     rate = torch.as_tensor(rate, dtype=t.dtype, device=t.device).expand_as(t)
-    if how == "forward":
-        value, derivative = jvp(function, (x, t), (rate * dx, rate))
-        return value, derivative.detach()
     state = random_state(x.device)
     value = function(x, t)
+    if how == "forward":
+        with torch.no_grad(), random_state_kept(x.device):
+            set_random_state(state, x.device)
+            return value, jvp(function, (x, t), (rate * dx, rate))[1]
     h = RELATIVE_STEP * t if step is None else step
     up = torch.minimum(h, (end - t).clamp_min(0))
     with torch.no_grad(), random_state_kept(x.device), whole_precision(denoiser):
