@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.rgb import RGB
 from elucid.training.features.base import FeatureEncoder, resampled
-from elucid.training.losses.base import Load, Loss, LossWrapper, elements, require_denoiser, with_total
+from elucid.training.losses.base import Load, Loss, LossWrapper, elements, name_of, require_denoiser, with_total
 from elucid.training.losses.patch import PatchLoss
 from elucid.training.losses.uncertainty import first_call
 from elucid.training.networks.layers import Linear
@@ -146,7 +146,7 @@ def clean_pixels(batch: Batch, spec: NetSpec) -> Tensor:
 
 def require_images(loss: LossWrapper, denoiser: Denoiser) -> None:
     """Raise UserError if `loss` wraps patches, of which it would see none, or if there are no gray or RGB images."""
-    name, base, spec = loss.config["name"] if hasattr(loss, "config") else "the loss", loss.base, denoiser.spec
+    name, base, spec = name_of(loss), loss.base, denoiser.spec
     while isinstance(base, LossWrapper):
         if isinstance(base, PatchLoss):
             raise UserError(f"{name} cannot wrap patch, whose crops it does not see; write `loss`=patch({name}(...))")

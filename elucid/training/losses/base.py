@@ -194,6 +194,12 @@ def require_no_forward_derivative(loss: Loss) -> None:
         raise UserError("`shard` and loss.derivative=forward exclude each other; use loss.derivative=difference")
 
 
+def name_of(loss: Loss) -> str:
+    """Return the name that a loss was chosen by."""
+    made: dict | None = vars(loss).get("config")  # by `registry.components.make`
+    return type(loss).__name__ if made is None else str(made["name"])
+
+
 def takes_mean(loss: Loss) -> bool:
     """Return whether a loss is the mean over an image's elements instead of their sum, by its base's option `mean`."""
     while isinstance(loss, LossWrapper):

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss, LossWrapper, elements, require_denoiser, with_total
+from elucid.training.losses.base import Load, Loss, LossWrapper, elements, name_of, require_denoiser, with_total
 from elucid.training.losses.distillation import discriminator
 from elucid.training.losses.distillation.discriminator import Diffusion, logits
-from elucid.training.losses.distillation.teacher import name_of
 from elucid.training.losses.patch import PatchLoss
 from elucid.training.losses.uncertainty import first_call
 from elucid.training.preconds.base import Denoiser, Preconditioned

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss
+from elucid.training.losses.base import Load, Loss, name_of
 from elucid.training.preconds.base import Denoiser, Preconditioned
 
 UNUSED = re.compile(r"^uncertainty\.|\.map_augment\.")
@@ -40,11 +40,6 @@ def open_teacher(loss: Loss, load: Load, path: str | None, denoiser: Preconditio
         if one != other and not (what == "knows classes:" and one == 0):
             raise UserError(f"`teacher`={path} {what} {one}, the run: {other}; choose a teacher of the same data")
     return teacher
-
-
-def name_of(loss: Loss) -> str:
-    """Return the name that a loss was chosen by."""
-    return loss.config["name"] if hasattr(loss, "config") else type(loss).__name__
 
 
 def copy_of_teacher(teacher: Any, denoiser: Denoiser, path: str | None, why: str) -> Denoiser:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Loss, per_element, require_denoiser
+from elucid.training.losses.base import Loss, name_of, per_element, require_denoiser
 from elucid.training.losses.fewstep.derivative import NORMS, require_derivative, with_derivative
 from elucid.training.losses.fewstep.time_pairs import TimePairs
 from elucid.training.losses.fewstep.velocity_guidance import VelocityGuidance
@@ -119,7 +119,7 @@ class MeanFlow(Loss):
 
 def require_velocity(loss: Loss, denoiser: Preconditioned) -> None:
     """Raise UserError unless the network predicts the velocity of the linear path and has no learned weighting."""
-    name, kind = loss.config["name"] if hasattr(loss, "config") else type(loss).__name__, type(denoiser).__name__
+    name, kind = name_of(loss), type(denoiser).__name__
     if not isinstance(denoiser, FlowPrecond):
         raise UserError(f"{name} needs velocities, which {kind} has not; use `precond`=flow")
     if denoiser.prediction != "v" or not isinstance(denoiser.process, LinearPath):

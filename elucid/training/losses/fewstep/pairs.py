@@ -7,7 +7,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import random_state, random_state_kept, set_random_state
-from elucid.training.losses.base import Load, Loss, require_denoiser
+from elucid.training.losses.base import Load, Loss, name_of, require_denoiser
 from elucid.training.losses.distillation.teacher import open_teacher
 from elucid.training.losses.fewstep.distances import Distance, weight_of
 from elucid.training.preconds.base import LEAST_LEVEL, Denoiser, Preconditioned
@@ -106,7 +106,7 @@ def positive(r: Tensor) -> Tensor:
 
 def require_boundary(loss: Loss, denoiser: Denoiser) -> None:
     """Raise UserError unless levels are continuous and D(x; 0) = x, without which consistency says nothing."""
-    name, kind = loss.config["name"] if hasattr(loss, "config") else "the loss", type(denoiser).__name__
+    name, kind = name_of(loss), type(denoiser).__name__
     if denoiser.levels is not None:
         raise UserError(f"{name} needs any noise level, {kind} has {len(denoiser.levels)} steps; use `precond`=edm")
     low = torch.full((1, 1, 1, 1), max(TINY, denoiser.sigma_min), dtype=torch.float64)
