@@ -273,3 +273,12 @@ def test_differences_are_of_whole_precision():
 
     exact = slope("fp32", "forward")
     assert (slope("bf16", "difference") - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("outer", ["alignment", "adversarial"])
+def test_losses_that_look_at_images_refuse_one_that_predicts_none(outer):
+    loss = make({"name": outer, "base": {"name": "mean_flow"}}, "loss")
+    network = {"name": "ddpmpp", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    denoiser = make_denoiser(network, {"name": "flow"}, NetSpec((8, 8), 1, vector={"sigma_to": 1}))
+    with pytest.raises(UserError, match=f"{outer} .* mean_flow .*leave {outer} out"):
+        loss.check(denoiser)

@@ -145,9 +145,9 @@ REFUSED = [
     (DMD2, {"precond": {"name": "iddpm"}}, "any noise level"),
     (DMD2, {"precision": "fp16"}, "bf16"),
     ({"name": "uncertainty", "base": DMD2}, {}, "leave them out"),
-    ({"name": "perceptual", "features": {"name": "efflite0"}, "base": DMD2}, {}, "of noise"),
-    ({"name": "adversarial", "base": DMD2}, {}, "discriminator of its own"),
-    ({"name": "adversarial", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "discriminator of its own"),
+    ({"name": "perceptual", "features": {"name": "efflite0"}, "base": DMD2}, {}, "dmd2 predicts none"),
+    ({"name": "adversarial", "base": DMD2}, {}, "dmd2 begins with none"),
+    ({"name": "adversarial", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "dmd2 begins with none"),
     ({"name": "adversarial", "base": {"name": "patch", "base": {"name": "edm"}}}, {}, "patch"),
     ({"name": "uncertainty", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "negative"),
 ]

@@ -151,9 +151,7 @@ def require_images(loss: LossWrapper, denoiser: Denoiser) -> None:
         if isinstance(base, PatchLoss):
             raise UserError(f"{name} cannot wrap patch, whose crops it does not see; write `loss`=patch({name}(...))")
         base = base.base
-    if base.from_noise:
-        raise UserError(
-            f"{name} compares images with the batch's, and the loss makes others of noise; leave {name} out"
-        )
+    if not base.predicts_images:
+        raise UserError(f"{name} compares images with the batch's, and {name_of(base)} predicts none; leave {name} out")
     if not spec.latent and spec.image_channels not in (1, 3):
         raise UserError(f"{name} encodes gray or RGB images, not {spec.image_channels} channels; leave it out")

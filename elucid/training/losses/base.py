@@ -25,9 +25,6 @@ class Loss(nn.Module):
     """Whether every step needs all trainable parameters. A class that says so, for itself and not for classes derived
     from it, spares DistributedDataParallel a search of each step's graph."""
 
-    from_noise: bool = False
-    """Whether its images are made of noise, not of the batch's, so that nothing can compare the two one by one."""
-
     may_be_negative: bool = False
     """Whether it may be below 0, so that no other loss may divide it by its size."""
 
@@ -198,6 +195,11 @@ def name_of(loss: Loss) -> str:
     """Return the name that a loss was chosen by."""
     made: dict | None = vars(loss).get("config")  # by `registry.components.make`
     return type(loss).__name__ if made is None else str(made["name"])
+
+
+def with_levels(sampling: dict[str, dict], levels: list[float]) -> dict[str, dict]:
+    """Return a `Loss.sampling` at other chosen levels."""
+    return {**sampling, "schedule": {**sampling["schedule"], "levels": levels}}
 
 
 def takes_mean(loss: Loss) -> bool:

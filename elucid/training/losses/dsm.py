@@ -9,7 +9,7 @@ from torch import Tensor
 from elucid.training.losses.base import Load, Loss, per_element, require_denoiser
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.preconds.base import Denoiser, Preconditioned
-from elucid.training.types import Batch, LossOutput, Prediction, Step
+from elucid.training.types import Batch, Cond, LossOutput, Prediction, Step
 
 
 @dataclass
@@ -63,11 +63,14 @@ class DSM(Loss):
             sigma = self.noise.sample(len(batch), denoiser, batch.images.device)
         if noise is None:
             noise = torch.randn_like(batch.images)
-        x = batch.images + noise * sigma
-        prediction = denoiser(x, sigma, batch.cond)
+        return self.against(denoiser, batch.images + noise * sigma, sigma, batch.cond, batch.images)
+
+    def against(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Cond, target: Tensor) -> DSMEvaluation:
+        """Return the weighted error of D(x; sigma) against a target [B,C,H,W]."""
+        prediction = denoiser(x, sigma, cond)
         importance = self.noise.importance(sigma, denoiser)
         weight = importance * self.weight_at(denoiser, sigma)
-        error = weight * (prediction.x0 - batch.images) ** 2
+        error = weight * (prediction.x0 - target) ** 2
         return DSMEvaluation(x, sigma, prediction, weight, error, importance)
 
     def forward(self, denoiser: Denoiser, batch: Batch, step: Step) -> LossOutput:

@@ -15,6 +15,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.pickled_arrays import ARRAYS, CONTAINERS, pairs
 from elucid.dnnlib.unpickle import Record, recorder, require_plain
 from elucid.torch_utils.pickled import LAYERS, TENSORS
+from elucid.training.losses.fewstep.ect import ECT
 from elucid.training.networks.dhariwal_unet import DhariwalUNet
 from elucid.training.networks.song_unet import SongUNet
 from elucid.training.preconds.base import Denoiser
@@ -44,11 +45,6 @@ PRECONDS = {
     "Patch_EDMPrecond": EDMPrecond,  # with two coordinate channels
     "ECMPrecond": ConsistencyPrecond,  # EDM's while training, shifted by sigma_min in evaluation
 }
-CONSISTENCY_SAMPLING = {
-    "sampler": {"name": "consistency"},
-    "schedule": {"name": "chosen", "levels": [80.0, 0.821]},
-}
-"""How ECT's models are sampled (Geng et al. 2024, arXiv 2406.14548): the levels of one step and of two."""
 INTERFACE = {"img_resolution", "img_channels", "out_channels", "label_dim", "use_fp16", "model_type"}
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 NETWORK_ARGUMENTS = ("img_resolution", "in_channels", "out_channels")
@@ -81,7 +77,7 @@ def read_edm_pickle(content: dict) -> dict[str, Any]:
         "emas": {"ema": denoiser},
         "encoder": {"name": "vae" if spec.latent else "rgb"},
         "dataset": dataset,
-        **(CONSISTENCY_SAMPLING if isinstance(denoiser, ConsistencyPrecond) else {}),
+        **(ECT.sampling if isinstance(denoiser, ConsistencyPrecond) else {}),
     }
 
 

@@ -68,7 +68,7 @@ class AdversarialLoss(LossWrapper):
                 raise UserError(
                     "adversarial cannot wrap patch, whose crops it does not see; write patch(adversarial(...))"
                 )
-            if isinstance(inner, AdversarialLoss) or inner.from_noise:
+            if isinstance(inner, AdversarialLoss):
                 raise UserError("adversarial wraps a loss with a discriminator of its own; leave adversarial out")
         if not self.predicts_images:
             raise UserError(f"adversarial shows images, and {name_of(inner)} begins with none; leave adversarial out")

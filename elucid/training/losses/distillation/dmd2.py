@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss, require_denoiser
+from elucid.training.losses.base import Load, Loss, require_denoiser, with_levels
 from elucid.training.losses.distillation import discriminator
 from elucid.training.losses.distillation.discriminator import Diffusion, logits
 from elucid.training.losses.distillation.teacher import copy_of_teacher, open_teacher, require_path
@@ -32,7 +32,7 @@ class DMD2(Loss):
     `gan`, and of the other phase `fake_score` and `classifier`. Raises UserError for impossible numbers.
     """
 
-    mean, from_noise, predicts_images = True, True, False
+    mean, predicts_images = True, False
     all_phases = ("fake", "main")
     sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0]}}
 
@@ -72,8 +72,7 @@ class DMD2(Loss):
 
     @classmethod
     def sampling_with(cls, options: dict) -> dict[str, dict]:
-        levels = list(options.get("levels", cls.sampling["schedule"]["levels"]))
-        return {**cls.sampling, "schedule": {**cls.sampling["schedule"], "levels": levels}}
+        return with_levels(cls.sampling, list(options.get("levels", cls.sampling["schedule"]["levels"])))
 
     def adapt(self, spec: NetSpec) -> NetSpec:
         return discriminator.with_bottleneck(spec) if self.gan_weight else spec

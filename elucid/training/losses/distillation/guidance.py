@@ -69,11 +69,8 @@ class GuidanceDistillation(DSM):
         low, high = self.scales
         scale = low + (high - low) * torch.rand(len(batch), 1, device=batch.images.device)
         x = batch.images + noise * sigma
-        prediction = denoiser(x, sigma, {**batch.cond, "guidance_scale": scale})
-        importance = self.noise.importance(sigma, denoiser)
-        weight = importance * self.weight_at(denoiser, sigma)
-        error = weight * (prediction.x0 - self.target(x, sigma, batch, scale)) ** 2
-        return DSMEvaluation(x, sigma, prediction, weight, error, importance)
+        told = {**batch.cond, "guidance_scale": scale}
+        return self.against(denoiser, x, sigma, told, self.target(x, sigma, batch, scale))
 
     @torch.no_grad()
     def target(self, x: Tensor, sigma: Tensor, batch: Batch, scale: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.transfer import moved
-from elucid.training.losses.base import Load
+from elucid.training.losses.base import Load, with_levels
 from elucid.training.losses.fewstep.curricula import doubling, growing, steps_of, target_decay
-from elucid.training.losses.fewstep.pairs import ConsistencyPairs, with_levels
+from elucid.training.losses.fewstep.pairs import ConsistencyPairs
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.preconds.base import Denoiser
 from elucid.training.types import Batch, Step

@@ -10,6 +10,11 @@ def steps_of(step: Step) -> tuple[int, int]:
     return step.nimg // step.batch_size, max(step.total_nimg // step.batch_size, 1)
 
 
+def warmed(step: Step, steps: int) -> float:
+    """Return min(1, k / steps) in optimizer step k, 1 without any."""
+    return min(1.0, step.index / steps) if steps else 1.0
+
+
 def growing(k: int, total: int, start: int, end: int) -> int:
     """Return CM's number of intervals, ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) (Song et al. 2023, app. C)."""
     return max(math.ceil(math.sqrt(k / total * ((end + 1) ** 2 - start**2) + start**2) - 1), 1)

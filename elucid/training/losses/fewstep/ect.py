@@ -17,6 +17,11 @@ NEAREST = 1 - 2.0**-20
 """Largest r / t, so that t - r is not 0 in float32, whatever the stage."""
 
 
+def below(t: Tensor, gap: float, k: float = 8.0, b: float = 1.0) -> Tensor:
+    """Return r = max(t (1 - gap (1 + k sigmoid(-b t))), 0)."""
+    return (t * (1 - gap * (1 + k * torch.sigmoid(-b * t)))).clamp_min(0)
+
+
 class ECT(ConsistencyPairs):
     """Pairs t and r = max(t (1 - q^-(stage+1) n(t)), 0), n = 1 + k sigmoid(-b t), or 1 with `mapping` "const".
 
@@ -72,8 +77,7 @@ class ECT(ConsistencyPairs):
 
     def lower(self, t: Tensor, stage: int) -> Tensor:
         """Return r of t."""
-        factor = 1 + self.k * torch.sigmoid(-self.b * t) if self.mapping == "sigmoid" else 1.0
-        return (t * (1 - self.gap(stage) * factor)).clamp_min(self.r_min)
+        return below(t, self.gap(stage), self.k if self.mapping == "sigmoid" else 0, self.b).clamp_min(self.r_min)
 
     def levels(self, denoiser: Denoiser, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
         t = self.noise.sample(len(batch), denoiser, batch.images.device).clamp_min(2 * self.r_min)

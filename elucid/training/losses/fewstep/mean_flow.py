@@ -5,6 +5,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Loss, name_of, per_element, require_denoiser
+from elucid.training.losses.fewstep.curricula import warmed
 from elucid.training.losses.fewstep.derivative import NORMS, require_derivative, with_derivative
 from elucid.training.losses.fewstep.time_pairs import TimePairs
 from elucid.training.losses.fewstep.velocity_guidance import VelocityGuidance
@@ -78,7 +79,7 @@ class MeanFlow(Loss):
 
     def warmed(self, step: Step) -> float:
         """Return the share of du/dt, a pure function of the step."""
-        return min(1.0, step.index / self.warmup) if self.warmup else 1.0
+        return warmed(step, self.warmup)
 
     def forward(self, denoiser: FlowPrecond, batch: Batch, step: Step) -> LossOutput:
         noise, device = torch.randn_like(batch.images), batch.images.device

@@ -94,11 +94,6 @@ class ConsistencyPairs(Loss):
         return self.distance(student, target) * self.weighting(t, r, denoiser).reshape(-1)
 
 
-def with_levels(sampling: dict[str, dict], levels: list[float]) -> dict[str, dict]:
-    """Return a sampling at other chosen levels."""
-    return {**sampling, "schedule": {**sampling["schedule"], "levels": levels}}
-
-
 def positive(r: Tensor) -> Tensor:
     """Return levels above 0 for those that a network is asked at, although nobody looks at what it says for 0."""
     return torch.where(r > 0, r, LEAST_LEVEL)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.losses.base import Loss, require_denoiser
+from elucid.training.losses.fewstep.curricula import warmed
 from elucid.training.losses.fewstep.derivative import NORMS, RELATIVE_STEP, arc, require_derivative, with_derivative
 from elucid.training.losses.fewstep.distances import sigma_data
 from elucid.training.losses.fewstep.pairs import require_boundary
@@ -58,7 +59,7 @@ class SCM(Loss):
 
     def warmed(self, step: Step) -> float:
         """Return r, a pure function of the step."""
-        return min(1.0, step.index / self.warmup) if self.warmup else 1.0
+        return warmed(step, self.warmup)
 
     def slope(self, denoiser: Denoiser, batch: Batch, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Return dx/dt of the probability flow; here of the way between an image and its noise, which has its mean."""

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load
+from elucid.training.losses.base import Load, with_levels
 from elucid.training.losses.distillation.teacher import open_teacher, require_path
-from elucid.training.losses.fewstep.pairs import ConsistencyPairs, with_levels
+from elucid.training.losses.fewstep.ect import below
+from elucid.training.losses.fewstep.pairs import ConsistencyPairs
 from elucid.training.noise.distributions import NoiseDistribution
 from elucid.training.preconds.base import Denoiser, Preconditioned
 from elucid.training.types import Batch, LossOutput, Prediction, Step
@@ -71,7 +72,7 @@ class TCM(ConsistencyPairs):
 
     def lower(self, t: Tensor) -> Tensor:
         """Return r of t."""
-        return (t * (1 - (1 - self.ratio) * (1 + self.k * torch.sigmoid(-self.b * t)))).clamp_min(0)
+        return below(t, 1 - self.ratio, self.k, self.b)
 
     def count(self, batch_size: int, step: Step) -> int:
         """Return how many images have t = t': the share of a batch, rounded at random, equally on all processes."""
