@@ -147,7 +147,7 @@ REFUSED = [
     ({"name": "uncertainty", "base": DMD2}, {}, "leave them out"),
     ({"name": "perceptual", "features": {"name": "efflite0"}, "base": DMD2}, {}, "dmd2 predicts none"),
     ({"name": "adversarial", "base": DMD2}, {}, "dmd2 begins with none"),
-    ({"name": "adversarial", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "dmd2 begins with none"),
+    ({"name": "adversarial", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "discriminator of its own"),
     ({"name": "adversarial", "base": {"name": "patch", "base": {"name": "edm"}}}, {}, "patch"),
     ({"name": "uncertainty", "base": {"name": "adversarial", "base": {"name": "edm"}}}, {}, "negative"),
 ]
