@@ -127,8 +127,8 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
             raise UserError(f"`{name}` is empty; give a file, or leave it out")
     if flags["resume"] and flags["transfer"] and flags["resume"] != "auto":
         raise UserError(
-            "`resume` and `transfer` exclude each other: resume continues a run, transfer starts one; `resume`=auto does "
-            "the one that is due"
+            "`resume` and `transfer` exclude each other: resume continues a run, transfer starts one; `resume`=auto "
+            "does the one that is due"
         )
     for name in OF_STATE_DICTS:
         if flags[name] and not flags["transfer"]:

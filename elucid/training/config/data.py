@@ -52,7 +52,7 @@ AUTO = "auto"
 
 def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
     """Return the standard deviation of the network's data, to two digits. Raises UserError if it is unknown."""
-    if encoder["name"] != "rgb" and dataset.encoder is None:
+    if encoder["name"] != "rgb" and dataset.encoder is None and dataset.arrays is None:
         raise UserError(
             f"precond.sigma_data=auto: images are encoded with {encoder['name']} during training, so the standard "
             "deviation of the latents is unknown; store latents with dataset_tool.py encode, or give a number"
@@ -63,6 +63,7 @@ def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
             f"precond.sigma_data=auto: the encoder {encoder['name']} does not say how it normalises stored latents; "
             "give a number"
         )
+    convention = encoder if dataset.arrays is not None else convention
     std = statistics(dataset, encoder=convention)[1] if distributed.is_main() else None
     distributed.wait_for_all("the standard deviation of the images is measured")
     value = float(f"{distributed.broadcast_object(std):.2g}")
@@ -77,4 +78,5 @@ def dataset_spec(dataset: Dataset) -> NetSpec:
         image_channels=dataset.channels,
         vector={"labels": dataset.label_dim},
         latent=dataset.encoder is not None,
+        arrays=dataset.arrays is not None,
     )

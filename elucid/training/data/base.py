@@ -21,6 +21,14 @@ class Dataset(ABC):
     class_names: list[str] | None = None
     class_counts: list[int] | None = None  # images of each class, if labels are used and are classes
     encoder: dict | None = None  # encoder of stored latents
+    arrays: dict | None = (
+        None  # of arrays other than pictures: what is known of the encoder `arrays`, see `arrays.form`
+    )
+
+    @property
+    def kind(self) -> str:
+        """What it holds, in the plural: images, latents or arrays."""
+        return "arrays" if self.arrays is not None else "images" if self.encoder is None else "latents"
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -17,8 +17,9 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
 from elucid.training.sampling.cpu_blocks import block_size
 from elucid.training.sampling.generate import generate
-from elucid.training.sampling.grid import enlarged_grid, save_grid
 from elucid.training.sampling.lowres import FromDataset
+from elucid.training.sampling.output.colours import pictures_of
+from elucid.training.sampling.output.grid import enlarged_grid, save_grid
 from elucid.training.transforms.lowres import NAME
 
 STEPS = 8
@@ -57,7 +58,7 @@ class SampleGrid(Hook):
             if images is not None:
                 picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
                 try:
-                    save_grid(enlarged_grid(images, cells=count), picture)
+                    save_grid(enlarged_grid(pictures_of(images, run.encoder), cells=count), picture)
                 except UserError as error:  # a full disk, of which the states decide
                     run.log(f"warning: {error}")
                 else:

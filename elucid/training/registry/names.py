@@ -130,6 +130,7 @@ FEATURES = {
 
 ENCODERS = {
     "rgb": _T + "encoders.rgb:RGB",
+    "arrays": _T + "encoders.arrays:Arrays",
     "vae": _T + "encoders.vae:VAE",
     "edm2_vae": _T + "encoders.vae:VAE",
 }

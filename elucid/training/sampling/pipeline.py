@@ -76,6 +76,8 @@ class SamplingPipeline:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         spec, factor = self.denoiser.spec, self.encoder.factor
+        if not self.encoder.pictures:
+            return spec.sample_shape
         channels = 1 if spec.image_channels == 1 and not spec.latent else 3
         return (channels, *(side * factor for side in spec.resolution))
 
