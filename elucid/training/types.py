@@ -1,8 +1,9 @@
 """Data types shared by all components, and the notation for tensor shapes.
 
-B batch · C channels · H height · W width · D feature or label dimension. Images are float32: pictures in [-1, 1], arrays
-of other kinds of about the same deviation, by the statistics of each channel. `sigma` is a noise level in the same units (the standard deviation of the added noise), `x` a noisy image,
-`x0` an estimate of the clean image, `nimg` a number of training images.
+B batch · C channels · H height · W width · D feature or label dimension. Images are float32: pictures in [-1, 1],
+arrays of any other kind by mean and deviation of each channel. `sigma` is a noise level in the same units (the standard
+deviation of the added noise), `x` a noisy image, `x0` an estimate of the clean image, `nimg` a number of training
+images.
 """
 
 import dataclasses

@@ -36,8 +36,8 @@ def open_dataset(
 
     Labels come from its `dataset.json`, or else from its top-level folders, one per class. `max_size` selects a random
     subset determined by `seed`. `check` reads the headers of all images to find one of another size or mode before
-    training. `latents` allows what is no picture: stored latents, and arrays. Of a large dataset an index is made once and kept in the cache; it also
-    notes that the headers were checked. Raises UserError.
+    training. `latents` allows stored latents. Arrays, in `.npy` files, are a dataset with `arrays`. Of a large dataset
+    an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
     """
     with opened(path, check) as source:
         encoder = stored_by(source) if source.index is None else source.index.encoder

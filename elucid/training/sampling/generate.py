@@ -1,4 +1,4 @@
-"""Generates images, or arrays in the data's own units, from seeds. Used by generate.py, fid.py and the sample grid during training."""
+"""Generates images from seeds, or arrays. Used by generate.py, fid.py and the sample grid during training."""
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Sequence

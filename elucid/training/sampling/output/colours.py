@@ -68,7 +68,7 @@ def pictures_of(
 
 
 def _in_range(x: Tensor, encoder: Encoder) -> Tensor:
-    """Return normalised values as 0 to 1; the deviation of each channel is `final_std` of the encoder, 0.5 if unknown."""
+    """Return normalised values as 0 to 1, whose deviation is `final_std` of the encoder, 0.5 if unknown."""
     statistics = getattr(encoder, "statistics", None)
     deviation = 0.5 if statistics is None else statistics.final_std
     return (x / (2 * WIDTH * deviation) + 0.5).nan_to_num(0.5).clamp(0, 1)
