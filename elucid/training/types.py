@@ -16,7 +16,10 @@ from torch.utils import _pytree as pytree
 
 Cond = dict[str, Tensor]
 """Network conditioning by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class), `augment` [B,D], and
-spatial maps such as `coords` [B,2,H,W] and `lowres` [B,C,H,W]."""
+spatial maps such as `coords` [B,2,H,W], `lowres` [B,C,H,W] and `cond_images` [B,c,H,W]."""
+
+MAPS = "cond_images"
+"""Name in `Cond` of the maps given beside each image, and of the option that says where they are."""
 
 
 @dataclass

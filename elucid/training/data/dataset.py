@@ -102,6 +102,11 @@ class ImageDataset(Dataset):
         return self._labels is not None
 
     @property
+    def vector_labels(self) -> bool:
+        """Whether labels are used and are vectors."""
+        return self.use_labels and self._labels is not None and not self._labels.are_classes
+
+    @property
     def label_dim(self) -> int:
         """Number of classes, or width of vector labels; 0 if labels are not used."""
         return self._labels.dim if self.use_labels else 0

@@ -51,8 +51,8 @@ def note_recognised(path: str, encoder: dict) -> None:
         note(
             f"{path} names no encoder; 8 float channels are EDM2's form of latents, so they are taken as those of "
             f"edm2_vae ({encoder['model']}, pixels in [0, 1], EDM2's statistics). Other VAE: --set encoder.model=PATH; "
-            "latents of pixels in [-1, 1]: --set encoder.pixels=signed; own statistics: dataset_tool.py verify. If they "
-            "are arrays, convert them with dataset_tool.py, which notes that"
+            "latents of pixels in [-1, 1]: --set encoder.pixels=signed; own statistics: dataset_tool.py verify. If "
+            "they are arrays, convert them with dataset_tool.py, which notes that"
         )
 
 

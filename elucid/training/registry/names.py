@@ -140,6 +140,7 @@ TRANSFORMS = {
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
     "random_crop": _T + "transforms.random_crop:RandomCrop",
     "lowres": _T + "transforms.lowres:LowRes",
+    "maps": _T + "transforms.maps:ConditionMaps",
 }
 
 DATASETS = {
