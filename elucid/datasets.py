@@ -38,4 +38,4 @@ def verify(source: str | os.PathLike, workers: int | None = None):
 
 def open(path: str | os.PathLike) -> ImageDataset:
     """Open a dataset: `len(data)`, `data.image(i)` u8[C,H,W], `data.labels`."""
-    return open_dataset(os.fspath(path))
+    return open_dataset(os.fspath(path), arrays=True)

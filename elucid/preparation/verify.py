@@ -100,7 +100,7 @@ class Verdict:
 
 def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict:
     """Decode all images and check all labels. Raises UserError that counts and names invalid ones."""
-    dataset = open_dataset(path, check=False, latents=True)
+    dataset = open_dataset(path, check=False, latents=True, arrays=True)
     total, squares, bad = 0, 0, []
 
     def check(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:

@@ -19,7 +19,7 @@ def read_dataset(options: DataOptions) -> Dataset:
     """Open the dataset with the given reader, or else the one that fits the path."""
     known = {"use_labels": options.use_labels, "max_size": options.max_size, "seed": options.subset_seed}
     if options.reader is None:
-        return open_dataset(options.path, latents=True, **known)
+        return open_dataset(options.path, latents=True, arrays=True, **known)
     target = find("dataset", split(options.reader, "dataset")[0])
     taken = inspect.signature(target).parameters
     given = {"path": options.path, **{name: value for name, value in known.items() if name in taken}}
