@@ -49,9 +49,7 @@ def build_for(
     """Call `build` for a dataset, which determines encoders of latents, arrays, maps, and `sigma_data` if "auto"."""
     check_statistics(options["encoder"], dataset)
     if dataset.arrays is not None and options.get("augment") and distributed.is_main():
-        note(
-            "arrays are augmented as pictures are, by flips, rotations and scales; `augment`=0 where directions matter"
-        )
+        note("arrays are augmented as pictures are, by flips, rotations, scales; `augment`=0 if directions matter")
     options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
     if dataset.maps is not None:
         about = options.get("maps") or {"name": "maps"}
