@@ -8,14 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading import limits
+from elucid.dnnlib.reading.json_text import parse_json
 from elucid.dnnlib.remote.hub import is_hub
 from elucid.training.data.archives import FileSet, open_files
 from elucid.training.data.arrays.axes import Axes
 from elucid.training.data.arrays.members import holds_arrays, is_array, read_any
-from elucid.training.data.arrays.tables import ArrayTable, table_at
+from elucid.training.data.arrays.tables import ArrayTable, SourceTable, table_at
 from elucid.training.data.folders import find_labels
 from elucid.training.data.labels import Labels
+from elucid.training.data.latents import encoder_of
 
 
 class NamedArray(NamedTuple):
@@ -85,6 +86,7 @@ class MemberSource(SampleSource):
 
     def __init__(self, files: FileSet, axes: str | None = None):
         self._files, self.name = files, files.name
+        _require_no_latents(files)
         self._axes = Axes(axes.upper()) if axes else None
         self._where = [i for i, name in enumerate(files.names) if is_array(name)]
         if not self._where:
@@ -124,6 +126,14 @@ class MemberSource(SampleSource):
         return np.ascontiguousarray(axes.sample(array))
 
 
+def _require_no_latents(files: FileSet) -> None:
+    place = files.find("dataset.json")
+    text = b"" if place is None else files.read(place)
+    where = f"{files.path}/dataset.json"
+    if b'"encoder"' in text and encoder_of(parse_json(text, where, len(files)), where):
+        raise UserError(f"{files.path} holds latents, not arrays; give what they were encoded from")
+
+
 def is_array_source(source: str) -> bool:
     """Return whether a source is of arrays: a file of one array, or a folder or zip with arrays and no pictures."""
     if source.startswith("builtin:") or is_hub(source):
@@ -143,5 +153,4 @@ def open_array_source(source: str, axes: str | None = None, labels: str = "label
     """
     if table_at(source) is None:
         return MemberSource(open_files(source), axes)
-    largest = limits.ARRAY_BYTES.value
-    return TableSource(ArrayTable(source, axes=axes, labels=labels, any_dtype=True, largest=largest))
+    return TableSource(SourceTable(source, axes=axes, labels=labels))

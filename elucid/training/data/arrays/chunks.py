@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from elucid.training.data.arrays.stored import StoredArray
+from elucid.training.data.arrays.formats.stored import StoredArray
 
 CACHE_BYTES = 64 << 20
 """Of decompressed chunks that a process keeps of an array."""

@@ -13,8 +13,8 @@ from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
 from elucid.training.data.arrays import tiff
 from elucid.training.data.arrays.dtypes import native, require_stored
-from elucid.training.data.arrays.npy_header import npy_header
-from elucid.training.data.arrays.tiff_header import tiff_header
+from elucid.training.data.arrays.formats.npy_header import npy_header
+from elucid.training.data.arrays.formats.tiff_header import tiff_header
 from elucid.training.data.pictures import is_picture
 
 NPZ = ".npz"

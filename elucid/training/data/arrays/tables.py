@@ -12,10 +12,10 @@ from elucid.dnnlib.reading import limits
 from elucid.training.data.arrays.axes import axes_of
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.dtypes import require_real, require_stored
-from elucid.training.data.arrays.hdf5 import open_hdf5
-from elucid.training.data.arrays.npz import open_npy, open_npz
-from elucid.training.data.arrays.stored import StoredArray, require_sane
-from elucid.training.data.arrays.zarr_array import open_zarr
+from elucid.training.data.arrays.formats.hdf5 import open_hdf5
+from elucid.training.data.arrays.formats.npz import open_npy, open_npz
+from elucid.training.data.arrays.formats.stored import StoredArray, require_sane
+from elucid.training.data.arrays.formats.zarr_array import open_zarr
 from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import subset
 from elucid.training.data.labels import MAX_CLASSES, Labels, class_names
@@ -53,9 +53,10 @@ class ArrayTable(Dataset):
 
     `path` is a `.h5`, `.zarr`, `.npy` or `.npz`, or an array in one, `fields.h5/group/name`. Samples are in the data's
     own units; with floats, what the file marks as missing is NaN. `labels` names the array beside it with classes [N]
-    or vectors [N,D]. `any_dtype` allows those that training does not read, `largest` bytes of a compressed `.npz` are
-    decompressed into memory. Opening reads no samples. Raises UserError for what is no such array.
+    or vectors [N,D]. Opening reads no samples. Raises UserError for what is no such array.
     """
+
+    _axes_option = "dataset.reader.axes"
 
     def __init__(
         self,
@@ -65,19 +66,16 @@ class ArrayTable(Dataset):
         seed: int = 0,
         axes: str | None = None,
         labels: str = "labels",
-        any_dtype: bool = False,
-        largest: int = limits.SMALL,
     ):
         self.path, self.use_labels = str(path), use_labels
         place = table_at(path)
         if place is None:
             raise UserError(f"{path}: no such array; give a .h5, .zarr, .npy or .npz, or FILE/NAME of an array in one")
-        self.array = array = _READERS[place.suffix](place.file, place.inside, labels, largest)
+        self._stored = array = _READERS[place.suffix](place.file, place.inside, labels, self._largest())
         require_sane(array)
-        check = require_real if any_dtype else require_stored
-        check(array.dtype, array.where, *(() if any_dtype else (str(path),)))
+        self._require_dtype()
         self.name = place.file.name.removesuffix(place.suffix)
-        self._axes = axes_of(array.shape, axes, array.where, "`axes`" if any_dtype else "dataset.reader.axes")
+        self._axes = axes_of(array.shape, axes, array.where, self._axes_option)
         self.channels, *sides = self._axes.sample_shape(array.shape)
         self.resolution = sides[0], sides[1]
         self.dtype = array.dtype.newbyteorder("=")
@@ -89,11 +87,7 @@ class ArrayTable(Dataset):
             self._labels = self._labels.select(kept)
         self._subset = "all" if kept is None else f"{max_size}:{seed}"
         self._rows = Rows(array)
-        if self._rows.reads_more >= _MANY and not any_dtype:
-            note(
-                f"{array.where}: {self._rows.reads_more} samples are decompressed to read one; store it with chunks of "
-                f"one, or convert it: dataset_tool.py --source={path} --dest=NAME.zip"
-            )
+        self._note_chunks()
         if use_labels:
             self._require_labels()
 
@@ -103,7 +97,7 @@ class ArrayTable(Dataset):
     def __repr__(self) -> str:
         height, width = self.resolution
         size = f"{height}x{width}, {self.channels} channels, {self.dtype}"
-        return f"<{type(self).__name__} {self.array.where}: {len(self)} samples, {size}>"
+        return f"<{type(self).__name__} {self._stored.where}: {len(self)} samples, {size}>"
 
     @property
     def has_labels(self) -> bool:  # type: ignore[override]
@@ -140,18 +134,18 @@ class ArrayTable(Dataset):
     @property
     def fingerprint(self) -> str:
         """Return a hex digest of path, size, modification time, axes and subset, e.g. as a cache key."""
-        text = f"v1:{self.array.fingerprint()}:{self._axes.letters}:{self._subset}"
+        text = f"v1:{self._stored.fingerprint()}:{self._axes.letters}:{self._subset}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def image_name(self, index: int) -> str:
         """Return the name of a sample, `fields.h5/x[12]`, with its place in the file."""
-        return f"{self.array.where}[{self._place(index)}]"
+        return f"{self._stored.where}[{self._place(index)}]"
 
     def image(self, index: int) -> np.ndarray:
         """Return a sample [C,H,W] in own units. Raises UserError if it cannot be read."""
         image = np.array(self._axes.sample(self._rows[self._place(index)]), dtype=self.dtype, order="C")
-        if self.array.fill is not None:
-            image[image == self.dtype.type(self.array.fill)] = np.nan
+        if self._stored.fill is not None:
+            image[image == self.dtype.type(self._stored.fill)] = np.nan
         return image
 
     def label(self, index: int) -> np.ndarray:
@@ -165,17 +159,46 @@ class ArrayTable(Dataset):
         index = int(index) % len(self)
         return index if self._where is None else int(self._where[index])
 
+    def _largest(self) -> int:
+        """Return how many bytes of an array that is compressed whole may be decompressed into memory."""
+        return limits.SMALL
+
+    def _require_dtype(self) -> None:
+        require_stored(self._stored.dtype, self._stored.where, self.path)
+
+    def _note_chunks(self) -> None:
+        if self._rows.reads_more >= _MANY:
+            note(
+                f"{self._stored.where}: {self._rows.reads_more} samples are decompressed to read one; store it with "
+                f"chunks of one, or convert it: dataset_tool.py --source={self.path} --dest=NAME.zip"
+            )
+
     def _require_labels(self) -> None:
         if self._labels is None:
             raise UserError(
-                f"{self.array.where} has no array of labels beside it, which `cond`=1 needs; train with `cond`=0, or "
+                f"{self._stored.where} has no array of labels beside it, which `cond`=1 needs; train with `cond`=0, or "
                 "name one: dataset.reader.labels"
             )
         if len(missing := self._labels.missing):
             raise UserError(
-                f"{len(missing)} of {len(self)} samples of {self.array.where} have no label, which `cond`=1 needs "
+                f"{len(missing)} of {len(self)} samples of {self._stored.where} have no label, which `cond`=1 needs "
                 f"(first: {self.image_name(int(missing[0]))}); label them, or train with `cond`=0"
             )
+
+
+class SourceTable(ArrayTable):
+    """One array of all samples for conversion, of any real dtype, read in order; it may be compressed whole."""
+
+    _axes_option = "`axes`"
+
+    def _largest(self) -> int:
+        return limits.ARRAY_BYTES.value
+
+    def _require_dtype(self) -> None:
+        require_real(self._stored.dtype, self._stored.where)
+
+    def _note_chunks(self) -> None:
+        pass  # in order, each is read once
 
 
 def labels_beside(array: StoredArray, name: str) -> Labels | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.data.arrays.dtypes import native
-from elucid.training.data.arrays.tiff_header import NOT_IMAGES, tiff_header
+from elucid.training.data.arrays.formats.tiff_header import NOT_IMAGES, tiff_header
 
 SUFFIXES = (".tif", ".tiff")
 _AXES = {"YX": (0, 0, 1), "YXS": (2, 0, 1), "SYX": (0, 1, 2)}
@@ -50,9 +50,7 @@ def _planes(page: Any, name: str) -> np.ndarray:
 def _require_all_planes(file: Any, shape: tuple[int, ...], name: str) -> None:
     """Raise UserError for a file with one directory for many planes, as some programs write, whose others are lost."""
     if len(file.pages) == 1 and (file.is_imagej or file.is_shaped) and file.series[0].size > np.prod(shape):
-        raise UserError(
-            f"{name} has one page for {list(file.series[0].shape)} values; write a page for each plane, as tifffile does"
-        )
+        raise UserError(f"{name} has one page for {list(file.series[0].shape)} values; write a page for each plane")
 
 
 def _library(name: str) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
-from elucid.training.data.arrays.attributes import fill_of, texts
-from elucid.training.data.arrays.stored import PlainArray, StoredArray, chosen, failures, require_sane
+from elucid.training.data.arrays.formats.attributes import fill_of, texts
+from elucid.training.data.arrays.formats.stored import PlainArray, StoredArray, chosen, failures, require_sane
 
 _MOST = 1000
 """Objects of a file that are looked at for arrays."""

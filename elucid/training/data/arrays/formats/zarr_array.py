@@ -10,8 +10,8 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.zips import zip_members
-from elucid.training.data.arrays.attributes import fill_of, texts
-from elucid.training.data.arrays.stored import StoredArray, chosen, failures, require_sane
+from elucid.training.data.arrays.formats.attributes import fill_of, texts
+from elucid.training.data.arrays.formats.stored import StoredArray, chosen, failures, require_sane
 
 _LIBRARY = (RuntimeError, ValueError, KeyError, TypeError, LookupError, AttributeError)
 """What zarr raises for damaged stores, besides OSError."""

@@ -39,7 +39,8 @@ class StoredArray(ABC):
         return None
 
     def open(self) -> Any:
-        """Open what `handle` gives."""
+        """Open what `handle` gives, if there is something to open."""
+        raise NotImplementedError
 
     @property
     def handle(self) -> Any:

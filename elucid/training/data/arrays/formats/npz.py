@@ -12,8 +12,8 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.zips import zip_members
-from elucid.training.data.arrays.npy_header import NpyHeader, npy_header
-from elucid.training.data.arrays.stored import MemoryArray, PlainArray, StoredArray, chosen, failures
+from elucid.training.data.arrays.formats.npy_header import NpyHeader, npy_header
+from elucid.training.data.arrays.formats.stored import MemoryArray, PlainArray, StoredArray, chosen, failures
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and the extra field
 
