@@ -46,9 +46,13 @@ STATE_VERSION = 2
 def build_for(
     options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True, skeleton: bool = False
 ) -> Components:
-    """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
+    """Call `build` for a dataset, which determines encoders of latents, arrays, maps, and `sigma_data` if "auto"."""
     check_statistics(options["encoder"], dataset)
     options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
+    if dataset.maps is not None:
+        about = options.get("maps") or {"name": "maps"}
+        encoder = encoder_for(about.get("encoder") or {"name": "rgb"}, dataset.maps.dataset, options["precond"])
+        options["maps"] = {**about, "encoder": encoder, "channels": dataset.maps.dataset.channels}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
     return build(options, dataset_spec(dataset), precision, weights, skeleton)
@@ -307,6 +311,7 @@ class Run:
                 "label_dim": data.label_dim,
                 "class_names": data.class_names,
                 "class_counts": data.class_counts,
+                **({"vector_labels": True} if data.vector_labels else {}),
             },
             options=self.options,
             nimg=self.nimg,

@@ -16,7 +16,7 @@ from elucid.training.transforms.base import Transform
 from elucid.training.transforms.resampling import Resampling
 from elucid.training.types import Batch, NetSpec
 
-SPATIAL = ("coords",)
+SPATIAL = ("coords", "cond_images")
 """Names in `cond` of maps [B,c,H,W] that are transformed together with the image."""
 
 Parameters = dict[str, Tensor]

@@ -1,1 +1,1 @@
-"""Arrays read directly: one array for all samples (HDF5, Zarr, npy, npz), and one file for each (npy, npz, TIFF)."""
+"""Arrays of any number of channels in the place of pictures: fields, slices, spectra; many in one file, or one each."""
