@@ -12,6 +12,7 @@ from elucid.dnnlib.reading.json_text import parse_json
 from elucid.dnnlib.remote.hub import is_hub
 from elucid.training.data.archives import FileSet, open_files
 from elucid.training.data.arrays.axes import Axes
+from elucid.training.data.arrays.form import are_arrays
 from elucid.training.data.arrays.members import holds_arrays, is_array, read_any
 from elucid.training.data.arrays.tables import ArrayTable, SourceTable, table_at
 from elucid.training.data.folders import find_labels
@@ -117,7 +118,7 @@ class MemberSource(SampleSource):
     def _read(self, index: int) -> np.ndarray:
         name = self.array_name(index)
         array = read_any(self._files.read(self._where[index]), name)
-        axes = self._axes or Axes({2: "NHW", 3: "NCHW"}.get(array.ndim, "NCHW"))
+        axes = self._axes or Axes({1: "NW", 2: "NHW"}.get(array.ndim, "NCHW"))
         if len(axes.letters) != array.ndim + 1:
             raise UserError(
                 f"{name} has {array.ndim} axes, {list(array.shape)}, not those of {axes.letters[1:]}; give its `axes`, "
@@ -130,7 +131,8 @@ def _require_no_latents(files: FileSet) -> None:
     place = files.find("dataset.json")
     text = b"" if place is None else files.read(place)
     where = f"{files.path}/dataset.json"
-    if b'"encoder"' in text and encoder_of(parse_json(text, where, len(files)), where):
+    encoder = encoder_of(parse_json(text, where, len(files)), where) if b'"encoder"' in text else None
+    if encoder is not None and not are_arrays(encoder):
         raise UserError(f"{files.path} holds latents, not arrays; give what they were encoded from")
 
 

@@ -105,8 +105,18 @@ def test_other_dtypes_and_axes_are_for_conversion_only():
     np.testing.assert_array_equal(read_any(npz(x=flat), "a.npz"), flat)
     with pytest.raises(UserError, match="a.npz is float64.*dataset_tool.py"):
         read_array(npz(x=flat), "a.npz")
-    with pytest.raises(UserError, match=r"a.npz is \[3, 4\]"):
-        read_array(npz(x=flat.astype("f4")), "a.npz")
+    with pytest.raises(UserError, match=r"a.npz is \[1, 1, 3, 4\]"):
+        read_array(npz(x=flat.astype("f4")[None, None]), "a.npz")
+
+
+@pytest.mark.parametrize("encode", [npz, lambda x: to_npy(x)])
+def test_first_axes_may_lack(encode):
+    name = "a.npz" if encode is npz else "a.npy"
+    for shape in ((4,), (3, 4), (2, 3, 4)):
+        array = values(shape, "float32")
+        found = read_array(encode(x=array), name)
+        assert found.shape == (1,) * (3 - len(shape)) + shape and found.tobytes() == array.tobytes()
+        assert array_header(encode(x=array), name) == (found.shape, found.dtype)
 
 
 def patched(data, tag, value):

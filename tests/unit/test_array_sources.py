@@ -1,4 +1,4 @@
-"""Sources of arrays for conversion: in order, with labels, cast without loss, and every mistake named with its place."""
+"""Sources of arrays for conversion: in order, with labels, cast without loss, and mistakes named with their place."""
 
 import io
 import json

@@ -20,8 +20,8 @@ def read_dataset(options: DataOptions) -> Dataset:
     """Open the dataset with the given reader, or else the one that fits the path."""
     known = {"use_labels": options.use_labels, "max_size": options.max_size, "seed": options.subset_seed}
     reader = options.reader
-    if table_at(options.path) and (reader is None or (isinstance(reader, dict) and "name" not in reader)):
-        reader = {"name": "table", **(reader or {})}
+    if isinstance(reader, dict) and "name" not in reader and table_at(options.path):
+        reader = {"name": "table", **reader}
     if reader is None:
         return open_dataset(options.path, latents=True, **known)
     target = find("dataset", split(reader, "dataset")[0])

@@ -3,20 +3,18 @@
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
-
-STORED = ("uint8", "uint16", "float16", "float32")
-"""Dtypes that training reads."""
+from elucid.training.data.arrays.form import DTYPES
 
 _BECOMES = {"bool": "uint8"} | {f"{sign}int{bits}": "float32" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_BECOMES |= {"float64": "float32"} | {name: name for name in STORED}
+_BECOMES |= {"float64": "float32"} | {name: name for name in DTYPES}
 
 
 def require_stored(dtype: np.dtype, where: str, source: str) -> None:
     """Raise UserError, with the command that converts `source`, unless training reads arrays of a dtype."""
     require_real(dtype, where)
-    if dtype.name not in STORED:
+    if dtype.name not in DTYPES:
         raise UserError(
-            f"{where} is {dtype}, and training reads {', '.join(STORED)}; convert it: dataset_tool.py "
+            f"{where} is {dtype}, and training reads {', '.join(DTYPES)}; convert it: dataset_tool.py "
             f"--source={source} --dest=NAME.zip"
         )
 
@@ -26,7 +24,7 @@ def require_real(dtype: np.dtype, where: str) -> None:
     if dtype.hasobject:
         raise UserError(f"{where} holds Python objects, which are never loaded; save an array of numbers")
     if dtype.name not in _BECOMES:
-        raise UserError(f"{where} is {dtype}, which is no dtype of images; save it as one of {', '.join(STORED)}")
+        raise UserError(f"{where} is {dtype}, which is no dtype of images; save it as one of {', '.join(DTYPES)}")
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -35,13 +33,13 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def target(dtype: np.dtype, asked: str | None = None) -> np.dtype:
-    """Return the dtype to store arrays of a dtype in: `asked`, or the smallest of `STORED` meant to hold its values.
+    """Return the dtype to store arrays of a dtype in: `asked`, or the smallest of `DTYPES` meant to hold its values.
 
     float64 and integers become float32, which holds integers up to 2^24; booleans become uint8. Raises UserError for
     an unknown `asked`.
     """
-    if asked is not None and asked not in STORED:
-        raise UserError(f"`dtype`={asked} is unknown; use one of {', '.join(STORED)}")
+    if asked is not None and asked not in DTYPES:
+        raise UserError(f"`dtype`={asked} is unknown; use one of {', '.join(DTYPES)}")
     return np.dtype(asked or _BECOMES[dtype.name])
 
 

@@ -63,22 +63,22 @@ def array_header(data: bytes, name: str) -> tuple[tuple[int, ...], np.dtype] | N
             return None
         data = start
     found = npy_header(io.BytesIO(data), name)
-    return found.shape, found.dtype.newbyteorder("=")
+    return (1,) * (3 - len(found.shape)) + found.shape, found.dtype.newbyteorder("=")
 
 
 def read_array(data: bytes, name: str) -> np.ndarray:
     """Return an array [C,H,W] as training reads it, uint8, uint16, float16 or float32.
 
-    Of a `.npz` it is the only array, of a TIFF the planes of all pages. Raises UserError naming the file for other
-    dtypes and shapes, and for what is damaged.
+    A `.npy` or `.npz` may lack its first axes. Of a `.npz` it is the only array, of a TIFF the planes of all pages.
+    Raises UserError naming the file for other dtypes and shapes, and for what is damaged.
     """
     if name.lower().endswith(npy.SUFFIX):
-        return npy.from_npy(data, name)
+        return npy.from_npy(data, name, npy.ARRAYS)
     array = _from_npz(data, name) if name.lower().endswith(NPZ) else tiff.from_tiff(data, name)
     require_stored(array.dtype, name, name.rpartition("/")[0])
-    if array.ndim != 3 or 0 in array.shape:
+    if not 1 <= array.ndim <= 3:
         raise UserError(f"{name} is {list(array.shape)}; a sample is [C,H,W]")
-    return array
+    return with_axes(array)
 
 
 def read_any(data: bytes, name: str) -> np.ndarray:
@@ -88,6 +88,11 @@ def read_any(data: bytes, name: str) -> np.ndarray:
     if name.lower().endswith(NPZ):
         return _from_npz(data, name)
     return _values(checksums.content(data, name)[0], name)
+
+
+def with_axes(array: np.ndarray) -> np.ndarray:
+    """Return an array with the first axes that [C,H,W] has and it lacks."""
+    return array.reshape((1,) * (3 - array.ndim) + array.shape)
 
 
 def _is_tiff(name: str) -> bool:

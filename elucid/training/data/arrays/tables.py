@@ -12,6 +12,7 @@ from elucid.dnnlib.reading import limits
 from elucid.training.data.arrays.axes import axes_of
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.dtypes import require_real, require_stored
+from elucid.training.data.arrays.form import form_of
 from elucid.training.data.arrays.formats.hdf5 import open_hdf5
 from elucid.training.data.arrays.formats.npz import open_npy, open_npz
 from elucid.training.data.arrays.formats.stored import StoredArray, require_sane
@@ -57,6 +58,7 @@ class ArrayTable(Dataset):
     """
 
     _axes_option = "dataset.reader.axes"
+    arrays: dict
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class ArrayTable(Dataset):
         self._subset = "all" if kept is None else f"{max_size}:{seed}"
         self._rows = Rows(array)
         self._note_chunks()
+        self.arrays = form_of(array.about, array.where)
         if use_labels:
             self._require_labels()
 

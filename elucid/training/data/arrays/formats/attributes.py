@@ -32,6 +32,13 @@ def fill_of(attributes: dict[str, Any], dtype: np.dtype, where: str) -> float | 
     return value
 
 
+def channels_of(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return what attributes say of the channels, as `arrays.form` has it: `mean`, `std`, `channel_names`, `units`."""
+    numbers = {name: np.asarray(attributes[name]).tolist() for name in ("mean", "std") if name in attributes}
+    lists = {name: one for name, one in numbers.items() if isinstance(one, list)}
+    return lists | {name: one for name in ("channel_names", "units") if (one := texts(attributes.get(name)))}
+
+
 def texts(value: Any) -> list[str] | None:
     """Return an attribute that is a list of texts; None if it is none."""
     if value is None or isinstance(value, (str, bytes)) or not np.iterable(value):

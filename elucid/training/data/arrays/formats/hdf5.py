@@ -8,7 +8,8 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
-from elucid.training.data.arrays.formats.attributes import fill_of, texts
+from elucid.training.data.arrays.dtypes import require_real
+from elucid.training.data.arrays.formats.attributes import channels_of, fill_of, texts
 from elucid.training.data.arrays.formats.stored import PlainArray, StoredArray, chosen, failures, require_sane
 
 _MOST = 1000
@@ -46,7 +47,8 @@ class Hdf5Array(StoredArray):
         if not hasattr(dataset, "shape") or dataset.shape is None:
             raise UserError(f"{self.where} is no array; check the path")
         self.shape, self.dtype = dataset.shape, dataset.dtype
-        self.fill = fill_of(dict(dataset.attrs), self.dtype, self.where)
+        attributes = dict(dataset.attrs)
+        self.fill, self.about = fill_of(attributes, self.dtype, self.where), channels_of(attributes)
         if dataset.external:
             raise UserError(f"{self.where} has its values in other files, which are not read; copy it with h5repack")
         require_sane(self, None if dataset.is_virtual else dataset.id.get_storage_size())
@@ -74,6 +76,7 @@ class Hdf5Array(StoredArray):
             if found is None or not hasattr(found, "shape"):
                 return None
             where = f"{self.file}/{found.name.strip('/')}"
+            require_real(found.dtype, where)
             limits.ARRAY_BYTES.require(found.nbytes, f"{where}: its size")
             limits.require_ratio(found.nbytes, found.id.get_storage_size(), where)
             return np.asarray(found[()]), texts(found.attrs.get("class_names"))

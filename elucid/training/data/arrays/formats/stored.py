@@ -19,7 +19,7 @@ class StoredArray(ABC):
     """Base class: an array whose first axis counts samples. Can be read from threads, pickled, used after a fork.
 
     `where` names it in messages, `file` is its file or folder. `rows_per_chunk` samples are decompressed together.
-    `fill` is the value that stands for a missing one, if that is not NaN.
+    `fill` is the value that stands for a missing one, if that is not NaN; `about` what attributes say of its channels.
     """
 
     file: Path
@@ -28,6 +28,7 @@ class StoredArray(ABC):
     dtype: np.dtype
     rows_per_chunk: int = 1
     fill: float | None = None
+    about: dict[str, Any] = {}
     _held: tuple[int, Any] | None = None
 
     @abstractmethod
@@ -130,6 +131,8 @@ def failures(where: str, *more: type[Exception]) -> Iterator[None]:
     """Turn errors of the system, and those of a library, into UserError of one line."""
     try:
         yield
+    except UserError:
+        raise
     except (OSError, MemoryError, *more) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{where} cannot be read ({reason}); copy or download it again") from error

@@ -10,12 +10,16 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.zips import zip_members
-from elucid.training.data.arrays.formats.attributes import fill_of, texts
+from elucid.training.data.arrays.dtypes import require_real
+from elucid.training.data.arrays.formats.attributes import channels_of, fill_of, texts
 from elucid.training.data.arrays.formats.stored import StoredArray, chosen, failures, require_sane
 
-_LIBRARY = (RuntimeError, ValueError, KeyError, TypeError, LookupError, AttributeError)
-"""What zarr raises for damaged stores, besides OSError."""
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
+_CODECS = frozenset(
+    "bytes endian transpose sharding_indexed crc32c crc32 adler32 fletcher32 jenkins_lookup3 gzip zlib zstd blosc bz2 "
+    "lzma lz4 shuffle delta bitround fixedscaleoffset quantize packbits astype pcodec zfpy".split()
+)
+"""Codecs that give numbers; others may do more, as numcodecs' `pickle`, which runs what it reads."""
 
 
 def open_zarr(file: Path, inside: str, labels: str, largest: int) -> StoredArray:
@@ -25,7 +29,7 @@ def open_zarr(file: Path, inside: str, labels: str, largest: int) -> StoredArray
         zip_members(file)
     elif not any((file / name).is_file() for name in _METADATA):
         raise UserError(f"{file} is no Zarr store: it has no {_METADATA[0]}; check the path, or copy it again")
-    with failures(str(file), *_LIBRARY):
+    with failures(str(file), Exception):
         found = _find(file, inside)
         if found is None:
             raise UserError(
@@ -44,28 +48,33 @@ class ZarrArray(StoredArray):
 
     def __init__(self, file: Path, inside: str, array: Any):
         self.file, self.inside, self.where = file, inside, f"{file}/{inside}" if inside else str(file)
+        _require_codecs(array, self.where)
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
-        self.fill = fill_of(dict(array.attrs), self.dtype, self.where)
+        attributes = dict(array.attrs)
+        self.fill, self.about = fill_of(attributes, self.dtype, self.where), channels_of(attributes)
         require_sane(self)
         self.rows_per_chunk = int(array.chunks[0])
         size = math.prod(map(int, array.chunks)) * self.dtype.itemsize
         limits.ARRAY_BYTES.require(size, f"{self.where}: the size of a chunk")
 
     def open(self) -> Any:
-        with failures(str(self.file), *_LIBRARY):
+        with failures(str(self.file), Exception):
             return _find(self.file, self.inside)
 
     def rows(self, first: int, end: int) -> np.ndarray:
-        with failures(f"{self.where}: sample {first}", *_LIBRARY):
+        with failures(f"{self.where}: sample {first}", Exception):
             return np.asarray(self.handle[first:end])
 
     def beside(self, name: str) -> tuple[np.ndarray, Any] | None:
-        with failures(self.where, *_LIBRARY):
+        with failures(self.where, Exception):
             group = self.inside.rpartition("/")[0]
             found = _find(self.file, f"{group}/{name}".strip("/")) if self.inside else None
             if found is None or not hasattr(found, "shape"):
                 return None
-            limits.ARRAY_BYTES.require(found.nbytes, f"{self.file}/{found.path}: its size")
+            where = f"{self.file}/{found.path}"
+            _require_codecs(found, where)
+            require_real(np.dtype(found.dtype), where)
+            limits.ARRAY_BYTES.require(found.nbytes, f"{where}: its size")
             return np.asarray(found[...]), texts(found.attrs.get("class_names"))
 
     def fingerprint(self) -> str:
@@ -86,6 +95,22 @@ def _find(file: Path, inside: str) -> Any:
         return zarr.open(kind(file, read_only=True), path=inside, mode="r")
     except FileNotFoundError:
         return None
+
+
+def _require_codecs(array: Any, where: str) -> None:
+    """Raise UserError for a codec that is not listed."""
+    about = array.metadata.to_dict()
+    waiting = [about.get("compressor"), *(about.get("filters") or ()), *(about.get("codecs") or ())]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, dict):
+            continue
+        name = str(one.get("id", one.get("name"))).removeprefix("numcodecs.")
+        if name not in _CODECS:
+            raise UserError(f"{where} is packed by {name}, which is not read; store it with zstd, blosc or gzip")
+        inside = one.get("configuration")
+        for key in ("codecs", "index_codecs"):
+            waiting += inside.get(key) or () if isinstance(inside, dict) else ()
 
 
 def _arrays(group: Any) -> dict[str, Any]:
