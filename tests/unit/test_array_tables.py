@@ -18,6 +18,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.training.config.data import read_dataset
 from elucid.training.config.settings import DataOptions
+from elucid.training.data.arrays import tables
 from elucid.training.data.arrays.axes import Axes
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.formats.stored import MemoryArray
@@ -223,6 +224,7 @@ def test_chunks_are_decompressed_once_while_they_are_kept():
 
 def test_chunks_of_many_samples_are_noted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(errors, "_noted", set())
+    monkeypatch.setattr(tables, "LARGE", 20 * 256)
     many = np.zeros((40, 1, 8, 8), np.float32)
     monkeypatch.setattr(Rows.__init__, "__defaults__", (1000,))
     ArrayTable(h5(tmp_path / "x.h5", (20, 1, 8, 8), x=many))

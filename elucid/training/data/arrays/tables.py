@@ -27,8 +27,8 @@ _READERS = {
     ".npy": open_npy,
     ".npz": open_npz,
 }
-_MANY = 16
-"""Samples decompressed for one, from which on a note tells of it."""
+MANY, LARGE = 8, 1 << 20
+"""Samples, and bytes, that are decompressed to read one, from which on a note tells of it."""
 
 
 class Place(NamedTuple):
@@ -170,9 +170,10 @@ class ArrayTable(Dataset):
         require_stored(self._stored.dtype, self._stored.where, self.path)
 
     def _note_chunks(self) -> None:
-        if self._rows.reads_more >= _MANY:
+        more = self._rows.reads_more
+        if more >= MANY and more * self._stored.row_bytes >= LARGE:
             note(
-                f"{self._stored.where}: {self._rows.reads_more} samples are decompressed to read one; store it with "
+                f"{self._stored.where}: {more} samples are decompressed to read one; store it with "
                 f"chunks of one, or convert it: dataset_tool.py --source={self.path} --dest=NAME.zip"
             )
 

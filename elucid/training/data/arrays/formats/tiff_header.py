@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -89,17 +90,32 @@ def _directory(data: bytes, place: int, order: str, big: bool) -> tuple[dict[int
     start, size = place + struct.calcsize(order + head), struct.calcsize(order + entry)
     if start + count * size > len(data):
         raise TooShort
-    tags = dict(_DEFAULTS)
-    for tag, kind, number, value in struct.iter_unpack(order + entry, data[start : start + count * size]):
-        if tag in _DEFAULTS or tag in (_WIDTH, _HEIGHT):
-            code, width = _SIZES[kind]
-            inside = number * width <= len(value)
-            at = (value, 0) if inside else (data, struct.unpack(order + offset, value)[0])
-            (tags[tag],) = _unpack(order + code, *at)
+    inside, outside = _entries(bytes(data[start : start + count * size]), order + entry, order)
+    tags = {**_DEFAULTS, **inside}
+    for tag, code, value in outside:
+        (tags[tag],) = _unpack(code, data, struct.unpack(order + offset, value)[0])
     (following,) = _unpack(order + offset, data, start + count * size)
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise KeyError(_WIDTH)
     return tags, following
+
+
+@lru_cache(maxsize=64)
+def _entries(data: bytes, code: str, order: str) -> tuple[dict[int, int], list[tuple[int, str, bytes]]]:
+    """Return the tags of interest in the entries of a directory, and those whose values lie elsewhere, with places.
+
+    Files by one program mostly have the same entries, so they are looked up.
+    """
+    inside: dict[int, int] = {}
+    outside: list[tuple[int, str, bytes]] = []
+    for tag, kind, number, value in struct.iter_unpack(code, data):
+        if tag in _DEFAULTS or tag in (_WIDTH, _HEIGHT):
+            letter, width = _SIZES[kind]
+            if number * width <= len(value):
+                (inside[tag],) = struct.unpack_from(order + letter, value)
+            else:
+                outside.append((tag, order + letter, value))
+    return inside, outside
 
 
 def _unpack(code: str, data: bytes, place: int) -> tuple:
