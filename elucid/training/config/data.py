@@ -6,6 +6,7 @@ from dataclasses import replace
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.settings import DataOptions
+from elucid.training.data.arrays.tables import table_at
 from elucid.training.data.base import Dataset
 from elucid.training.data.cache import cached
 from elucid.training.data.conditions.maps import Maps, require_size
@@ -18,12 +19,15 @@ from elucid.training.types import NetSpec
 def read_dataset(options: DataOptions) -> Dataset:
     """Open the dataset with the given reader, or else the one that fits the path."""
     known = {"use_labels": options.use_labels, "max_size": options.max_size, "seed": options.subset_seed}
-    if options.reader is None:
+    reader = options.reader
+    if isinstance(reader, dict) and "name" not in reader and table_at(options.path):
+        reader = {"name": "table", **reader}
+    if reader is None:
         return open_dataset(options.path, latents=True, arrays=True, **known)
-    target = find("dataset", split(options.reader, "dataset")[0])
+    target = find("dataset", split(reader, "dataset")[0])
     taken = inspect.signature(target).parameters
     given = {"path": options.path, **{name: value for name, value in known.items() if name in taken}}
-    return make(options.reader, "dataset", **given)
+    return make(reader, "dataset", **given)
 
 
 def open_training_data(options: DataOptions):

@@ -40,6 +40,12 @@ def open_dataset(
     training. `latents` allows stored latents, and `arrays` arrays that are no pictures, in `.npy` files. Of a large
     dataset an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
     """
+    from elucid.training.data.arrays.tables import ArrayTable, table_at  # which derive from what this module defines
+
+    if table_at(path) is not None:
+        if not arrays:
+            raise UserError(f"{path} holds arrays, not pictures; give pictures, or what takes arrays")
+        return ArrayTable(path, use_labels, max_size, seed)  # type: ignore[return-value]
     with opened(path, check) as source:
         encoder = stored_by(source) if source.index is None else source.index.encoder
         if are_arrays(encoder):

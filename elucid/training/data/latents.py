@@ -9,7 +9,7 @@ from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
 from elucid.training.data.arrays.form import NAME as ARRAYS
 from elucid.training.data.arrays.form import are_arrays, form_of
-from elucid.training.data.pictures import is_picture
+from elucid.training.data.arrays.members import holds_arrays
 from elucid.training.encoders.edm2 import EDM2_VAE
 from elucid.training.encoders.statistics import ChannelStatistics
 
@@ -33,12 +33,14 @@ def stored_by(source: FileSet) -> dict | None:
 def recognised(source: FileSet) -> dict | None:
     """Return EDM2's encoder, without a hash of weights, if files that name none have the form of its latents.
 
-    This is eight float channels in `.npy` files, and no pictures. Other `.npy` files without pictures are arrays.
+    This is eight float channels in `.npy` files, and no pictures. Other files of arrays without pictures are arrays.
     Raises UserError for a damaged file.
     """
-    first = next((i for i, name in enumerate(source.names) if is_picture(name) or name.endswith(npy.SUFFIX)), None)
-    if first is None or not source.names[first].endswith(npy.SUFFIX) or any(map(is_picture, source.names)):
+    if not holds_arrays(source):
         return None
+    first = next((i for i, name in enumerate(source.names) if name.endswith(npy.SUFFIX)), None)
+    if first is None:
+        return {"name": ARRAYS}
     array = npy.from_npy(source.read(first), source.label_of(first), npy.ARRAYS)
     if len(array) != EDM2_CHANNELS or array.dtype.name not in npy.DTYPES:
         return {"name": ARRAYS}

@@ -145,6 +145,7 @@ TRANSFORMS = {
 
 DATASETS = {
     "auto": _T + "data.dataset:open_dataset",
+    "table": _T + "data.arrays.tables:ArrayTable",
 }
 
 OPTIMIZERS = {

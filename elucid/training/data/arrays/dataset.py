@@ -4,8 +4,10 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.data import npy
-from elucid.training.data.arrays.form import require_dtype
+from elucid.training.data.arrays.members import array_header, is_array, read_array
 from elucid.training.data.dataset import HEADER_BYTES, ImageDataset
+
+_HEADER_BYTES = 1024  # in which a TIFF or .npz has its header, if it comes first
 
 
 class ArrayDataset(ImageDataset):
@@ -16,7 +18,7 @@ class ArrayDataset(ImageDataset):
 
     def image(self, index: int) -> np.ndarray:
         """Return an array [C,H,W]. Raises UserError if the file is damaged, or of another shape or type."""
-        array = npy.from_npy(self.encoded(index), self._files.label_of(self._where[index]), npy.ARRAYS)
+        array = read_array(self.encoded(index), self._files.label_of(self._where[index]))
         shape = (self.channels, *self.resolution)
         if array.shape != shape or array.dtype != self.dtype:
             self._refuse(index, array)
@@ -24,19 +26,19 @@ class ArrayDataset(ImageDataset):
 
     def check_headers(self) -> None:
         """Compare all headers with the first one. Raises UserError naming the first array of another shape or type."""
-        first = self._files.read(self._where[0], HEADER_BYTES)
-        for index, start in self._starts(HEADER_BYTES, "checking arrays"):
-            if start != first:
-                self.image(index)  # which may be the same, written by another program
+        size = HEADER_BYTES if self.image_name(0).endswith(npy.SUFFIX) else _HEADER_BYTES
+        first, wanted = self._files.read(self._where[0], size), ((self.channels, *self.resolution), self.dtype)
+        for index, start in self._starts(size, "checking arrays"):
+            if start != first and array_header(start, self._files.label_of(self._where[index])) != wanted:
+                self.image(index)  # whose header may lie elsewhere
 
     @staticmethod
     def _is_item(name: str) -> bool:
-        return name.endswith(npy.SUFFIX)
+        return is_array(name)
 
     def _measure(self) -> tuple[tuple[int, int], int, np.dtype]:
         name = self._files.label_of(self._where[0])
-        first = npy.from_npy(self.encoded(0), name, npy.ARRAYS)
-        require_dtype(first.dtype, name)
+        first = read_array(self.encoded(0), name)
         return first.shape[1:], len(first), first.dtype
 
     def _refuse(self, index: int, array: np.ndarray) -> None:
