@@ -5,13 +5,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.array_sources import SampleSource, open_array_source
-from elucid.preparation.channel_statistics import ChannelStream
+from elucid.preparation.channel_statistics import ChannelStream, ChannelSummary
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
 from elucid.training.data import npy
 from elucid.training.data.arrays.form import DTYPES, NAME
@@ -114,7 +115,7 @@ def convert_arrays(
     if not kept:
         raise UserError(f"all arrays of {source} have values that are not finite; choose another `missing`")
     encoder = conversion.encoder()
-    summary, dtype = conversion.stream.summary(), conversion.require_dtype()
+    summary, dtype = conversion.summary, conversion.require_dtype()
     with open_destination(destination, overwrite) as write:
         bar = progress_bar(kept, desc="writing", disable=not progress, delay=0.5)
         for number, index in enumerate(bar):
@@ -141,13 +142,19 @@ class _Conversion:
         for name in ("channel_names", "units", "mean", "std"):
             value = getattr(options, name)
             if value is not None and len(value) != len(self.channels):
-                raise UserError(f"`{name}` has {len(value)} entries for {len(self.channels)} channels; give one for each")
+                count = len(self.channels)
+                raise UserError(f"`{name}` has {len(value)} entries for {count} channels; give one for each")
         if (options.mean is None) != (options.std is None):
             raise UserError("`mean` and `std` belong together; give both, one number for each channel, or neither")
         if options.dtype is not None and options.dtype not in DTYPES:
             raise UserError(f"`dtype`={options.dtype} must be one of {', '.join(DTYPES)}")
         self.stream, self.missing = ChannelStream(len(self.channels)), MissingValues()
         self.whole = True  # whether all values are whole numbers, which an integer type holds
+
+    @cached_property
+    def summary(self) -> ChannelSummary:
+        """The statistics of all samples that were measured."""
+        return self.stream.summary()
 
     def chosen(self, index: int) -> np.ndarray:
         return self.source.array(index)[self.channels]
@@ -160,8 +167,8 @@ class _Conversion:
         if self.missing.add(name, array):
             if self.options.missing == "refuse":
                 raise UserError(
-                    f"{self.missing.line()}; remove them, or choose `missing`=drop (such samples), mean (of the channel) "
-                    "or a number to put there"
+                    f"{self.missing.line()}; remove them, or choose `missing`=drop (such samples), mean (of the "
+                    "channel) or a number to put there"
                 )
             if self.options.missing == "drop":
                 return False
@@ -173,7 +180,7 @@ class _Conversion:
 
     def encoder(self) -> dict:
         """Return the encoder of the arrays. Raises UserError for constant channels."""
-        summary, options = self.stream.summary(), self.options
+        summary, options = self.summary, self.options
         robust = options.normalise == "robust"
         mean, std = (summary.median, summary.robust_std) if robust else (summary.mean, summary.std)
         if options.mean is not None and options.std is not None:
@@ -198,7 +205,7 @@ class _Conversion:
 
     def require_dtype(self) -> np.dtype:
         """Return the type of the files. Raises UserError if values do not fit into it, or it must be chosen."""
-        own, summary = self.source.dtype, self.stream.summary()
+        own, summary = self.source.dtype, self.summary
         name = self.options.dtype or (own.name if own.name in DTYPES else "float32" if own.kind == "f" else None)
         least, largest = summary.minimum.min(), summary.maximum.max()
         if name is None:
@@ -218,8 +225,7 @@ class _Conversion:
         array = self.chosen(index)
         if array.dtype.kind != "f" or np.isfinite(array).all():
             return array
-        instead = self.stream.summary().mean[:, None, None] if self.fill is None else self.fill
-        return np.where(np.isfinite(array), array, instead)
+        return np.where(np.isfinite(array), array, self.summary.mean[:, None, None] if self.fill is None else self.fill)
 
     def notes(self, dropped: int) -> Iterator[str]:
         """Yield what was done to missing values."""
@@ -241,8 +247,9 @@ def _dataset_json(source: SampleSource, kept: Sequence[int], encoder: dict) -> b
         pairs = []
         for number, index in enumerate(kept):
             label = source.label(index)
+            label = label.tolist() if isinstance(label, np.ndarray) else label
             if label is not None:
-                pairs.append([archive_name(number, npy.SUFFIX), label.tolist() if isinstance(label, np.ndarray) else label])
+                pairs.append([archive_name(number, npy.SUFFIX), label])
         content["labels"] = pairs or None
         if source.labels.class_names:
             content["class_names"] = source.labels.class_names
