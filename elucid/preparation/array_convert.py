@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,12 +79,9 @@ class ArrayReport:
         channels, height, width = self.shape
         yield f"{self.count} arrays of {width}x{height}, {channels} channels, {self.dtype}, from {self.source}"
         yield self.labels
-        yield f"{'channel':>16} {'mean':>12} {'deviation':>12} {'least':>12} {'largest':>12}  (normalised by the first two)"
-        names, units = (self.encoder.get(key) or [""] * channels for key in ("channel_names", "units"))
-        rows = zip(self.encoder["mean"], self.encoder["std"], self.minimum, self.maximum, strict=True)
-        for index, numbers in enumerate(rows):
-            name = names[index] or str(index)
-            yield f"{name[:16]:>16} " + " ".join(f"{one:12.5g}" for one in numbers) + f"  {units[index]}".rstrip()
+        columns = {"mean": self.encoder["mean"], "deviation": self.encoder["std"]}
+        yield from channel_table(columns | {"least": self.minimum, "largest": self.maximum}, self.encoder)
+        yield "normalised by mean and deviation"
         yield from (f"note: {note}" for note in self.notes)
         yield f"written: {self.destination}"
 
@@ -122,11 +119,19 @@ def convert_arrays(
             write(archive_name(number, npy.SUFFIX), npy.to_npy(conversion.made(index).astype(dtype)))
         write("dataset.json", _dataset_json(opened, kept, encoder))
     channels = conversion.channels
-    report = ArrayReport(source, str(destination), len(kept), (len(channels), *opened.shape[1:]), str(dtype), "", encoder,
-                         summary.minimum, summary.maximum)  # fmt: skip
-    report.labels = _labels_line(opened)
-    report.notes = [*opened.notes, *conversion.notes(count - len(kept))]
-    return report
+    about = (len(kept), (len(channels), *opened.shape[1:]), str(dtype), _labels_line(opened), encoder)
+    notes = [*opened.notes, *conversion.notes(count - len(kept))]
+    return ArrayReport(source, str(destination), *about, summary.minimum, summary.maximum, notes)
+
+
+def channel_table(columns: Mapping[str, Sequence[float]], encoder: dict) -> Iterator[str]:
+    """Yield the lines of a table of numbers [C] by channel, with the names and units that an encoder has."""
+    count = len(next(iter(columns.values())))
+    names, units = (encoder.get(key) or [""] * count for key in ("channel_names", "units"))
+    yield f"{'channel':>16} " + " ".join(f"{head:>12}" for head in columns)
+    for index, numbers in enumerate(zip(*columns.values(), strict=True)):
+        name = (names[index] or str(index))[:16]
+        yield (f"{name:>16} " + " ".join(f"{one:12.5g}" for one in numbers) + f"  {units[index]}").rstrip()
 
 
 class _Conversion:
