@@ -71,7 +71,7 @@ ARRAYS = section(
         help="Mean and deviation of each channel, or median and 1.4826 MAD.  [default: std]",
     ),
     click.option(
-        "--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one for each channel."
+        "--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."
     ),
     click.option("--std", type=cli.NumberList(float), metavar="LIST", help="And by these."),
     click.option("--channel-names", metavar="LIST", help="Names of the channels, as u10,v10,t2m."),

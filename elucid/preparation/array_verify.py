@@ -81,7 +81,7 @@ def verify_arrays(dataset: Dataset, workers: int, progress: bool = True) -> Arra
                 bar.update()
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(dataset)} arrays are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}; replace or "
-            "remove them, or convert the arrays again with dataset_tool.py"
+            f"{len(bad)} of {len(dataset)} arrays are bad: {' | '.join(bad[:5])}{' | ...' * (len(bad) > 5)}; replace "
+            "or remove them, or convert the arrays again with dataset_tool.py"
         )
     return ArrayVerdict(dataset, dtype, stream.summary(), missing)
