@@ -52,7 +52,6 @@ INTERFACES = {
             "operator",
             _T + "inverse.operators.base:LinearOperator",
             {"__call__": ("images",), "adjoint": ("y",)},
-            optional={"observed": ("y",)},
         ),
         Interface("features", _T + "features.base:FeatureEncoder", {"features": ("images",)}),
         Interface("encoder", _T + "encoders.base:Encoder", {"encode": ("raw",), "decode": ("x",)}),

@@ -36,9 +36,8 @@ class LinearOperator(ABC):
     def __subclasshook__(cls, other: type) -> Any:
         if cls is not LinearOperator:
             return NotImplemented
-        return (
-            all(any(name in vars(one) for one in other.__mro__) for name in ("__call__", "adjoint")) or NotImplemented
-        )
+        methods = {name for one in other.__mro__ for name in vars(one)}
+        return methods >= {"__call__", "adjoint"} or NotImplemented
 
 
 class Constant:

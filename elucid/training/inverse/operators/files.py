@@ -55,6 +55,4 @@ def mask_of(values: Tensor, what: str) -> Tensor:
 def require_mask_fits(mask: Tensor, images: Tensor, what: str) -> None:
     """Raise UserError unless a mask [1 or C,H,W] has the size and channels of images [B,C,H,W]."""
     if mask.shape[0] not in (1, images.shape[1]) or mask.shape[1:] != images.shape[2:]:
-        raise UserError(
-            f"{what} is {list(mask.shape)}, the images are {list(images.shape[1:])}; give one of their size"
-        )
+        raise UserError(f"{what} is {list(mask.shape)}, the images are {list(images.shape[1:])}; give it their size")

@@ -67,6 +67,6 @@ def noise_of(text: str | float | MeasurementNoise) -> MeasurementNoise:
         number = float(value)
     except ValueError as error:
         raise UserError(
-            f"`measurement_noise`={text} is not a kind and a number; write gaussian:STD or poisson:GAIN, e.g. gaussian:5"
+            f"`measurement_noise`={text} is not a kind and a number; write e.g. gaussian:5 or poisson:10"
         ) from error
     return NOISES[name](number)
