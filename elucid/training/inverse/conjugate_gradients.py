@@ -17,13 +17,14 @@ def conjugate_gradients(
 
     `apply` returns M v, where M is symmetric and positive semidefinite, another for each sample if need be. A sample is
     done if |b - M v| <= tolerance |b|, or if rounding or an M that is not such a matrix leaves no direction to go; it
-    then stays as it is, so that it does not depend on the others. After `iterations` products all are. From 0 it finds
-    the smallest solution if there are several. `dtype` is that of the iteration, by default that of b.
+    then stays as it is, so that it does not depend on the others. After `iterations` products all are. The v with the
+    least |b - M v| is returned, never more than |b|: for an M that is a little asymmetric or indefinite the last may be
+    anywhere. `dtype` is that of the iteration, by default that of b.
     """
     r = b.to(dtype or b.dtype)
     v, p = torch.zeros_like(r), r
     norm = _dot(r, r)
-    goal = tolerance**2 * norm
+    goal, nearest, least = tolerance**2 * norm, v, norm
     for _ in range(iterations):
         going = norm > goal
         if not bool(going.any()):
@@ -34,9 +35,11 @@ def conjugate_gradients(
         alpha = torch.where(going, norm / curvature, 0.0)
         v, r = v + alpha * p, r - alpha * q
         following = torch.where(going, _dot(r, r), 0.0)  # 0 ends a sample without a direction
+        better = going & (following < least)
+        nearest, least = torch.where(better, v, nearest), torch.where(better, following, least)
         p = r + torch.where(going, following / norm, 0.0) * p
         norm = following
-    return v.to(b.dtype)
+    return nearest.to(b.dtype)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

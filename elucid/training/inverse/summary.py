@@ -27,7 +27,7 @@ def summary(samples: Tensor, members: int, level: float = 0.9) -> Summary:
     """Return the summary of samples [N*members,C,H,W], `members` after each other of each measurement, float64.
 
     The deviation is the unbiased one. Truth and `members` samples of its posterior are exchangeable, so the truth lies
-    below the i-th smallest with probability i / (members + 1): between those are the ends, interpolated. Fewer than
+    below the i-th smallest with probability i / (members + 1); ends between two of them are interpolated. Fewer than
     2 / (1 - level) - 1 members (19 for 0.9) have no such interval, and get all of their range, whose level is
     (members - 1) / (members + 1). Raises UserError unless there are at least 2 members that divide the samples, and
     0 < level < 1.

@@ -41,14 +41,18 @@ class DPS(PosteriorDenoiser):
 
     @cached_property
     def schedule(self) -> tuple[Tensor, Tensor]:
-        """Levels and betas of the published process, float64 [1000], smallest first."""
-        values = betas("linear", 1000)
-        return levels_of(values)[:-1].flip(0), values
+        """Levels sigma_1 < ... < sigma_1000 and ln abar_0, ..., ln abar_1000 of the published process, float64."""
+        levels = levels_of(betas("linear", 1000)).flip(0)
+        return levels[1:], -torch.log1p(levels**2)
 
     def beta(self, sigma: Tensor) -> Tensor:
-        """Return beta at the level sigma [B or 1,1,1,1] of a process of `steps` steps."""
-        levels, values = (one.to(sigma) for one in self.schedule)
-        return 1 - (1 - values[nearest_level(levels, sigma)]) ** (1000 / self.steps)
+        """Return 1 - abar_t / abar_(t - 1000 / steps), t the nearest to the level sigma, in its shape [B or 1,1,1,1]."""
+        levels, log_abar = (one.to(sigma) for one in self.schedule)
+        t = nearest_level(levels, sigma) + 1
+        before = (t.to(sigma) - 1000 / self.steps).clamp_min(0)
+        whole = before.floor().long()
+        log_before = torch.lerp(log_abar[whole], log_abar[(whole + 1).clamp_max(1000)], (before - whole).to(sigma))
+        return -torch.expm1(log_abar[t] - log_before)
 
     def change(self, x0: Tensor, sigma: Tensor, seen: Observation, pull: Pull) -> Tensor:
         missing = seen.value - self.problem.measure(x0)

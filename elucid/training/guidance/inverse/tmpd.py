@@ -11,12 +11,12 @@ class TweedieMomentProjection(PosteriorDenoiser):
 
     s^2 is the variance of y. Exact for Gaussian data, as then x0 | x is N(D, C). C is not formed: conjugate gradients
     ask for C v, as in Rozet et al. 2024, arXiv 2405.13712, one backward pass each. That is J^T v, the same as J v for
-    the symmetric Jacobian J of a posterior mean, where a forward derivative would cost a pass of its own and do without
-    fused kernels. `iterations` is the most per call of the denoiser, and `tolerance` relative to |y - A D|. Raises
-    UserError for impossible options.
+    the symmetric Jacobian J of a posterior mean; a forward derivative would cost a whole pass, without fused kernels.
+    That of a network is not quite symmetric, so the best of few `iterations`, at most so many for each call of the
+    denoiser, is taken; `tolerance` is relative to |y - A D|. Raises UserError for impossible options.
     """
 
-    def __init__(self, denoiser, problem: InverseProblem, tolerance: float = 1e-3, iterations: int = 20):
+    def __init__(self, denoiser, problem: InverseProblem, tolerance: float = 1e-3, iterations: int = 10):
         super().__init__(denoiser, problem)
         require_solver(tolerance, iterations)
         self.tolerance, self.iterations = tolerance, iterations
