@@ -393,3 +393,48 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, librar
     monkeypatch.setitem(__import__("sys").modules, library, None)
     with pytest.raises(UserError, match=rf"elucid\[{extra}\]"):
         ArrayTable(tmp_path / name)
+
+
+@pytest.mark.parametrize("written", ["three.zarr", "contiguous.h5"], indirect=True)
+def test_attributes_tell_of_the_channels(written):
+    about = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "channel_names": ["t", "u", "v"], "units": "K"}
+    for given, kept in (
+        (about, {name: about[name] for name in ("mean", "std", "channel_names")}),
+        ({"mean": 280.0, "channel_names": ["t"]}, {}),
+    ):
+        if written.suffix == ".zarr":
+            pytest.importorskip("zarr").open_array(written / "x").attrs.put(given)
+        else:
+            with pytest.importorskip("h5py").File(written, "a") as file:
+                file["x"].attrs.clear()
+                file["x"].attrs.update(given)
+        assert ArrayTable(written).arrays == {"name": "arrays", **kept}
+
+
+@pytest.mark.parametrize("name", ["chunked.h5", "packed.zarr.zip", "packed.npz", "plain.npy"])
+def test_flipped_bits_give_samples_or_one_line(tmp_path, capfd, name):
+    rng = np.random.default_rng(0)
+    whole = WRITERS[name](tmp_path / name, x=VALUES, labels=CLASSES).read_bytes()
+    for trial in range(30):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data) if trial % 2 else min(len(data), 3000), rng.integers(1, 5)):
+            data[place] ^= 1 << rng.integers(8)
+        path = tmp_path / str(trial) / name  # HDF5 would know a file again that is written over
+        path.parent.mkdir()
+        path.write_bytes(data[: rng.integers(1, len(data)) if trial % 8 == 7 else len(data)])
+        try:
+            table = ArrayTable(path)
+            shapes = {table.image(index).shape for index in range(min(len(table), 13))}
+            assert shapes == {(table.channels, *table.resolution)}
+        except UserError as error:
+            assert name in str(error)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_codecs_that_are_not_listed_are_not_run(tmp_path):
+    path = zarr_folder(tmp_path / "x.zarr", x=VALUES)
+    about = json.loads((path / "x/zarr.json").read_text())
+    about["codecs"][1:] = [{"name": "numcodecs.json2", "configuration": {}}]
+    (path / "x/zarr.json").write_text(json.dumps(about))
+    with pytest.raises(UserError):
+        ArrayTable(path).image(0)

@@ -13,6 +13,7 @@ from elucid.training.data.arrays.axes import axes_of
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.dtypes import require_real, require_stored
 from elucid.training.data.arrays.form import form_of
+from elucid.training.data.arrays.formats.attributes import channels_of
 from elucid.training.data.arrays.formats.hdf5 import open_hdf5
 from elucid.training.data.arrays.formats.npz import open_npy, open_npz
 from elucid.training.data.arrays.formats.stored import StoredArray, require_sane
@@ -90,7 +91,7 @@ class ArrayTable(Dataset):
         self._subset = "all" if kept is None else f"{max_size}:{seed}"
         self._rows = Rows(array)
         self._note_chunks()
-        self.arrays = form_of(array.about, array.where)
+        self.arrays = form_of(channels_of(array.attributes, self.channels), array.where)
         if use_labels:
             self._require_labels()
 

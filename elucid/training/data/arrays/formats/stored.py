@@ -19,7 +19,7 @@ class StoredArray(ABC):
     """Base class: an array whose first axis counts samples. Can be read from threads, pickled, used after a fork.
 
     `where` names it in messages, `file` is its file or folder. `rows_per_chunk` samples are decompressed together.
-    `fill` is the value that stands for a missing one, if that is not NaN; `about` what attributes say of its channels.
+    `fill` is the value that stands for a missing one, if that is not NaN; `attributes` are those in the file.
     """
 
     file: Path
@@ -28,7 +28,7 @@ class StoredArray(ABC):
     dtype: np.dtype
     rows_per_chunk: int = 1
     fill: float | None = None
-    about: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     _held: tuple[int, Any] | None = None
 
     @abstractmethod
