@@ -67,6 +67,7 @@ def generate(
             raise UserError(f"`{name}`: the model was trained without classes; leave `{name}` out")
     if per_class is not None:
         seeds, pipeline.classes = seeds_per_class(per_class, pipeline.label_dim, given)
+    pipeline.require(seeds)
     wanted = class_of_each(seeds, pipeline.classes_of(seeds))
     # The image of a seed is that of its class, whether this was drawn or is in a list.
     description = {**pipeline.description, **output.description(pipeline.encoder)}

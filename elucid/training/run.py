@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from elucid.dnnlib.config import bind
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import prepare_cublas
@@ -48,6 +48,8 @@ def build_for(
 ) -> Components:
     """Call `build` for a dataset, which determines encoders of latents, arrays, maps, and `sigma_data` if "auto"."""
     check_statistics(options["encoder"], dataset)
+    if dataset.arrays is not None and options.get("augment") and distributed.is_main():
+        note("arrays are augmented as pictures are, by flips, rotations, scales; `augment`=0 if directions matter")
     options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
     if dataset.maps is not None:
         about = options.get("maps") or {"name": "maps"}

@@ -23,7 +23,7 @@ def read_dataset(options: DataOptions) -> Dataset:
     if isinstance(reader, dict) and "name" not in reader and table_at(options.path):
         reader = {"name": "table", **reader}
     if reader is None:
-        return open_dataset(options.path, latents=True, **known)
+        return open_dataset(options.path, latents=True, arrays=True, **known)
     target = find("dataset", split(reader, "dataset")[0])
     taken = inspect.signature(target).parameters
     given = {"path": options.path, **{name: value for name, value in known.items() if name in taken}}

@@ -31,21 +31,26 @@ def open_dataset(
     seed: int = 0,
     check: bool = True,
     latents: bool = False,
+    arrays: bool = False,
 ) -> "ImageDataset":
     """Open a zip or folder of images; a folder inside a zip is `images.zip/train`.
 
     Labels come from its `dataset.json`, or else from its top-level folders, one per class. `max_size` selects a random
     subset determined by `seed`. `check` reads the headers of all images to find one of another size or mode before
-    training. `latents` allows stored latents. Arrays, in `.npy` files, are a dataset with `arrays`. Of a large dataset
-    an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
+    training. `latents` allows stored latents, and `arrays` arrays that are no pictures, in `.npy` files. Of a large
+    dataset an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
     """
     from elucid.training.data.arrays.tables import ArrayTable, table_at  # which derive from what this module defines
 
     if table_at(path) is not None:
+        if not arrays:
+            raise UserError(f"{path} holds arrays, not pictures; give pictures, or what takes arrays")
         return ArrayTable(path, use_labels, max_size, seed)  # type: ignore[return-value]
     with opened(path, check) as source:
         encoder = stored_by(source) if source.index is None else source.index.encoder
         if are_arrays(encoder):
+            if not arrays:
+                raise UserError(f"{source.path} holds arrays, not pictures; give pictures, or what takes arrays")
             from elucid.training.data.arrays.dataset import ArrayDataset  # which derives from what this module defines
 
             dataset: ImageDataset = ArrayDataset(source, use_labels, max_size, seed)

@@ -113,7 +113,7 @@ def read_vectors(path: str | os.PathLike, width: int) -> np.ndarray:
         except (OSError, ValueError) as error:
             raise UserError(f"`cond_labels`={path} cannot be read as numbers [N,D]: {error}") from error
     else:
-        dataset = open_dataset(path, use_labels=True, latents=True)
+        dataset = open_dataset(path, use_labels=True, latents=True, arrays=True)
         rows = np.stack([dataset.label(index) for index in range(len(dataset))])
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise UserError(f"`cond_labels`={path} has vectors of shape {rows.shape}, but the model takes [N,{width}]")

@@ -86,6 +86,12 @@ class SamplingPipeline:
         channels = 1 if spec.image_channels == 1 and not spec.latent else 3
         return (channels, *(side * factor for side in spec.resolution))
 
+    def require(self, seeds: Sequence[int]) -> None:
+        """Raise UserError if a seed has no condition, of those that are given."""
+        for given in (self.lowres, self.given):
+            if given is not None:
+                given.require(seeds)
+
     def classes_of(self, seeds: Sequence[int]) -> int | list[int] | None:
         """Return one class for all seeds, or one per seed, or None if each is drawn with its seed."""
         if self.class_policy is None or self.classes is not None:

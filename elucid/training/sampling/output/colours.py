@@ -78,7 +78,7 @@ def _curves(values: Tensor) -> Tensor:
     """Return [N,c,CURVE_HEIGHT,W], 1 on the curve and 0 elsewhere, of values [N,c,1,W] from 0 to 1."""
     rows = torch.arange(CURVE_HEIGHT - 1, -1, -1).reshape(-1, 1)
     heights = (values * (CURVE_HEIGHT - 1)).round()
-    before = F.pad(heights, (1, 0), mode="replicate")[..., :-1]  # so that steep parts are joined
+    before = torch.cat([heights[..., :1], heights[..., :-1]], dim=3)  # so that steep parts are joined
     low, high = torch.minimum(heights, before), torch.maximum(heights, before)
     return ((rows >= low) & (rows <= high)).float()
 
