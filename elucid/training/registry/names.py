@@ -123,6 +123,22 @@ GUIDANCES = {
     "distilled": _T + "guidance.distilled:DistilledGuidance",
 }
 
+POSTERIORS = {
+    "tmpd": _T + "guidance.inverse.tmpd:TweedieMomentProjection",
+    "pigdm": _T + "guidance.inverse.pigdm:PseudoinverseGuidance",
+    "dps": _T + "guidance.inverse.dps:DPS",
+    "diffpir": _T + "guidance.inverse.diffpir:DiffPIR",
+    "replacement": _T + "guidance.inverse.replacement:Replacement",
+}
+
+OPERATORS = {
+    "inpaint": _T + "inverse.operators.inpaint:Inpaint",
+    "superres": _T + "inverse.operators.superres:SuperResolution",
+    "blur": _T + "inverse.operators.blur:Blur",
+    "identity": _T + "inverse.operators.identity:Identity",
+    "fft_mask": _T + "inverse.operators.fourier:FourierMask",
+}
+
 FEATURES = {
     "efflite0": _T + "features.efflite0:EfficientNetLiteFeatures",
     "dinov2": _T + "features.dinov2:DinoFeatures",
@@ -197,6 +213,8 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "guidance": GUIDANCES,
+    "posterior": POSTERIORS,
+    "operator": OPERATORS,
     "features": FEATURES,
     "encoder": ENCODERS,
     "transform": TRANSFORMS,
