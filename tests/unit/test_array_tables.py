@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from elucid.commands import train
@@ -23,6 +24,8 @@ from elucid.training.data.arrays.axes import Axes
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.formats.stored import MemoryArray
 from elucid.training.data.arrays.tables import ArrayTable, SourceTable, table_at
+from elucid.training.data.conditions.maps import Maps
+from elucid.training.data.loading.stream import BatchStream
 
 VALUES = np.random.default_rng(0).normal(280, 20, (13, 3, 8, 16)).astype(np.float32)
 CLASSES = np.arange(13) % 4
@@ -97,6 +100,25 @@ def test_samples_are_those_stored_in_threads_forks_and_pickles(written):
     assert [read(again, i) for i in range(13)] == wanted and again.fingerprint == table.fingerprint
     with pytest.raises(IndexError):
         table.image(13)
+
+
+def test_batches_are_those_samples(written):
+    for options in ({}, {"max_size": 7}):
+        table = ArrayTable(written, **options)
+        table._rows._most = 0 if "zarr" in written.name else 1  # as if they were too many to keep
+        stream = BatchStream(table, [], torch.device("cpu"), seed=1, workers=2)
+        for step in range(4):
+            images = stream.next(6).images.numpy()
+            places = [i % len(table) for i in stream._order(np.arange(6 * step, 6 * step + 6)).tolist()]
+            assert [one.tobytes() for one in images] == [read(table, i) for i in places]
+        stream.close()
+
+
+def test_maps_of_tables_belong_to_their_images_in_order(tmp_path):
+    maps = Maps(ArrayTable(npy(tmp_path / "maps.npy", VALUES)), ArrayTable(npy(tmp_path / "x.npy", VALUES + 1)))
+    np.testing.assert_array_equal(maps.read(np.array([4, 0, 4])), VALUES[[4, 0, 4]])
+    with pytest.raises(UserError, match="`cond_images`.*13 maps.*5 images"):
+        Maps(ArrayTable(tmp_path / "maps.npy"), ArrayTable(npy(tmp_path / "y.npy", VALUES[:5])))
 
 
 def test_a_forked_process_reads_what_the_parent_has_open(written):

@@ -69,6 +69,8 @@ class ZarrArray(StoredArray):
         size = math.prod(map(int, array.chunks)) * self.dtype.itemsize
         limits.ARRAY_BYTES.require(size, f"{self.where}: the size of a chunk")
 
+    batched = True
+
     def open(self) -> Any:
         with failures(str(self.file), Exception):
             return _find(self.file, self.inside)
@@ -76,6 +78,10 @@ class ZarrArray(StoredArray):
     def rows(self, first: int, end: int) -> np.ndarray:
         with failures(f"{self.where}: sample {first}", Exception):
             return np.asarray(self.handle[first:end])
+
+    def many(self, indices: np.ndarray) -> np.ndarray:
+        with failures(f"{self.where}: one of the samples {indices[0]} to {indices[-1]}", Exception):
+            return np.asarray(self.handle.oindex[indices])
 
     def beside(self, name: str) -> tuple[np.ndarray, Any] | None:
         with failures(self.where, Exception):
