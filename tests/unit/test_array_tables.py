@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from elucid.commands import train
 from elucid.dnnlib import errors
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
@@ -26,6 +24,7 @@ from elucid.training.data.arrays.formats.stored import MemoryArray
 from elucid.training.data.arrays.tables import ArrayTable, SourceTable, table_at
 from elucid.training.data.conditions.maps import Maps
 from elucid.training.data.loading.stream import BatchStream
+from tests import scripts
 
 VALUES = np.random.default_rng(0).normal(280, 20, (13, 3, 8, 16)).astype(np.float32)
 CLASSES = np.arange(13) % 4
@@ -375,12 +374,19 @@ def test_what_is_refused_in_one_line(tmp_path, name):
     assert "a." in str(raised.value)  # the file
 
 
-@pytest.mark.parametrize("name", ["float64", "several", "no zarr", "huge h5", "labels short"])
-def test_the_command_ends_with_code_2(tmp_path, name):
-    file, make, _ = BAD[name]
-    arguments = [f"--data={make(tmp_path / file)}", f"--outdir={tmp_path / 'r'}", "-n", "--device=cpu"]
-    done = CliRunner().invoke(train.main, arguments)
-    assert isinstance(done.exception, UserError) or done.exit_code == 2
+@pytest.mark.parametrize("script", ["train.py", "dataset_tool.py"])
+@pytest.mark.parametrize("name", ["several", "no zarr", "huge h5", "huger npy", "labels short", "objects"])
+def test_commands_end_with_code_2_and_one_line(tmp_path, monkeypatch, capsys, name, script):
+    file, make, said = BAD[name]
+    path = make(tmp_path / file)
+    if script == "train.py":
+        given = [f"--data={path}", f"--outdir={tmp_path / 'r'}", "-n", "--device=cpu"]
+    else:
+        given = [f"--source={path}", f"--dest={tmp_path / 'r.zip'}"]
+    code, _, err = scripts.call(monkeypatch, capsys, script, *given)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(lines) == 1 and said in lines[0] and "Traceback" not in err
+    assert not (tmp_path / "r.zip").exists()
 
 
 def test_training_without_labels_is_told_what_lacks(tmp_path):

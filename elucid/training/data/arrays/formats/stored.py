@@ -19,7 +19,8 @@ class StoredArray(ABC):
     """Base class: an array whose first axis counts samples. Can be read from threads, pickled, used after a fork.
 
     `where` names it in messages, `file` is its file or folder. `rows_per_chunk` samples are decompressed together;
-    `batched` tells that many samples at once, `many`, take much less time than one by one. `fill` is the value that stands for a missing one, if that is not NaN; `attributes` are those in the file.
+    `batched` tells that many samples at once, `many`, take much less time than one by one. `fill` is the value that
+    stands for a missing one, if that is not NaN; `attributes` are those in the file.
     """
 
     file: Path
