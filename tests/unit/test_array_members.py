@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zipfile
 import zlib
 
@@ -162,8 +163,8 @@ def deflated_lie():
 
 
 def bomb():
-    """A TIFF whose only strip decompresses to 5 MB."""
-    packed = zlib.compress(bytes(5_000_000))
+    """A TIFF whose only strip decompresses to 50 MB."""
+    packed = zlib.compress(bytes(50_000_000))
     data = bytearray(patched(tif(values((64, 64)), compression="zlib"), 273, 0))
     place = len(data) + (len(data) % 2)
     data += bytes(len(data) % 2) + packed
@@ -203,8 +204,11 @@ BAD = {
 def test_what_is_refused_in_one_line(name):
     file, make, said = BAD[name]
     data = make()
+    tracemalloc.start()
     with pytest.raises(UserError) as raised:
         read_array(data, file)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
     assert said in str(raised.value) and file in str(raised.value)
 
 
