@@ -70,9 +70,7 @@ ARRAYS = section(
         type=click.Choice(["std", "robust"]),
         help="Mean and deviation of each channel, or median and 1.4826 MAD.  [default: std]",
     ),
-    click.option(
-        "--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."
-    ),
+    click.option("--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."),
     click.option("--std", type=cli.NumberList(float), metavar="LIST", help="And by these."),
     click.option("--channel-names", metavar="LIST", help="Names of the channels, as u10,v10,t2m."),
     click.option("--units", metavar="LIST", help="Units of the channels, as m/s,m/s,K."),

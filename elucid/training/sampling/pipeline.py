@@ -35,6 +35,8 @@ from elucid.training.sampling.guided import (
     with_classifier,
     with_guidance,
 )
+from elucid.training.sampling.inverse.options import with_measurement
+from elucid.training.sampling.inverse.posterior import described
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
@@ -202,7 +204,6 @@ def single_pipeline(
     named = snapshot if denoiser.spec.label_dim or classifier is None else classifier
     names = named.dataset.get("class_names")
     lowres = lowres or given_images(snapshot, options)
-    given = given_conditions(snapshot, options, device)
     encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
     denoiser.precision = options.precision or denoiser.precision
     check_resolution(denoiser.spec, encoder.factor, options.resolution)
@@ -213,7 +214,9 @@ def single_pipeline(
         )
     guided = with_guidance(window, chosen["guidance"], options, device, snapshot.options)
     limited = clipped(guided, options.clip, options.threshold)
-    outermost = with_classifier(limited, classifier, names, options)
+    guided_by_all = with_classifier(limited, classifier, names, options)
+    outermost, measurements = with_measurement(guided_by_all, encoder, options)
+    given = given_conditions(snapshot, options, device, measurements)
     # So that impossible levels are refused before anything is written.
     levels_for(sampler, schedule, outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
@@ -238,18 +241,21 @@ def single_pipeline(
     if limited is not guided:
         description["clipping"] = {"threshold": limited.threshold}
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
-        description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
+        description["classifier"] = {**resolved(guided_by_all), "snapshot": sha256(located(options.classifier))}
     if options.lowres_from is not None:
         description["lowres_from"] = lowres.digest
     if given is not None:
         description["given"] = given.digest
+    if outermost is not guided_by_all:
+        description["inverse"] = described(outermost)
     noise = chosen_noise(options)
     if noise == "cpu" and device.type != "cpu":
         description["noise"] = noise
     parts = (outermost, encoder, sampler, schedule, device)
     made = {"class_names": names, "lowres": lowres, "class_policy": options.class_policy, "noise": noise}
     pipeline = SamplingPipeline(snapshot, *parts, classes, description, **made, given=given)
-    require_policy(options.class_policy, classes, pipeline.label_dim, pipeline.class_counts)
+    label_dim = pipeline.label_dim or outermost.spec.label_dim
+    require_policy(options.class_policy, classes, label_dim, pipeline.class_counts)
     return pipeline
 
 
