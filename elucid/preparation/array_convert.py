@@ -205,7 +205,8 @@ class _Conversion:
                 "deviation is 0; use `normalise`=std, or give `mean` and `std`"
             )
         encoder = {"name": NAME, "mean": mean.tolist(), "std": std.tolist()}
-        named = {"channel_names": options.channel_names, "units": options.units}
+        own = {key: [texts[place] for place in self.channels] for key, texts in self.source.about.items()}
+        named = {key: getattr(options, key) or own.get(key) for key in ("channel_names", "units")}
         return encoder | {key: list(value) for key, value in named.items() if value is not None}
 
     def require_dtype(self) -> np.dtype:
