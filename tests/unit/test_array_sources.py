@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from elucid.dnnlib.errors import UserError
-from elucid.preparation.array_convert import ArrayOptions, convert_arrays
-from elucid.preparation.array_sources import is_array_source, open_array_source
+from elucid.preparation.fields.convert import ArrayOptions, convert_arrays
+from elucid.preparation.fields.sources import is_array_source, open_array_source
 from elucid.training.data.arrays.missing import MissingValues, count_missing, first_missing
 from elucid.training.data.dataset import open_dataset
 from elucid.training.data.npy import to_npy
