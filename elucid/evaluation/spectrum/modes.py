@@ -1,0 +1,82 @@
+"""Fourier modes of images: power in rings of equal frequency, and products of channels in octaves."""
+
+import math
+
+import numpy as np
+
+WINDOWS = ("hann", "none")
+
+LOWEST_OCTAVE = 6
+"""Of which all lower frequencies are part."""
+
+
+class Modes:
+    """The modes of images [C,H,W], or of lines [C,1,W], whose frequency f is in cycles per pixel, up to 0.5 an axis.
+
+    Power is a density: |FFT(w x)|^2 / sum w^2, so that white noise of variance s^2 has s^2 at all frequencies, and the
+    mean over all modes is the variance of a field (Parseval) without a window. Rings are as wide as the lowest frequency
+    of the longer side; ring n is at n / max(H, W). A field's own mean is removed first, weighted with the window.
+    """
+
+    def __init__(self, height: int, width: int, window: str = "hann"):
+        self.size, self.longest = height * width, max(height, width)
+        self.lines = min(height, width) == 1
+        self.window = np.outer(_window(window, height), _window(window, width))
+        f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).reshape(-1)
+        inner = (np.arange(width // 2 + 1) > 0) & (2 * np.arange(width // 2 + 1) < width)
+        self.counts = np.broadcast_to(1 + inner, (height, width // 2 + 1)).reshape(-1).astype(np.float64)
+        self._ring = np.rint(f * self.longest).astype(np.int64)
+        self.ring_counts = np.bincount(self._ring, self.counts)
+        self.frequencies = np.arange(self.longest // 2 + 1)[1:] / self.longest
+        octave = np.floor(-np.log2(np.maximum(f, 0.25 / self.longest)) + 1e-9).astype(np.int64)
+        lowest = min(LOWEST_OCTAVE, max(1, math.floor(math.log2(self.longest))))
+        octave = np.where(f > 0, np.minimum(octave, lowest), 0)
+        self.octaves = tuple(one for one in range(1, lowest + 1) if (octave == one).any())
+        self._octave_modes = [np.flatnonzero(octave == one) for one in self.octaves]
+
+    def transform(self, image: np.ndarray) -> np.ndarray:
+        """Return the modes [C,M] of an image [C,H,W], scaled so that |.|^2 is the density of power."""
+        from scipy.fft import rfft2  # here, as help should not wait for scipy
+
+        field = image.astype(np.float64)
+        mean = (field * self.window).sum((-2, -1), keepdims=True) / self.window.sum()
+        modes = rfft2((field - mean) * self.window, axes=(-2, -1))
+        return modes.reshape(len(image), -1) / math.sqrt((self.window**2).sum())
+
+    def rings(self, modes: np.ndarray) -> np.ndarray:
+        """Return the mean power [C,R] of all rings, in the corners too, from ring 0, the mean."""
+        power = (np.abs(modes) ** 2) * self.counts
+        return np.stack([np.bincount(self._ring, one) for one in power]) / self.ring_counts
+
+    def shown(self, rings: np.ndarray) -> np.ndarray:
+        """Return the rings [...,F] of `frequencies`: above 0 and up to 0.5, where they are whole circles."""
+        return rings[..., 1 : len(self.frequencies) + 1]
+
+    def products(self, modes: np.ndarray) -> np.ndarray:
+        """Return the mean products c128[O,C,C] of channels in each octave."""
+        return np.stack(
+            [
+                (modes[:, part] * self.counts[part]) @ modes[:, part].conj().T / self.counts[part].sum()
+                for part in self._octave_modes
+            ]
+        )
+
+
+def coherence(products: np.ndarray) -> np.ndarray:
+    """Return |S_ab|^2 / (S_aa S_bb) [...,C,C] of mean products, from 0 to 1; NaN where a channel has no power."""
+    own = np.diagonal(products, axis1=-2, axis2=-1).real
+    both = own[..., :, None] * own[..., None, :]
+    return np.divide(np.abs(products) ** 2, both, out=np.full(both.shape, np.nan), where=both > 0)
+
+
+def octave_text(octave: int, lowest: int) -> str:
+    """Return the frequencies of an octave in words: `1/8 to 1/4`."""
+    start = "0" if octave == lowest else f"1/{2 ** (octave + 1)}"
+    return f"{start} to 1/{2**octave}"
+
+
+def _window(name: str, length: int) -> np.ndarray:
+    """Return a window [length]; along a side of one pixel there is none."""
+    if name == "none" or length == 1:
+        return np.ones(length)
+    return np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
