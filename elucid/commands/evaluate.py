@@ -3,8 +3,8 @@
 import click
 
 from elucid.commands.command import Group, version_option
-from elucid.commands.evaluations.arrays import ensemble, restoration, spectrum
 from elucid.commands.evaluations import cas, compare, loss, memorisation, nll, report, svc, sweep, toy, watch
+from elucid.commands.evaluations.arrays import ensemble, restoration, spectrum
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 

@@ -68,7 +68,7 @@ def _statistic(members: int, kept: np.ndarray, deviation: np.ndarray) -> Callabl
     def statistic(means: np.ndarray) -> np.ndarray:
         of = dict(zip(VALUES, np.moveaxis(means.reshape(*means.shape[:-1], -1, len(VALUES)), -1, 0), strict=True))
         of["spread"] = of["variance"] * (members + 1) / members
-        normal = {name: (one[..., kept] / unit**_power(name)).mean(-1, keepdims=True) for name, one in of.items()}
+        normal = {name: (one[..., kept] / unit ** _power(name)).mean(-1, keepdims=True) for name, one in of.items()}
         both = {name: np.concatenate([one, normal[name]], axis=-1) for name, one in of.items()}
         rmse, spread = np.sqrt(both["squared_error"]), np.sqrt(both["spread"])
         ratio = np.divide(spread, rmse, out=np.full_like(rmse, np.nan), where=rmse > 0)
@@ -114,7 +114,9 @@ def _errors(scores: dict[str, Interval], names: Sequence[str]) -> Table:
         spread, bias = _number(scores["spread"].value[place]), _number(scores["bias"].value[place])
         rows.append((name, bias, *_cells(scores["rmse"], place), spread, *_cells(scores["ratio"], place)))
     columns = ("channel", "bias", "RMSE", "low", "high", "spread", "spread/RMSE", "low", "high")
-    return Table("Error of the ensemble mean, and spread; the ratio is 1 if the ensemble is calibrated", columns, tuple(rows))
+    return Table(
+        "Error of the ensemble mean, and spread; the ratio is 1 if the ensemble is calibrated", columns, tuple(rows)
+    )
 
 
 def _crps(scores: dict[str, Interval], names: Sequence[str]) -> Table:

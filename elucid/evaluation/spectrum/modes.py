@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 
-WINDOWS = ("hann", "none")
-
 LOWEST_OCTAVE = 6
 """Of which all lower frequencies are part."""
 
@@ -13,9 +11,9 @@ LOWEST_OCTAVE = 6
 class Modes:
     """The modes of images [C,H,W], or of lines [C,1,W], whose frequency f is in cycles per pixel, up to 0.5 an axis.
 
-    Power is a density: |FFT(w x)|^2 / sum w^2, so that white noise of variance s^2 has s^2 at all frequencies, and the
-    mean over all modes is the variance of a field (Parseval) without a window. Rings are as wide as the lowest frequency
-    of the longer side; ring n is at n / max(H, W). A field's own mean is removed first, weighted with the window.
+    Power is a density: |FFT(w x)|^2 / sum w^2, so that white noise of variance s^2 has s^2 at all frequencies, and
+    without a window the mean over all modes is the variance of a field (Parseval). Rings are as wide as the lowest
+    frequency of the longer side; ring n is at n / max(H, W). A field's own mean, weighted by w, is removed first.
     """
 
     def __init__(self, height: int, width: int, window: str = "hann"):

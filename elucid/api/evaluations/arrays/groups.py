@@ -16,7 +16,7 @@ def require_groups(samples: Opened, truth: Opened, members: int) -> None:
         raise UserError(f"`members`={members} must be at least 1")
     if len(samples) % members:
         raise UserError(
-            f"`samples`: {samples.path} has {len(samples)} samples, which is no multiple of `members`={members}; "
+            f"`{samples.what}`: {samples.path} has {len(samples)} samples, no multiple of `members`={members}; "
             "generate the missing ones, or give another number"
         )
     if len(samples) // members != len(truth):

@@ -86,7 +86,9 @@ def open_images(given: Given, what: str, channels: str | Sequence[str | int] | N
     elif hasattr(given, "image") and hasattr(given, "__len__"):
         images, path = given, str(getattr(given, "path", "data set"))
     else:
-        raise UserError(f"`{what}` is of type {type(given).__name__}; give a folder, a zip, an npz or an array [N,C,H,W]")
+        raise UserError(
+            f"`{what}` is of type {type(given).__name__}; give a folder, a zip, an npz or an array [N,C,H,W]"
+        )
     if isinstance(images, Stacked) and (images.array.ndim != 4 or images.array.dtype.kind not in "fui"):
         shape, kind = list(images.array.shape), images.array.dtype
         raise UserError(f"`{what}`: {path} is {kind} of shape {shape}; give numbers [N,C,H,W]")
