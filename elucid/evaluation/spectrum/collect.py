@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elucid.evaluation.spectrum.modes import Modes, coherence
+from elucid.evaluation.spectrum.modes import SECTORS, Modes, coherence
 
 GROUPS = 20
 """Of images, by turns; a statistic is computed without each for its error."""
@@ -27,7 +27,7 @@ class Spectra:
         several = self.channels if self.channels > 1 else 0
         self.counts = np.zeros(GROUPS)
         self.rings = np.zeros((GROUPS, self.channels, len(self.modes.ring_counts)))
-        self.products = np.zeros((GROUPS, len(self.modes.octaves), several, several), dtype=np.complex128)
+        self.products = np.zeros((GROUPS, len(self.modes.octaves), SECTORS, several, several), dtype=np.complex128)
         self.sums, self.squares = np.zeros((GROUPS, several)), np.zeros((GROUPS, several, several))
 
     def add(self, image: np.ndarray) -> None:

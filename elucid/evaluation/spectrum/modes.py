@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+SECTORS = 4
+
 LOWEST_OCTAVE = 6
 """Of which all lower frequencies are part."""
 
@@ -20,7 +22,8 @@ class Modes:
         self.size, self.longest = height * width, max(height, width)
         self.lines = min(height, width) == 1
         self.window = np.outer(_window(window, height), _window(window, width))
-        f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).reshape(-1)
+        fy, fx = np.broadcast_arrays(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+        f = np.hypot(fy, fx).reshape(-1)
         inner = (np.arange(width // 2 + 1) > 0) & (2 * np.arange(width // 2 + 1) < width)
         self.counts = np.broadcast_to(1 + inner, (height, width // 2 + 1)).reshape(-1).astype(np.float64)
         self._ring = np.rint(f * self.longest).astype(np.int64)
@@ -30,7 +33,13 @@ class Modes:
         lowest = min(LOWEST_OCTAVE, max(1, math.floor(math.log2(self.longest))))
         octave = np.where(f > 0, np.minimum(octave, lowest), 0)
         self.octaves = tuple(one for one in range(1, lowest + 1) if (octave == one).any())
-        self._octave_modes = [np.flatnonzero(octave == one) for one in self.octaves]
+        # Modes without fx are there with their conjugates, but for the highest; one of both counts.
+        once = (2 * (fy > 0) + (fy == -0.5)).reshape(-1)
+        self._weights = np.where((fx == 0).reshape(-1), once, self.counts)
+        sector = (2 * (fy < 0) + (np.abs(fy) >= fx)).reshape(-1)
+        self._cells = [
+            [np.flatnonzero((octave == one) & (sector == part)) for part in range(SECTORS)] for one in self.octaves
+        ]
 
     def transform(self, image: np.ndarray) -> np.ndarray:
         """Return the modes [C,M] of an image [C,H,W], scaled so that |.|^2 is the density of power."""
@@ -51,20 +60,25 @@ class Modes:
         return rings[..., 1 : len(self.frequencies) + 1]
 
     def products(self, modes: np.ndarray) -> np.ndarray:
-        """Return the mean products c128[O,C,C] of channels in each octave."""
-        return np.stack(
-            [
-                (modes[:, part] * self.counts[part]) @ modes[:, part].conj().T / self.counts[part].sum()
-                for part in self._octave_modes
-            ]
-        )
+        """Return the sums c128[O,SECTORS,C,C] of products of channels, in sectors of each octave.
+
+        A sector is an eighth of the plane with its opposite: within it derivatives have one phase.
+        """
+        found = np.empty((len(self._cells), SECTORS, len(modes), len(modes)), dtype=np.complex128)
+        for octave, sectors in enumerate(self._cells):
+            for sector, part in enumerate(sectors):
+                found[octave, sector] = (modes[:, part] * self._weights[part]) @ modes[:, part].conj().T
+        return found
 
 
 def coherence(products: np.ndarray) -> np.ndarray:
-    """Return |S_ab|^2 / (S_aa S_bb) [...,C,C] of mean products, from 0 to 1; NaN where a channel has no power."""
+    """Return the magnitude-squared coherence [...,C,C] of sums of products [...,SECTORS,C,C], from 0 to 1.
+
+    sum_s |S_ab,s|^2 / sum_s S_aa,s S_bb,s over sectors s; NaN where a channel has no power.
+    """
     own = np.diagonal(products, axis1=-2, axis2=-1).real
-    both = own[..., :, None] * own[..., None, :]
-    return np.divide(np.abs(products) ** 2, both, out=np.full(both.shape, np.nan), where=both > 0)
+    both = (own[..., :, None] * own[..., None, :]).sum(-3)
+    return np.divide((np.abs(products) ** 2).sum(-3), both, out=np.full(both.shape, np.nan), where=both > 0)
 
 
 def octave_text(octave: int, lowest: int) -> str:
