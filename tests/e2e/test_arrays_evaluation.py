@@ -1,0 +1,135 @@
+"""evaluate.py ensemble, spectrum and restoration: files in, tables and a number out, one line for what is wrong."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import elucid
+from elucid.evaluation.results import load_result
+from elucid.training.data.base import Dataset
+from tests import scripts
+
+MEMBERS = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Gray pictures: ten true ones, and four samples for each, as folders and as npz."""
+    folder, random = tmp_path_factory.mktemp("arrays"), np.random.default_rng(0)
+    centre = random.integers(60, 180, (10, 1, 1, 1))
+    sets = {"truth": centre, "samples": centre.repeat(MEMBERS, 0)}
+    for name, middle in sets.items():
+        fields = np.clip(middle + 15 * random.normal(size=(len(middle), 1, 12, 12)), 0, 255).astype(np.uint8)
+        np.savez(folder / f"{name}.npz", fields)
+        (folder / name).mkdir()
+        for index, field in enumerate(fields):
+            Image.fromarray(field[0]).save(folder / name / f"{index:06d}.png")
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def call(command, *args, code=0):
+        found, out, err = scripts.call(monkeypatch, capsys, "evaluate.py", command, *args)
+        assert found == code, err
+        if code:
+            assert err.startswith("error: ") and err.count("\n") == 1
+        return err if code else out
+
+    return call
+
+
+@pytest.fixture
+def compare(call, folder):
+    return partial(call, "ensemble", f"--samples={folder}/samples", f"--truth={folder}/truth")
+
+
+def test_ensembles_from_files_and_from_python(compare, folder, tmp_path):
+    out = compare(f"--members={MEMBERS}", f"--dest={tmp_path}/e.json")
+    result = load_result(tmp_path / "e.json")
+    assert float(out.splitlines()[-1]) == pytest.approx(result.value, rel=1e-5)
+    assert result.text() == "\n".join(out.splitlines()[:-1]) and (tmp_path / "e-1.svg").exists()
+    errors, scores, coverage, ranks = result.tables
+    assert [row[0] for row in errors.rows] == ["gray", "all, in deviations of the truth"] and len(scores.rows) == 2
+    assert errors.rows[0][6] == pytest.approx(1, abs=0.15) and ranks.rows[0][3] > 1e-3
+    assert coverage.columns == ("channel", "50 %", "low", "high", "range (60 %)", "low", "high")
+    fields = np.load(folder / "samples.npz")["arr_0"]
+    same = elucid.ensemble(fields, folder / "truth.npz", members=MEMBERS)
+    assert same.value == result.value and same.about["channels"] == ["0"]
+    printed = json.loads(compare(f"--members={MEMBERS}", "--json").splitlines()[-1])
+    assert printed["value"] == result.value and printed["about"]["conditions"] == 10
+
+
+class Fields(Dataset):
+    """A data set of one's own, with names of channels."""
+
+    channel_names = ["t2m", "u10"]
+
+    def __init__(self, arrays):
+        self.arrays, self.path = arrays, "fields"
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def image(self, index):
+        return self.arrays[index]
+
+    def image_name(self, index):
+        return f"{index:06d}.npy"
+
+
+def test_channels_by_name_of_data_sets():
+    random = np.random.default_rng(1)
+    truth, samples = (1000 + random.normal(size=(num, 2, 1, 16)).astype(np.float32) for num in (30, 90))
+    truth[:, 1] += 7
+    both = elucid.ensemble(Fields(samples), Fields(truth), members=3)
+    one = elucid.ensemble(Fields(samples), Fields(truth), members=3, channels="u10")
+    assert one.about["channels"] == ["u10"] and one.tables[0].rows[0][:3] == both.tables[0].rows[1][:3]
+    assert one.tables[0].rows[0][1] == pytest.approx(-7, abs=0.2)  # the bias, in its own unit
+    with pytest.raises(elucid.UserError, match="did you mean 'u10'"):
+        elucid.ensemble(Fields(samples), Fields(truth), members=3, channels=["u1"])
+    truth[4, 1, 0, 5] = np.nan
+    with pytest.raises(elucid.UserError, match="`truth`: fields/000004.npy has nan at channel u10, row 0, column 5"):
+        elucid.ensemble(Fields(samples), Fields(truth), members=3)
+    assert elucid.ensemble(Fields(samples), Fields(truth), members=3, channels="t2m").value > 0
+
+
+def test_mistakes_in_ensembles(compare, call, folder, tmp_path):
+    assert "--members=1 has no spread" in compare("--members=1", code=2)
+    assert "40 samples, no multiple of --members=3" in compare("--members=3", code=2)
+    assert "--truth" in compare("--members=8", code=2)
+    assert "0" in compare("--members=0", code=2)
+    assert "--channels" in compare("--members=4", "--channels=red", code=2)
+    np.savez(tmp_path / "wide.npz", np.zeros((10, 1, 12, 13), np.uint8))
+    samples = f"--samples={folder}/samples.npz"
+    assert "1x12x13" in call("ensemble", samples, f"--truth={tmp_path}/wide.npz", "--members=4", code=2)
+    np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    assert "samples" in call("ensemble", samples, f"--truth={tmp_path}/two.npz", "--members=4", code=2)
+    (tmp_path / "no.npz").write_bytes(b"nothing")
+    assert "no.npz" in call("ensemble", samples, f"--truth={tmp_path}/no.npz", "--members=4", code=2)
+    assert "nowhere" in call("ensemble", samples, f"--truth={tmp_path}/nowhere", "--members=4", code=2)
+
+
+def test_spectra_from_files(call, folder, tmp_path):
+    given = [f"--images={folder}/samples", f"--data={folder}/truth"]
+    out = call("spectrum", *given, "-o", f"{tmp_path}/s.svg", f"--dest={tmp_path}/s.json")
+    result = load_result(tmp_path / "s.json")
+    assert float(out.splitlines()[-1]) == pytest.approx(result.value, rel=1e-5) and result.value < 1
+    assert result.text() == "\n".join(out.splitlines()[:-1]) and (tmp_path / "s.svg").read_text().count("<svg") == 3
+    assert "-o=s.png" in call("spectrum", *given, "-o", "s.png", code=2)
+    assert "--window" in call("spectrum", *given, "--window=round", code=2)
+
+
+def test_restored_images_from_files(call, folder, tmp_path):
+    pytest.importorskip("skimage")
+    given = [f"--images={folder}/samples", f"--truth={folder}/truth", f"--members={MEMBERS}"]
+    out = call("restoration", *given, f"--dest={tmp_path}/r.json", f"--per_image={tmp_path}/r.csv")
+    result = load_result(tmp_path / "r.json")
+    assert float(out.splitlines()[-1]) == pytest.approx(result.value, rel=1e-5)
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 41
+    assert result.value == pytest.approx(20 * np.log10(255 / (15 * np.sqrt(2))), abs=0.5)
+    assert [row[1] for row in result.tables[0].rows] == ["PSNR, dB", "SSIM"] * 2
+    assert "--data_range" in call("restoration", *given, "--data_range=1,2", code=2)
