@@ -104,6 +104,11 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _pooled(names: Sequence[str]) -> list[str]:
+    """Return the names of the channels, and that of all together if there are several."""
+    return [*names, ALL] if len(names) > 1 else list(names)
+
+
 def _labels(names: Sequence[str]) -> list[str]:
     return [*names, f"{ALL}, in deviations of the truth"]
 
@@ -135,7 +140,7 @@ def _coverage(found: Ensembles, names: Sequence[str], seed: int) -> Table:
     shape = covered.shape[1:]
     value, low, high = (one.reshape(shape) for one in limits)
     rows = []
-    for channel, name in enumerate([*names, ALL]):
+    for channel, name in enumerate(_pooled(names)):
         row: list[Any] = [name]
         for level in range(len(found.levels)):
             ends = low[channel, level], high[channel, level]
@@ -150,7 +155,7 @@ def _coverage(found: Ensembles, names: Sequence[str], seed: int) -> Table:
 
 def _ranks(found: Ensembles, names: Sequence[str]) -> Table:
     rows = []
-    for name, histogram in zip([*names, ALL], found.histograms, strict=True):
+    for name, histogram in zip(_pooled(names), found.histograms, strict=False):
         test = histogram.flatness(found.bins.expected)
         numbers = (None, None, None) if test is None else (test.chi2, test.df, test.p)
         ends = (100 * float(histogram.mean[place] / found.bins.expected[place]) for place in (0, -1))
@@ -160,11 +165,8 @@ def _ranks(found: Ensembles, names: Sequence[str]) -> Table:
 
 
 def _histogram(found: Ensembles, names: Sequence[str]) -> Curve:
-    shown = list(zip([*names, ALL], found.histograms, strict=True))
-    if len(names) > MOST_DRAWN:
-        shown = shown[-1:]
-    elif len(names) == 1:
-        shown = shown[:1]
+    shown = list(zip(_pooled(names), found.histograms, strict=False))
+    shown = shown[-1:] if len(names) > MOST_DRAWN else shown
     series = []
     for name, histogram in shown:
         height, half = histogram.mean / found.bins.expected, 1.96 * histogram.error / found.bins.expected

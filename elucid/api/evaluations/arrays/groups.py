@@ -1,6 +1,7 @@
 """Samples in groups of K consecutive ones, each beside the truth of its condition."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
@@ -30,9 +31,9 @@ def groups(
     samples: Opened, truth: Opened, members: int, workers: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members [K,C,H,W] and the truth [C,H,W] of each condition, with progress; one condition at a time."""
-    stream = samples.stream(range(len(samples)), workers)
     group = np.empty((members, *samples.chosen_shape), samples.dtype)
-    for index in progress_bar(range(len(truth)), desc="conditions", unit="condition", delay=1):
-        for place in range(members):
-            group[place] = next(stream)
-        yield group, truth.image(index)
+    with closing(samples.stream(range(len(samples)), workers)) as stream:
+        for index in progress_bar(range(len(truth)), desc="conditions", unit="condition", delay=1):
+            for place in range(members):
+                group[place] = next(stream)
+            yield group, truth.image(index)

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Opened:
             raise UserError(f"`{self.what}`: {self.name(index)} has {value} at {place}; repair it or leave it out")
         return image
 
-    def stream(self, indices: Iterable[int], workers: int | None = None) -> Iterator[np.ndarray]:
+    def stream(self, indices: Iterable[int], workers: int | None = None) -> Generator[np.ndarray, None, None]:
         """Yield images in order, read in threads; few more than `workers` wait in memory."""
         workers = workers or os.cpu_count() or 1
         with ThreadPoolExecutor(workers) as pool:
