@@ -1,6 +1,7 @@
 """evaluate.py ensemble, spectrum and restoration: files in, tables and a number out, one line for what is wrong."""
 
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -133,3 +134,24 @@ def test_restored_images_from_files(call, folder, tmp_path):
     assert result.value == pytest.approx(20 * np.log10(255 / (15 * np.sqrt(2))), abs=0.5)
     assert [row[1] for row in result.tables[0].rows] == ["PSNR, dB", "SSIM"] * 2
     assert "--data_range" in call("restoration", *given, "--data_range=1,2", code=2)
+
+
+def test_the_examples_of_the_page(tmp_path, monkeypatch, capsys):
+    """They print what the page says: the second ensemble is overconfident, and the samples are too smooth."""
+    page = (scripts.ROOT / "docs/how-to/ensembles.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec("\n".join(code), names)
+    texts = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    printed = capsys.readouterr().out.split("normalised_crps")
+    assert numbers(printed[1].partition("\n")[2]) == pytest.approx(
+        numbers(texts[0].partition("normalised")[0]), rel=0.02
+    )
+    result = names["result"]
+    assert numbers(texts[1].splitlines()[2]) == pytest.approx([0, *result.tables[0].rows[0][1:]], rel=0.02)
+    assert (tmp_path / "spectrum.svg").exists()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"(?<![\w.])-?\d+\.?\d*(?:e-?\d+)?(?![\w.])", text)]
