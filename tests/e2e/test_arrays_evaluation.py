@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 import elucid
+from elucid.api.evaluations.arrays.groups import groups
+from elucid.api.evaluations.arrays.opening import open_images
 from elucid.evaluation.results import load_result
 from elucid.training.data.base import Dataset
 from tests import scripts
@@ -96,6 +98,25 @@ def test_channels_by_name_of_data_sets():
     with pytest.raises(elucid.UserError, match="`truth`: fields/000004.npy has nan at channel u10, row 0, column 5"):
         elucid.ensemble(Fields(samples), Fields(truth), members=3)
     assert elucid.ensemble(Fields(samples), Fields(truth), members=3, channels="t2m").value > 0
+
+
+def test_few_images_wait_in_memory():
+    """Conditions are read one after another, however many there are."""
+    random = np.random.default_rng(2)
+    truth, read = random.normal(size=(40, 1, 2, 2)), []
+
+    class Counted(Fields):
+        def image(self, index):
+            read.append(index)
+            return super().image(index)
+
+    drawn, real = (open_images(Counted(one), "samples") for one in (truth.repeat(3, 0), truth))
+    read.clear()
+    for number, (group, one) in enumerate(groups(drawn, real, 3, workers=2), start=1):
+        assert group.shape == (3, 1, 2, 2) and np.array_equal(group[0], one) and np.array_equal(group[2], one)
+        assert len(read) <= 4 * number + 3
+        if number == 5:
+            break
 
 
 def test_mistakes_in_ensembles(compare, call, folder, tmp_path):

@@ -30,4 +30,5 @@ def intervals(members: int) -> dict[float, np.ndarray]:
     found = {level: weights(level, members) for level in LEVELS}
     whole = (members - 1) / (members + 1)
     known = {level: one for level, one in found.items() if one is not None}
-    return known | ({whole: weights(whole, members)} if whole > 0 else {})
+    of_all = weights(whole, members)
+    return known if of_all is None else known | {whole: of_all}

@@ -9,7 +9,7 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import Curve, Result, Series, Table
 from elucid.evaluation.spectrum.collect import Spectra, jackknife_variance
-from elucid.evaluation.spectrum.distance import Distance, distances
+from elucid.evaluation.spectrum.distance import ChannelDistance, Distance, distances, together
 from elucid.evaluation.spectrum.modes import octave_text
 
 MOST_DRAWN = 8
@@ -23,7 +23,7 @@ UNITS = {True: "power, unit^2 pixel", False: "power, unit^2 pixel^2"}
 
 
 def summarise(samples: Spectra, data: Spectra, names: Sequence[str]) -> Result:
-    """Return the result; its value is the mean over channels of the distance of log spectra, in decibels.
+    """Return the result; its value is the root mean square over channels of the distance of log spectra, in decibels.
 
     Raises UserError if all channels are constant.
     """
@@ -34,20 +34,20 @@ def summarise(samples: Spectra, data: Spectra, names: Sequence[str]) -> Result:
     lines = [f"{samples.num} samples and {data.num} images of the data; 95 % intervals are over images"]
     if len(known) < len(names):
         lines.append(f"constant, and left out: {', '.join(name for name in names if name not in known)}")
-    tables = [_distances(known)]
+    overall = together(list(known.values()))
+    tables = [_distances(known, overall)]
     if len(names) > 1:
         tables += _together(samples, data, names)
     drawn = sorted(known, key=lambda name: known[name].value, reverse=True)[:MOST_DRAWN]
     drawn = [name for name in names if name in drawn]
     curves = [_spectrum(samples, data, name, names.index(name)) for name in drawn]
     curves.append(_ratios(samples, {name: known[name] for name in drawn}))
-    value = sum(one.value for one in known.values()) / len(known)
     about: dict[str, Any] = {"num_images": samples.num, "data_images": data.num, "channels": list(names)}
     return Result(
         "spectrum",
         "log_spectral_distance_db",
-        value,
-        next(iter(known.values())).interval if len(known) == 1 else None,
+        overall.value,
+        overall.interval,
         tuple(lines),
         tuple(tables),
         tuple(curves),
@@ -55,13 +55,17 @@ def summarise(samples: Spectra, data: Spectra, names: Sequence[str]) -> Result:
     )
 
 
-def _distances(known: dict[str, Distance]) -> Table:
-    rows = tuple((name, one.value, *one.interval, one.noise, *_extreme(one)) for name, one in known.items())
+def _distances(known: dict[str, ChannelDistance], overall: Distance) -> Table:
+    rows: list[tuple[Any, ...]] = [
+        (name, one.value, *one.interval, one.noise, *_extreme(one)) for name, one in known.items()
+    ]
+    if len(known) > 1:
+        rows.append(("all, root mean square", overall.value, *overall.interval, None, None, None))
     columns = ("channel", "distance", "low", "high", "chance alone", "least power", "most power")
-    return Table("Log spectra of samples and data, in decibels; 0 is best", columns, rows)
+    return Table("Log spectra of samples and data, in decibels; 0 is best", columns, tuple(rows))
 
 
-def _extreme(one: Distance) -> tuple[float, float]:
+def _extreme(one: ChannelDistance) -> tuple[float, float]:
     return float(np.nanmin(one.ratio)), float(np.nanmax(one.ratio))
 
 
@@ -77,7 +81,7 @@ def _spectrum(samples: Spectra, data: Spectra, name: str, channel: int) -> Curve
     return Curve(f"Power spectrum, channel {name}", x, UNITS[data.modes.lines], tuple(series), log_x=True, log_y=True)
 
 
-def _ratios(samples: Spectra, drawn: dict[str, Distance]) -> Curve:
+def _ratios(samples: Spectra, drawn: dict[str, ChannelDistance]) -> Curve:
     series = []
     for name, one in drawn.items():
         there = np.flatnonzero(~np.isnan(one.ratio))
@@ -105,7 +109,7 @@ def _together(samples: Spectra, data: Spectra, names: Sequence[str]) -> list[Tab
     tables.append(Table("Correlation of channels", ("channels", *columns), _most_different(compared)))
     both = [*samples.coherence(), *data.coherence()]
     octaves = samples.modes.octaves
-    compared = [
+    by_octave = [
         (
             f"{names[b]}, {names[a]}",
             octave_text(octave, octaves[-1]),
@@ -115,7 +119,7 @@ def _together(samples: Spectra, data: Spectra, names: Sequence[str]) -> list[Tab
         for place, octave in enumerate(octaves)
     ]
     title = "Coherence of channels, by frequency in cycles per pixel"
-    tables.append(Table(title, ("channels", "octave", *columns), _most_different(compared)))
+    tables.append(Table(title, ("channels", "octave", *columns), _most_different(by_octave)))
     return tables
 
 

@@ -35,8 +35,8 @@ def spectrum(
 
     `images` and `data` are folders, zips, npz files, arrays [N,C,H,W] or data sets; at most `num` of each are chosen by
     `seed`. Spectra are radial averages, of lines [C,1,W] plain ones, in the data's own units squared; `window` is
-    "hann", or "none" for fields that are periodic. The value is the mean over channels of the root mean square of
-    10 log10 of the ratio of power over frequencies, corrected for the number of images. `plot` (.svg) is a file for the
+    "hann", or "none" for fields that are periodic. The value is the root mean square over frequencies and channels of
+    10 log10 of the ratio of power, corrected for the number of images. `plot` (.svg) is a file for the
     charts. Raises UserError for sets that do not fit, or have fewer than two images, and NaN, with its place.
     """
     for path in (dest, plot):

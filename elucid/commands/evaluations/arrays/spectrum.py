@@ -35,7 +35,7 @@ from elucid.evaluation.spectrum.names import WINDOWS
 def command(images, data, as_json, **how) -> None:
     """Compare the power spectra of samples with those of data, and the correlation and coherence of their channels.
 
-    The number is the mean distance of the log spectra over channels, in decibels, beyond what few images make of it.
+    The number is the distance of the log spectra over all channels, in decibels, beyond what few images make of it.
     """
     from elucid.api.evaluations.arrays.spectrum import spectrum  # imported late: --help needs no torch
 
