@@ -79,3 +79,26 @@ class MixtureClassifier(NoisyClassifier):
     def forward(self, x: Tensor, sigma, cond=None) -> Tensor:
         assert "labels" not in (cond or {}), "a classifier was given the answer"
         return self.mixture[0].log_joint(x, torch.as_tensor(sigma, dtype=x.dtype))
+
+
+class CovarianceDenoiser(Denoiser):
+    """Exact for data ~ N(mean, covariance) of any shape: D = mean + C (C + sigma^2)^-1 (x - mean), in float64.
+
+    By the eigenvectors of C, which do not depend on sigma.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor):
+        super().__init__(nn.Identity(), NetSpec(tuple(mean.shape[1:]), mean.shape[0]), "fp64")
+        self.mean, self.covariance = mean.double(), covariance.double()
+        self.values, self.vectors = torch.linalg.eigh(self.covariance)
+
+    def forward(self, x: Tensor, sigma, cond=None) -> Prediction:
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1)
+        part = (x.double() - self.mean).flatten(1) @ self.vectors
+        x0 = (part * self.values / (self.values + sigma**2)) @ self.vectors.T
+        return Prediction(self.mean + x0.reshape(x.shape))
+
+    def data(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Samples [count,C,H,W] of the data."""
+        draws = torch.randn(count, len(self.values), dtype=torch.float64, generator=generator)
+        return self.mean + ((draws * self.values.sqrt()) @ self.vectors.T).reshape(-1, *self.mean.shape)

@@ -22,6 +22,8 @@ GROUPS = {
     "schedule": ("elucid.schedules",),
     "sampler": ("elucid.samplers",),
     "guidance": ("elucid.guidances",),
+    "posterior": ("elucid.posteriors",),
+    "operator": ("elucid.operators",),
     "features": ("elucid.features",),
     "encoder": ("elucid.encoders",),
     "transform": ("elucid.transforms", "elucid.augments"),

@@ -42,6 +42,17 @@ INTERFACES = {
         Interface("schedule", _T + "noise.schedules:Schedule", {"levels": ("num_steps", "sigma_min", "sigma_max")}),
         Interface("sampler", _T + "samplers.base:Sampler", {"__call__": _SAMPLE}),
         Interface("guidance", _T + "preconds.wrapper:DenoiserWrapper", {}, ("denoiser",)),
+        Interface(
+            "posterior",
+            _T + "guidance.inverse.base:PosteriorDenoiser",
+            {"change": ("x0", "sigma", "seen", "pull")},
+            ("denoiser", "problem"),
+        ),
+        Interface(
+            "operator",
+            _T + "inverse.operators.base:LinearOperator",
+            {"__call__": ("images",), "adjoint": ("y",)},
+        ),
         Interface("features", _T + "features.base:FeatureEncoder", {"features": ("images",)}),
         Interface("encoder", _T + "encoders.base:Encoder", {"encode": ("raw",), "decode": ("x",)}),
         Interface("transform", _T + "transforms.base:Transform", {"__call__": ("batch",)}),

@@ -123,6 +123,22 @@ GUIDANCES = {
     "distilled": _T + "guidance.distilled:DistilledGuidance",
 }
 
+POSTERIORS = {
+    "tmpd": _T + "guidance.inverse.tmpd:TweedieMomentProjection",
+    "pigdm": _T + "guidance.inverse.pigdm:PseudoinverseGuidance",
+    "dps": _T + "guidance.inverse.dps:DPS",
+    "diffpir": _T + "guidance.inverse.diffpir:DiffPIR",
+    "replacement": _T + "guidance.inverse.replacement:Replacement",
+}
+
+OPERATORS = {
+    "inpaint": _T + "inverse.operators.inpaint:Inpaint",
+    "superres": _T + "inverse.operators.superres:SuperResolution",
+    "blur": _T + "inverse.operators.blur:Blur",
+    "identity": _T + "inverse.operators.identity:Identity",
+    "fft_mask": _T + "inverse.operators.fourier:FourierMask",
+}
+
 FEATURES = {
     "efflite0": _T + "features.efflite0:EfficientNetLiteFeatures",
     "dinov2": _T + "features.dinov2:DinoFeatures",
@@ -130,6 +146,7 @@ FEATURES = {
 
 ENCODERS = {
     "rgb": _T + "encoders.rgb:RGB",
+    "arrays": _T + "encoders.arrays:Arrays",
     "vae": _T + "encoders.vae:VAE",
     "edm2_vae": _T + "encoders.vae:VAE",
 }
@@ -139,10 +156,12 @@ TRANSFORMS = {
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
     "random_crop": _T + "transforms.random_crop:RandomCrop",
     "lowres": _T + "transforms.lowres:LowRes",
+    "maps": _T + "transforms.maps:ConditionMaps",
 }
 
 DATASETS = {
     "auto": _T + "data.dataset:open_dataset",
+    "table": _T + "data.arrays.tables:ArrayTable",
 }
 
 OPTIMIZERS = {
@@ -194,6 +213,8 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "guidance": GUIDANCES,
+    "posterior": POSTERIORS,
+    "operator": OPERATORS,
     "features": FEATURES,
     "encoder": ENCODERS,
     "transform": TRANSFORMS,

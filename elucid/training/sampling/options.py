@@ -38,8 +38,10 @@ class SampleOptions:
 
     `lowres_from`: a folder or zip of low-resolution images for a model trained with `lowres`. `upsample` is a snapshot
     of such a model that enlarges the images, with the sampler of its own run in `upsample_steps` steps; all other
-    options but `precision`, `noise` and `plugins` are the base model's. `noise` "cpu" draws all noise on the host, so
-    that a seed starts from the same on every device; "device" is the default.
+    options but `precision`, `noise` and `plugins` are the base model's. `cond_images` are the maps of a model trained
+    with such, a folder, a zip or a file of one, and `cond_labels` vectors of labels, `.npy` [N,D] or a dataset; seed s
+    has number s // `members` of them, 1 by default, so that each condition has so many samples. `noise` "cpu" draws all
+    noise on the host, so that a seed starts from the same on every device; "device" is the default.
     """
 
     classes: int | str | Sequence[int | str] | None = None
@@ -82,6 +84,9 @@ class SampleOptions:
     lowres_from: str | os.PathLike | None = None
     upsample: str | os.PathLike | None = None
     upsample_steps: int | None = None
+    cond_images: str | os.PathLike | None = None
+    cond_labels: str | os.PathLike | None = None
+    members: int | None = None
     precision: str | None = None
     noise: str | None = None
     plugins: str | Sequence[str] | None = None
@@ -94,7 +99,7 @@ class SampleOptions:
             pair = pair_of(self.preset, self.guide)
             self.guidance = pair.guidance if self.guidance is None else self.guidance
         self.sampler = self.sampler and component_name("sampler", self.sampler)
-        for name in ("lowres_from", "upsample"):
+        for name in ("lowres_from", "upsample", "cond_images", "cond_labels"):
             value = getattr(self, name)
             setattr(self, name, value if value is None else os.fspath(value))
 

@@ -1,0 +1,1 @@
+"""Denoisers of images given a measurement, one method a file."""

@@ -1,0 +1,1 @@
+"""Linear operators that measure images, one file each."""

@@ -1,0 +1,1 @@
+"""Inverse problems from texts and files to a denoiser."""
