@@ -67,9 +67,14 @@ def make_detector(name: str, device: torch.device, weights: str | os.PathLike | 
     return detector
 
 
+def takes_arrays(detector: Detector) -> bool:
+    """Return whether a detector, which need not derive from `Detector`, takes arrays, not pictures."""
+    return getattr(detector, "takes", "pictures") == "arrays"
+
+
 def require_suitable(detector: Detector, images: Tensor) -> None:
     """Raise UserError for arrays and a detector of pictures, and for values that are not finite, with their place."""
-    if getattr(detector, "takes", "pictures") == "pictures":
+    if not takes_arrays(detector):
         kind = str(images.dtype).removeprefix("torch.")
         if kind != "uint8" or images.shape[1] not in (1, 3):
             raise UserError(

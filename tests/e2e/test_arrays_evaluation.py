@@ -69,16 +69,16 @@ def test_ensembles_from_files_and_from_python(compare, folder, tmp_path):
 class Fields(Dataset):
     """A data set of one's own, with names of channels."""
 
-    channel_names = ["t2m", "u10"]
+    arrays = {"channel_names": ["t2m", "u10"], "units": ["K", "m/s"]}
 
-    def __init__(self, arrays):
-        self.arrays, self.path = arrays, "fields"
+    def __init__(self, values):
+        self.values, self.path = values, "fields"
 
     def __len__(self):
-        return len(self.arrays)
+        return len(self.values)
 
     def image(self, index):
-        return self.arrays[index]
+        return self.values[index]
 
     def image_name(self, index):
         return f"{index:06d}.npy"
@@ -90,7 +90,7 @@ def test_channels_by_name_of_data_sets():
     truth[:, 1] += 7
     both = elucid.ensemble(Fields(samples), Fields(truth), members=3)
     one = elucid.ensemble(Fields(samples), Fields(truth), members=3, channels="u10")
-    assert one.about["channels"] == ["u10"] and one.tables[0].rows[0][:3] == both.tables[0].rows[1][:3]
+    assert one.about["channels"] == ["u10 [m/s]"] and one.tables[0].rows[0][:3] == both.tables[0].rows[1][:3]
     assert one.tables[0].rows[0][1] == pytest.approx(-7, abs=0.2)  # the bias, in its own unit
     with pytest.raises(elucid.UserError, match="did you mean 'u10'"):
         elucid.ensemble(Fields(samples), Fields(truth), members=3, channels=["u1"])
@@ -98,6 +98,31 @@ def test_channels_by_name_of_data_sets():
     with pytest.raises(elucid.UserError, match="`truth`: fields/000004.npy has nan at channel u10, row 0, column 5"):
         elucid.ensemble(Fields(samples), Fields(truth), members=3)
     assert elucid.ensemble(Fields(samples), Fields(truth), members=3, channels="t2m").value > 0
+
+
+def test_arrays_of_files_with_names_and_units(call, tmp_path, monkeypatch, capsys):
+    """A folder of `.npy` samples beside a zip that dataset_tool.py made; NaN is found with its place."""
+    random = np.random.default_rng(3)
+    truth = (280 + random.normal(size=(12, 2, 6, 8))).astype(np.float32)
+    for name, arrays in {"raw": truth, "samples": truth.repeat(3, 0) + random.normal(size=(36, 2, 6, 8))}.items():
+        (tmp_path / name).mkdir()
+        for index, array in enumerate(arrays.astype(np.float32)):
+            np.save(tmp_path / name / f"{index:06d}.npy", array)
+    convert = [f"--source={tmp_path}/raw", f"--dest={tmp_path}/truth.zip", "--channel-names=t2m,u10", "--units=K,m/s"]
+    assert scripts.call(monkeypatch, capsys, "dataset_tool.py", *convert)[0] == 0
+    given = [f"--samples={tmp_path}/samples", f"--truth={tmp_path}/truth.zip", "--members=3"]
+    out = call("ensemble", *given, "--channels=u10,0", f"--dest={tmp_path}/e.json")
+    rows = load_result(tmp_path / "e.json").tables[0].rows
+    assert [row[0] for row in rows[:2]] == ["u10 [m/s]", "t2m [K]"] and "u10 [m/s]" in out
+    assert rows[0][2] == pytest.approx(1 / np.sqrt(3), rel=0.1)  # the mean of three errors of deviation 1
+    psnr = call("restoration", f"--images={tmp_path}/samples", *given[1:], "--data_range=10", "--ssim=0")
+    assert float(psnr.splitlines()[-1]) == pytest.approx(20, abs=0.2)
+    assert "--data_range" in call("restoration", f"--images={tmp_path}/samples", *given[1:], code=2)
+    spoilt = np.load(tmp_path / "samples/000017.npy")
+    spoilt[1, 2, 3] = np.nan
+    np.save(tmp_path / "samples/000017.npy", spoilt)
+    said = call("ensemble", *given, code=2)
+    assert "--samples" in said and "000017.npy has nan at channel u10," in said and "row 2, column 3" in said
 
 
 def test_few_images_wait_in_memory():

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from elucid.api.scoring import reference
-from elucid.api.sources import of_dataset
 from elucid.dnnlib.errors import UserError
 from elucid.metrics.detectors import make_detector
 from elucid.metrics.images import feature_statistics, read_batches
@@ -39,20 +37,20 @@ class Fields(Dataset):
     """Arrays in memory, as those of a file are read."""
 
     def __init__(self, arrays: np.ndarray):
-        self.arrays, self.path, self.name = arrays, "fields", "fields"
-        self.channels, self.resolution = arrays.shape[1], arrays.shape[2:]
+        self.values, self.path, self.name = arrays, "fields", "fields"
+        self.channels, self.resolution, self.arrays = arrays.shape[1], arrays.shape[2:], {}
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.values)
 
     def image(self, index: int) -> np.ndarray:
-        return self.arrays[index]
+        return self.values[index]
 
     def image_name(self, index: int) -> str:
         return f"{index:06d}.npy"
 
     def encoded(self, index: int) -> bytes:
-        return self.arrays[index].tobytes()
+        return self.values[index].tobytes()
 
 
 def fields(dtype, num: int = 40) -> np.ndarray:
@@ -96,25 +94,24 @@ def test_takes_is_one_of_two(means):
 
 
 def test_a_distance_of_arrays_against_a_reference_of_arrays(means, tmp_path, monkeypatch, capsys):
-    """From `fid.py ref` to `fid.py calc`, with a data set in the place of the files."""
-    sets = {"real": fields(np.float32), "samples": fields(np.float32) + 3}
-    for module in ("scoring", "sources"):
-        monkeypatch.setattr(f"elucid.api.{module}.open_dataset", lambda path, **_: opened(sets[path]))
-    monkeypatch.setattr("elucid.api.sources.runs_of", lambda dataset: {})
-    line = reference("real", tmp_path / "real.npz", detector=means, device="cpu")
-    assert "features of 40 images" in line
-    arguments = ["--images=samples", f"--ref={tmp_path}/real.npz", f"--detector={means}", "--num=40", "--device=cpu"]
-    code, out, err = scripts.call(monkeypatch, capsys, "fid.py", "calc", *arguments)
-    assert code == 0, err
-    assert float(out.splitlines()[-1]) == pytest.approx(4 * 3**2, rel=1e-4)  # means 3 apart in 4 channels
-    source = of_dataset(opened(sets["samples"]), 8, 2, {})
-    assert source.provenance.file_format == "npy" and source.provenance.image_shape == "4x3x5"
-    arguments = ["ref", "--data=real", f"--dest={tmp_path}/x.npz", "--detector=random", "--device=cpu"]
-    code, _, err = scripts.call(monkeypatch, capsys, "fid.py", *arguments)
-    assert code == 2 and err.count("\n") == 1 and "--detector" in err
+    """From `fid.py ref` to `fid.py calc`, of a folder of arrays and one file of all."""
+    (tmp_path / "real").mkdir()
+    for index, one in enumerate(fields(np.float32)):
+        np.save(tmp_path / f"real/{index:06d}.npy", one)
+    np.savez(tmp_path / "samples.npz", samples=fields(np.float32) + 3)
 
+    def call(*args, code: int = 0) -> str:
+        found, out, err = scripts.call(monkeypatch, capsys, "fid.py", *args, "--device=cpu")
+        assert found == code, err
+        assert not code or err.count("\n") == 1
+        return err if code else out
 
-def opened(arrays: np.ndarray) -> Fields:
-    dataset = Fields(arrays)
-    dataset.num_images, dataset.labels = len(arrays), None
-    return dataset
+    real, samples, file = f"{tmp_path}/real", f"--images={tmp_path}/samples.npz", f"{tmp_path}/real.npz"
+    assert "features of 40 images" in call("ref", f"--data={real}", f"--dest={file}", f"--detector={means}")
+    for ref in (file, real):
+        out = call("calc", samples, f"--ref={ref}", f"--detector={means}", "--num=40")
+        assert float(out.splitlines()[-1]) == pytest.approx(4 * 3**2, rel=1e-4)  # means 3 apart in 4 channels
+        assert "format npy" in out and "shape 4x3x5" in out
+    refused = "holds arrays, and --detector=random takes pictures"
+    assert refused in call("ref", f"--data={real}", f"--dest={file}", "--detector=random", code=2)
+    assert refused in call("calc", samples, f"--ref={real}", "--detector=random", "--num=40", code=2)

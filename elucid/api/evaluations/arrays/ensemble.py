@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from elucid.api.evaluations.arrays.groups import groups, require_groups
-from elucid.api.evaluations.arrays.opening import Given, open_images
+from elucid.api.evaluations.arrays.opening import Given, open_pair
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.evaluation.ensemble.measure import Ensembles
@@ -39,12 +39,12 @@ def ensemble(
             "`members`=1 has no spread; give at least 2 samples for each condition, or compare single ones with "
             "evaluate.py restoration"
         )
-    drawn, real = open_images(samples, "samples", channels), open_images(truth, "truth", channels)
+    drawn, real = open_pair(("samples", samples), ("truth", truth), channels)
     require_groups(drawn, real, members)
     found = Ensembles(members, len(real.channels), seed)
     for group, one in groups(drawn, real, members, workers):
         found.add(group, one)
-    result = summarise(found, real.names, seed)
+    result = summarise(found, real.labels, seed)
     result = replace(result, about={"samples": drawn.path, "truth": real.path, **result.about})
     if dest is not None:
         result.save(dest)

@@ -5,14 +5,13 @@ from contextlib import closing
 
 import numpy as np
 
-from elucid.api.evaluations.arrays.opening import Opened, require_alike
+from elucid.api.evaluations.arrays.opening import Opened
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 
 
 def require_groups(samples: Opened, truth: Opened, members: int) -> None:
-    """Raise UserError unless there are `members` samples for each truth, of the same channels and size."""
-    require_alike(samples, truth)
+    """Raise UserError unless there are `members` samples for each truth."""
     if members < 1:
         raise UserError(f"`members`={members} must be at least 1")
     if len(samples) % members:

@@ -4,8 +4,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ Given = str | os.PathLike | np.ndarray | Images
 class Opened:
     """Images [C,H,W] in their own units; `what` is the argument that gave them, for messages.
 
-    Of the `channels` [c] that are chosen, `names` are the names, or numbers if the data set has none.
+    Of the `channels` [c] that are chosen, `names` are the names, or numbers if the data set has none, and `labels` the
+    same with their units.
     """
 
     what: str
@@ -32,6 +32,7 @@ class Opened:
     dtype: np.dtype
     channels: tuple[int, ...]
     names: tuple[str, ...]
+    labels: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,7 +81,7 @@ def open_images(given: Given, what: str, channels: str | Sequence[str | int] | N
     path = "array"
     if isinstance(given, str | os.PathLike):
         path = os.fspath(given)
-        images: Any = Stacked(_read_npz(path, what)) if Path(path).suffix == ".npz" else open_dataset(path)
+        images: Any = open_dataset(path, arrays=True)
     elif isinstance(given, np.ndarray):
         images = Stacked(given)
     elif hasattr(given, "image") and hasattr(given, "__len__"):
@@ -95,9 +96,10 @@ def open_images(given: Given, what: str, channels: str | Sequence[str | int] | N
     if not len(images):
         raise UserError(f"`{what}`: {path} holds no images; give at least one")
     first = np.asarray(images.image(0))
-    names = channel_names(images, len(first))
+    names, labels = described(images, len(first))
     chosen = choose(names, channels, path)
-    return Opened(what, path, images, first.shape, first.dtype, chosen, tuple(names[one] for one in chosen))
+    own = (tuple(texts[one] for one in chosen) for texts in (names, labels))
+    return Opened(what, path, images, first.shape, first.dtype, chosen, *own)
 
 
 @dataclass(frozen=True)
@@ -113,29 +115,20 @@ class Stacked:
         return self.array[index]
 
 
-def _read_npz(path: str, what: str) -> np.ndarray:
-    """Return the only array of an npz file, or that called `samples`."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = arrays.files
-            name = "samples" if "samples" in names else names[0] if len(names) == 1 else None
-            found = None if name is None else arrays[name]
-    except Exception as error:  # noqa: BLE001  numpy and zipfile fail in many ways on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"`{what}`: {path} is not a readable npz file ({reason}); write it again") from error
-    if found is None:
-        raise UserError(f"`{what}`: {path} has the arrays {', '.join(names)}; call the one to use `samples`")
-    return found
+def described(images: Images, count: int) -> tuple[list[str], list[str]]:
+    """Return the names of channels, and the names with units.
 
-
-def channel_names(images: Images, count: int) -> list[str]:
-    """Return the names of the channels that a data set has, else of pictures gray or R, G, B, else numbers from 0."""
-    names = getattr(images, "channel_names", None)
-    if names is not None and len(names) == count:
-        return [str(name) for name in names]
-    if getattr(images, "dtype", None) == np.uint8 and count in (1, 3) and not isinstance(images, Stacked):
-        return ["gray"] if count == 1 else ["R", "G", "B"]
-    return [str(index) for index in range(count)]
+    They are what a data set of arrays says, else of pictures gray or R, G, B, else numbers from 0.
+    """
+    known = getattr(images, "arrays", None)
+    about = known if isinstance(known, dict) else {}
+    names = about.get("channel_names") or getattr(images, "channel_names", None)
+    if names is None and known is None and getattr(images, "dtype", None) == np.uint8 and count in (1, 3):
+        names = ["gray"] if count == 1 else ["R", "G", "B"]
+    units = about.get("units")
+    names = [str(one) for one in (names if names is not None and len(names) == count else range(count))]
+    units = units if units is not None and len(units) == count else [""] * count
+    return names, [f"{name} [{unit}]" if unit else name for name, unit in zip(names, units, strict=True)]
 
 
 def choose(names: Sequence[str], channels: str | Sequence[str | int] | None, path: str) -> tuple[int, ...]:
@@ -156,6 +149,19 @@ def choose(names: Sequence[str], channels: str | Sequence[str | int] | None, pat
     if not found or len(set(found)) < len(found):
         raise UserError(f"`channels`={','.join(map(str, parts))} must name at least one channel, and each once")
     return tuple(found)
+
+
+def open_pair(
+    samples: tuple[str, Given], real: tuple[str, Given], channels: str | Sequence[str | int] | None
+) -> tuple[Opened, Opened]:
+    """Open samples and real images, each given with its argument; channels have the names of the real ones.
+
+    Raises UserError if they are not alike.
+    """
+    named = open_images(real[1], real[0], channels)
+    others = open_images(samples[1], samples[0], None if channels is None else named.channels)
+    require_alike(others, named)
+    return replace(others, names=named.names, labels=named.labels), named
 
 
 def require_alike(first: Opened, second: Opened) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from elucid.api.evaluations.arrays.groups import groups, require_groups
-from elucid.api.evaluations.arrays.opening import Given, Opened, open_images
+from elucid.api.evaluations.arrays.opening import Given, Opened, open_pair
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable, write_output
 from elucid.evaluation.bootstrap import bootstrap
@@ -45,7 +45,7 @@ def restoration(
     for path in (dest, per_image):
         if path is not None:
             require_writable(path)
-    found, real = open_images(images, "images", channels), open_images(truth, "truth", channels)
+    found, real = open_pair(("images", images), ("truth", truth), channels)
     require_groups(found, real, members)
     given = [float(data_range)] if isinstance(data_range, int | float) else data_range
     spans = range_of(real.dtype, None if given is None else list(given), len(real.channels))
@@ -92,7 +92,12 @@ def summarise(
         lines.append(f"{exact} images are exactly the truth; their PSNR is infinite and not part of the mean")
     columns = ("of", "measure", "mean", "low", "high", "least")
     tables = [Table("Similarity to the truth, higher is better", columns, tuple(rows)), worst(found, values, names)]
-    about: dict[str, Any] = {"images": found.path, "truth": real.path, "members": members, "channels": list(real.names)}
+    about: dict[str, Any] = {
+        "images": found.path,
+        "truth": real.path,
+        "members": members,
+        "channels": list(real.labels),
+    }
     about |= {"data_range": spans.tolist(), "seed": seed}
     value, low, high = limits["single images", "PSNR"]
     assert value is not None  # as not all images are exact

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from elucid.api.evaluations.arrays.opening import Given, Opened, open_images, require_alike
+from elucid.api.evaluations.arrays.opening import Given, Opened, open_pair
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable, write_output
 from elucid.dnnlib.progress import progress_bar
@@ -46,14 +46,13 @@ def spectrum(
         raise UserError(f"`plot`={plot} must end in .svg")
     if window not in WINDOWS:
         raise UserError(f"`window`={window} is unknown; choose from {', '.join(WINDOWS)}")
-    sets = [open_images(images, "images", channels), open_images(data, "data", channels)]
-    require_alike(*sets)
+    sets = open_pair(("images", images), ("data", data), channels)
     height, width = sets[0].shape[1:]
     if height * width == 1:
         raise UserError(f"`images`: {sets[0].path} has images of one pixel, which have no spectrum")
     modes = Modes(height, width, window)
     samples, real = (collected(one, modes, num, seed, workers) for one in sets)
-    result = summarise(samples, real, sets[1].names)
+    result = summarise(samples, real, sets[1].labels)
     about: dict[str, Any] = {"images": sets[0].path, "data": sets[1].path, "window": window, "seed": seed}
     result = replace(result, about={**about, **result.about})
     if dest is not None:
