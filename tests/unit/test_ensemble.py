@@ -178,6 +178,18 @@ def test_the_test_of_flatness_is_right_as_often_as_it_says(size):
     assert kstest(values, "uniform").pvalue > 1e-3
 
 
+def test_the_test_of_flatness_knows_that_ranks_vary_together():
+    """Low ranks of one condition, high ranks of another: one degree of freedom, not four."""
+    random, contrast, tests = np.random.default_rng(7), np.array([1, 1, 0, -1, -1]), []
+    for _ in range(300):
+        histogram = Histogram(5)
+        for common, own in zip(random.normal(size=40), random.normal(size=(40, 5)), strict=True):
+            histogram.add(0.2 + 0.05 * common * contrast + 0.002 * (own - own.mean()))
+        tests.append(histogram.flatness(np.full(5, 0.2)))
+    assert 0.02 < np.mean([test.p < 0.05 for test in tests]) < 0.085
+    assert max(test.df for test in tests) < 1.2
+
+
 def test_one_position_per_condition_is_tested_as_by_pearson():
     counts = np.array([30, 18, 22, 14, 16])
     histogram = Histogram(5)

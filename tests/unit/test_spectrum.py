@@ -82,7 +82,7 @@ def test_chance_makes_no_distance_and_intervals_hold_the_truth():
     squares, plain, holds = [], [], []
     for seed in range(60):
         (found,) = distances(collected(noise(100 + seed, 30, 1, 8, 8)), collected(noise(900 + seed, 20, 1, 8, 8)))
-        squares.append((found.ratio**2).mean() - found.noise**2)
+        squares.append(found.squared)
         plain.append((found.ratio**2).mean())
         holds.append(found.interval[0] == 0)
     error = np.std(squares) / math.sqrt(len(squares))
