@@ -1,15 +1,16 @@
 """Synthetic fields of eight channels whose covariance is known, and how samples of a model agree with it.
 
     python -m benchmarks.fields make --outdir=OUT [--num=4000]
-    python train.py --data=OUT/train.zip --outdir=OUT/run --nosubdir ...            (the recipe is in docs/how-to/arrays.md)
+    python train.py --data=OUT/train.zip --outdir=OUT/run --nosubdir ...      (recipe: docs/how-to/arrays.md)
     python generate.py --network=OUT/run --outdir=OUT/samples --seeds=0-511
     python -m benchmarks.fields judge --samples=OUT/samples --png=fields.png
     python -m benchmarks.fields downscaling --outdir=OUT --samples=OUT/downscaled --members=16
 
 `make` writes `train.zip`, `test.zip` and, for downscaling, their means of 4x4 pixels, `train-low.zip` and
-`test-low.zip`. A field is mean + deviation * (A g): A mixes eight independent Gaussian fields g of 64x64 pixels, periodic,
-of variance 1 and with a spectrum of their own. So the spectrum of each channel, the correlation of channels, and the
-distribution of a field given its means of 4x4 pixels are known exactly, and `judge` and `downscaling` compare with them.
+`test-low.zip`. A field is mean + deviation * (A g): A mixes eight independent Gaussian fields g of 64x64 pixels,
+periodic, of variance 1 and with a spectrum of their own. So the spectrum of each channel, the correlation of channels,
+and the distribution of a field given its means of 4x4 pixels are known exactly, and `judge` and `downscaling` compare
+with them.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.output.choices import OutputChoices, write_npz
 from elucid.training.sampling.output.folder import SampleFolder, digest
 from elucid.training.sampling.output.grid import enlarged_grid, rows_of_classes, save_grid
+from elucid.training.sampling.output.summary import require_members, write_summary
 from elucid.training.sampling.pipeline import load_pipeline
 
 MOST_IN_GRID = 1024
@@ -68,6 +69,8 @@ def generate(
     if per_class is not None:
         seeds, pipeline.classes = seeds_per_class(per_class, pipeline.label_dim, given)
     pipeline.require(seeds)
+    if output.summary is not None:
+        require_members(seeds, pipeline.given, output.summary)
     wanted = class_of_each(seeds, pipeline.classes_of(seeds))
     # The image of a seed is that of its class, whether this was drawn or is in a list.
     description = {**pipeline.description, **output.description(pipeline.encoder)}
@@ -102,11 +105,14 @@ def generate(
             folder.write_labels(classes, pipeline.class_names)
         if grid:
             first = {seed: classes[seed] for seed in seeds[:MOST_IN_GRID]}
-            images, columns = output.pictures(folder.read(first), pipeline.encoder), None
+            members = 1 if pipeline.given is None else pipeline.given.members
+            images, columns = output.pictures(folder.read(first), pipeline.encoder), members if members > 1 else None
             if grid_classes and pipeline.label_dim:
                 shown = torch.tensor(list(first.values()))
                 images, columns = rows_of_classes(images, shown, pipeline.label_dim)
             save_grid(enlarged_grid(images, columns), grid)
+        if output.summary is not None:
+            write_summary(folder, classes, pipeline.given, output.summary)
         if output.npz is not None:
             write_npz(folder, classes, output.npz)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")

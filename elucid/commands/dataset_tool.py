@@ -11,9 +11,9 @@ import click
 from elucid.commands.command import Group, section, version_option
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import clean_lines
-from elucid.preparation.array_convert import ArrayOptions, convert_arrays
-from elucid.preparation.array_sources import is_array_source
 from elucid.preparation.convert import convert
+from elucid.preparation.fields.convert import ArrayOptions, convert_arrays
+from elucid.preparation.fields.sources import is_array_source
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
 from elucid.training.data import cache_entries
@@ -70,9 +70,7 @@ ARRAYS = section(
         type=click.Choice(["std", "robust"]),
         help="Mean and deviation of each channel, or median and 1.4826 MAD.  [default: std]",
     ),
-    click.option(
-        "--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."
-    ),
+    click.option("--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."),
     click.option("--std", type=cli.NumberList(float), metavar="LIST", help="And by these."),
     click.option("--channel-names", metavar="LIST", help="Names of the channels, as u10,v10,t2m."),
     click.option("--units", metavar="LIST", help="Units of the channels, as m/s,m/s,K."),

@@ -38,6 +38,9 @@ ARRAYS = section(
     ),
     click.option("--npz", metavar="NPZ", help="Also write all samples to one file."),
     click.option(
+        "--summary", metavar="NPZ", help="Write mean, deviation and 90 % interval of the --members of each condition."
+    ),
+    click.option(
         "--colormap", metavar="NAME", help="gray, heat, balance or matplotlib's, of pictures.  [default: gray]"
     ),
     click.option(
@@ -76,7 +79,7 @@ def main(ctx, network, outdir, seeds, invert, **flags):
     """Sample images from a snapshot, one file per seed, in one process or under torchrun."""
     require_network(ctx, network, flags["preset"])
     output = {name: flags.pop(name) for name in OUTPUT_FLAGS}
-    choices = {name: flags.pop(name) for name in ("format", "npz", "colormap", "channels")}
+    choices = {name: flags.pop(name) for name in ("format", "npz", "summary", "colormap", "channels")}
     options = sample_options(flags)
     if invert is not None:
         return invert_images(network, invert, outdir, options, output["batch"], output["device"])

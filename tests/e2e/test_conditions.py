@@ -90,7 +90,9 @@ def test_a_field_of_less_resolution(call, folder):
 
 
 def test_a_run_with_maps_goes_on_bit_by_bit(call, folder):
-    call("train.py", "--data=pictures", *TRAIN, "--cond_images=maps", "--cond_dropout=0.5", "--dump=1", "--outdir=whole")
+    call(
+        "train.py", "--data=pictures", *TRAIN, "--cond_images=maps", "--cond_dropout=0.5", "--dump=1", "--outdir=whole"
+    )
     states = sorted((folder / "whole").glob("training-state-*.pt"))
     end = torch.load(states[-1], weights_only=True)
     states[-1].unlink()

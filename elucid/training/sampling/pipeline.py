@@ -17,16 +17,24 @@ from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
-from elucid.training.registry.components import find, make, resolved
+from elucid.training.registry.components import make, resolved
 from elucid.training.registry.edm2_pairs import PAIRS, lengths_of_runs, note_other_lengths
 from elucid.training.samplers.base import Sampler, levels_for
-from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
+from elucid.training.sampling.choices import (
+    chosen_noise,
+    chosen_options,
+    own_or_chosen,
+    require_sampler_options,
+    require_variance,
+)
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
-from elucid.training.sampling.conditions import given_conditions
+from elucid.training.sampling.conditions.chosen import given_conditions
+from elucid.training.sampling.conditions.given import GivenConditions
+from elucid.training.sampling.conditions.lowres import LowResImages
+from elucid.training.sampling.conditions.upsampling import FromModel, given_images, require_pair
 from elucid.training.sampling.cpu_blocks import block_size, whole_blocks
 from elucid.training.sampling.generate import Samples, generate, sampling
-from elucid.training.sampling.given import GivenConditions
 from elucid.training.sampling.guided import (
     guidance_options,
     in_levels,
@@ -35,17 +43,14 @@ from elucid.training.sampling.guided import (
     with_classifier,
     with_guidance,
 )
-from elucid.training.sampling.lowres import LowResImages
+from elucid.training.sampling.inverse.options import with_measurement
+from elucid.training.sampling.inverse.posterior import described
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
 from elucid.training.snapshots.reconstruct import chosen_average
-from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.transforms.lowres import NAME
 from elucid.training.types import NetSpec
-
-NUMBER_OF_STEPS = {"num_steps", "respacing"}
-"""Options of a schedule of which each replaces the other."""
 
 
 @dataclass
@@ -202,7 +207,6 @@ def single_pipeline(
     named = snapshot if denoiser.spec.label_dim or classifier is None else classifier
     names = named.dataset.get("class_names")
     lowres = lowres or given_images(snapshot, options)
-    given = given_conditions(snapshot, options, device)
     encoder = prepare_encoder(snapshot, chosen["encoder"], options, device)
     denoiser.precision = options.precision or denoiser.precision
     check_resolution(denoiser.spec, encoder.factor, options.resolution)
@@ -213,7 +217,9 @@ def single_pipeline(
         )
     guided = with_guidance(window, chosen["guidance"], options, device, snapshot.options)
     limited = clipped(guided, options.clip, options.threshold)
-    outermost = with_classifier(limited, classifier, names, options)
+    guided_by_all = with_classifier(limited, classifier, names, options)
+    outermost, measurements = with_measurement(guided_by_all, encoder, options)
+    given = given_conditions(snapshot, options, device, measurements)
     # So that impossible levels are refused before anything is written.
     levels_for(sampler, schedule, outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
@@ -238,44 +244,22 @@ def single_pipeline(
     if limited is not guided:
         description["clipping"] = {"threshold": limited.threshold}
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
-        description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
+        description["classifier"] = {**resolved(guided_by_all), "snapshot": sha256(located(options.classifier))}
     if options.lowres_from is not None:
         description["lowres_from"] = lowres.digest
     if given is not None:
         description["given"] = given.digest
+    if outermost is not guided_by_all:
+        description["inverse"] = described(outermost)
     noise = chosen_noise(options)
     if noise == "cpu" and device.type != "cpu":
         description["noise"] = noise
     parts = (outermost, encoder, sampler, schedule, device)
     made = {"class_names": names, "lowres": lowres, "class_policy": options.class_policy, "noise": noise}
     pipeline = SamplingPipeline(snapshot, *parts, classes, description, **made, given=given)
-    require_policy(options.class_policy, classes, pipeline.label_dim, pipeline.class_counts)
+    label_dim = pipeline.label_dim or outermost.spec.label_dim
+    require_policy(options.class_policy, classes, label_dim, pipeline.class_counts)
     return pipeline
-
-
-def require_variance(spec: NetSpec, variance: str | None) -> None:
-    """Raise UserError for a learned variance of a network that has none."""
-    if variance == "learned" and spec.out_channels != 2 * spec.image_channels:
-        raise UserError(
-            "`variance`=learned: the network has no channels for a variance; train with `learn_sigma`=1, or use "
-            "`variance`=small or large"
-        )
-
-
-def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
-    """Create the snapshot's sampler or schedule with the given options, or another one if it is named.
-
-    With another sampler the schedule is reset as well, since its number of steps depends on the sampler.
-    """
-    given = chosen[kind]
-    if "name" in given:
-        return make(given, kind)
-    if kind == "schedule" and "name" in chosen["sampler"]:
-        return make({"name": find("sampler", chosen["sampler"]["name"]).default_schedule, **given}, kind)
-    check_component(kind, own)
-    if kind == "schedule" and NUMBER_OF_STEPS & given.keys():
-        own = {name: value for name, value in own.items() if name not in NUMBER_OF_STEPS}
-    return make({**own, **given}, kind)
 
 
 def check_resolution(spec: NetSpec, factor: int, side: int | None) -> None:

@@ -26,13 +26,15 @@ DESCRIBED = ("mean", "std", "channel_names", "units")
 class OutputChoices:
     """`format` of the files, by default npy for arrays and png for pictures; `npz` is a file of all samples.
 
-    `colormap` and `channels` are those of pictures of arrays, see `colours`.
+    `colormap` and `channels` are those of pictures of arrays, see `colours`. `summary` is a file of what the samples of
+    each condition say together, see `summary`.
     """
 
     format: str | None = None
     npz: str | os.PathLike | None = None
     colormap: str | None = None
     channels: Sequence[int] | None = None
+    summary: str | os.PathLike | None = None
 
     def check(self, encoder: Encoder) -> None:
         """Raise UserError for choices that do not fit what an encoder decodes to, before anything is sampled."""
@@ -43,9 +45,10 @@ class OutputChoices:
             raise UserError(f"`{given[0]}`: the model makes pictures, which have colours of their own; leave it out")
         if self.colormap is not None:
             colour_table(self.colormap)
+        for name, value in (("npz", self.npz), ("summary", self.summary)):
+            if value is not None and not str(value).endswith(".npz"):
+                raise UserError(f"`{name}`={value} must end in .npz")
         if self.npz is not None:
-            if not str(self.npz).endswith(".npz"):
-                raise UserError(f"`npz`={self.npz} must end in .npz")
             if self.form(encoder).suffix != npy.SUFFIX and not encoder.pictures:
                 raise UserError("`npz` holds arrays and `format`=png pictures of them; leave one out")
             require_writable(os.fspath(self.npz))

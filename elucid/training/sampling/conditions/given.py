@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 import torch
@@ -26,19 +26,27 @@ class GivenConditions:
         maps: Dataset | None = None,
         transform: ConditionMaps | None = None,
         labels: np.ndarray | None = None,
+        measurements: Tensor | None = None,
         members: int = 1,
     ):
         if members < 1:
             raise UserError(f"`members`={members} must be at least 1, the samples of each condition")
-        if maps is not None and labels is not None and len(maps) != len(labels) and 1 not in (len(maps), len(labels)):
-            raise UserError(
-                f"`cond_images` has {len(maps)} maps and `cond_labels` {len(labels)} vectors; give as many of both"
-            )
         self.maps, self.transform, self.labels, self.members = maps, transform, labels, members
+        self.measurements = measurements
+        counts = {name: len(one) for name, one in self.parts.items() if len(one) > 1}
+        if len(set(counts.values())) > 1:
+            (one, first), (other, second), *_ = counts.items()
+            raise UserError(f"`{one}` has {first} conditions and `{other}` {second}; give as many of both, or one")
+
+    @property
+    def parts(self) -> dict[str, Sized]:
+        """What is given, by the names of the options."""
+        every = {"cond_images": self.maps, "cond_labels": self.labels, "measurement": self.measurements}
+        return {name: one for name, one in every.items() if one is not None}
 
     def __len__(self) -> int:
         """Number of conditions; 1 serves any number of seeds."""
-        return max(len(one) for one in (self.maps, self.labels) if one is not None)
+        return max((len(one) for one in self.parts.values()), default=1)
 
     def require(self, seeds: Sequence[int]) -> None:
         """Raise UserError if a seed has no condition."""
@@ -63,6 +71,9 @@ class GivenConditions:
             raw = torch.from_numpy(np.stack([self.maps.image(int(index)) for index in different])).to(device)
             seen: Tensor = self.transform.encode(raw, spec.resolution)
             cond[MAPS] = seen[torch.from_numpy(back).to(device)]
+        if self.measurements is not None:
+            chosen = torch.from_numpy(places if len(self.measurements) > 1 else 0 * places)
+            cond["measurement"] = self.measurements[chosen].to(device)
         return cond
 
     @property
@@ -71,6 +82,8 @@ class GivenConditions:
         content = hashlib.sha256(f"{self.members}\n".encode())
         if self.labels is not None:
             content.update(np.ascontiguousarray(self.labels).tobytes())
+        if self.measurements is not None:
+            content.update(self.measurements.numpy().tobytes())
         for index in range(0 if self.maps is None else len(self.maps)):
             content.update(np.ascontiguousarray(self.maps.image(index)).tobytes())
         return content.hexdigest()

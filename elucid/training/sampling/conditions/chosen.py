@@ -1,66 +1,30 @@
-"""Opens the conditions that a model takes for its samples: maps and vectors of labels, as the options name them."""
+"""The conditions that a model takes for its samples: maps and vectors of labels, as the options name them."""
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.dnnlib.reading.regular import read_regular
 from elucid.training.config.build import make_encoder
-from elucid.training.config.data import read_dataset
-from elucid.training.config.settings import DataOptions
-from elucid.training.data import npy
 from elucid.training.data.base import Dataset
 from elucid.training.data.conditions.maps import require_size
-from elucid.training.data.pictures import is_picture, load_picture
-from elucid.training.sampling.given import GivenConditions, read_vectors
+from elucid.training.sampling.conditions.given import GivenConditions, read_vectors
+from elucid.training.sampling.conditions.opening import open_arrays
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot
 from elucid.training.transforms.maps import ConditionMaps
 from elucid.training.types import MAPS
 
 
-class OneMap(Dataset):
-    """A picture or array in a file of its own."""
-
-    def __init__(self, path: str):
-        self.path = self.name = path
-        data = read_regular(path)
-        if path.endswith(npy.SUFFIX):
-            self._array = npy.from_npy(data, path, npy.ARRAYS)
-            self.arrays = {"name": "arrays"}
-        else:
-            pixels = np.asarray(_plain(load_picture(data, path)))
-            self._array = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        self.channels, self.resolution = len(self._array), tuple(self._array.shape[1:])
-
-    def __len__(self) -> int:
-        return 1
-
-    def image(self, index: int) -> np.ndarray:
-        return self._array
-
-
-def _plain(picture: Image.Image) -> Image.Image:
-    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode in ("1", "I;16") else "RGB")
-
-
-def open_arrays(path: str, what: str) -> Dataset:
-    """Open pictures or arrays: a folder or archive, or a single file. Raises UserError that names the option `what`."""
-    try:
-        if path.endswith(npy.SUFFIX) or is_picture(path):
-            return OneMap(path)
-        return read_dataset(DataOptions(path))
-    except OSError as error:
-        raise UserError(f"`{what}`={path} cannot be read: {error.strerror}; check the path") from error
-
-
-def given_conditions(snapshot: Snapshot, options: SampleOptions, device: torch.device) -> GivenConditions | None:
-    """Return the conditions for a snapshot; None if it takes none.
+def given_conditions(
+    snapshot: Snapshot, options: SampleOptions, device: torch.device, measurements: Tensor | None = None
+) -> GivenConditions | None:
+    """Return the conditions for a snapshot, with `measurements` if there are many; None if there are none.
 
     Raises UserError if it takes some that are not given, or is given some that it does not take, or of another form.
     """
     spec, about = snapshot.ema.spec, snapshot.options.get("maps")
+    maps = transform = labels = None
     vectors = bool(snapshot.dataset.get("vector_labels"))
     for name, takes, why in (
         ("cond_images", MAPS in spec.spatial, "a map for each sample: a folder or zip of them, or a file of one"),
@@ -71,11 +35,12 @@ def given_conditions(snapshot: Snapshot, options: SampleOptions, device: torch.d
             raise UserError(f"the model takes {why}; give `{name}`")
         if given is not None and not takes and not (name == "cond_labels" and spec.label_dim):
             raise UserError(f"`{name}`={given}: the model was trained without such a condition; leave it out")
-    if options.cond_images is None and options.cond_labels is None:
+    if options.class_policy == "none" and spec.label_dim and not vectors:
+        labels = np.zeros((1, spec.label_dim), dtype=np.float32)
+    if labels is None and options.cond_images is None and options.cond_labels is None and options.measurement is None:
         if options.members is not None:
             raise UserError("`members` is the number of samples of each condition, and none are given; leave it out")
         return None
-    maps = transform = labels = None
     if options.cond_images is not None:
         if not about:
             raise UserError("the snapshot's options do not say how it takes its maps; train it with `cond_images`")
@@ -84,7 +49,7 @@ def given_conditions(snapshot: Snapshot, options: SampleOptions, device: torch.d
         require_fitting(maps, snapshot, transform)
     if options.cond_labels is not None:
         labels = read_vectors(options.cond_labels, spec.label_dim)
-    return GivenConditions(maps, transform, labels, options.members or 1)
+    return GivenConditions(maps, transform, labels, measurements, options.members or 1)
 
 
 def require_fitting(maps: Dataset, snapshot: Snapshot, transform: ConditionMaps) -> None:
