@@ -62,6 +62,9 @@ def test_ensembles_from_files_and_from_python(compare, folder, tmp_path):
     fields = np.load(folder / "samples.npz")["arr_0"]
     same = elucid.ensemble(fields, folder / "truth.npz", members=MEMBERS)
     assert same.value == result.value and same.about["channels"] == ["0"]
+    first = elucid.ensemble(fields, folder / "truth.npz", members=MEMBERS, num=6)
+    cut = elucid.ensemble(fields[: 6 * MEMBERS], np.load(folder / "truth.npz")["arr_0"][:6], members=MEMBERS)
+    assert first.value == cut.value != result.value
     printed = json.loads(compare(f"--members={MEMBERS}", "--json").splitlines()[-1])
     assert printed["value"] == result.value and printed["about"]["conditions"] == 10
 
@@ -137,7 +140,7 @@ def test_few_images_wait_in_memory():
 
     drawn, real = (open_images(Counted(one), "samples") for one in (truth.repeat(3, 0), truth))
     read.clear()
-    for number, (group, one) in enumerate(groups(drawn, real, 3, workers=2), start=1):
+    for number, (group, one) in enumerate(groups(drawn, real, 3, 40, workers=2), start=1):
         assert group.shape == (3, 1, 2, 2) and np.array_equal(group[0], one) and np.array_equal(group[2], one)
         assert len(read) <= 4 * number + 3
         if number == 5:
@@ -146,6 +149,7 @@ def test_few_images_wait_in_memory():
 
 def test_mistakes_in_ensembles(compare, call, folder, tmp_path):
     assert "--members=1 has no spread" in compare("--members=1", code=2)
+    assert "--num=11" in compare("--members=4", "--num=11", code=2)
     assert "40 samples, no multiple of --members=3" in compare("--members=3", code=2)
     assert "--truth" in compare("--members=8", code=2)
     assert "0" in compare("--members=0", code=2)

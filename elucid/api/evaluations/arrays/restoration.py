@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from elucid.api.evaluations.arrays.groups import groups, require_groups
+from elucid.api.evaluations.arrays.groups import count_groups, groups
 from elucid.api.evaluations.arrays.opening import Given, Opened, open_pair
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable, write_output
@@ -26,6 +26,7 @@ def restoration(
     truth: Given,
     *,
     members: int = 1,
+    num: int | None = None,
     channels: str | Sequence[str | int] | None = None,
     data_range: float | Sequence[float] | None = None,
     ssim: bool = True,
@@ -36,24 +37,25 @@ def restoration(
 ) -> Result:
     """Compare restored images with the truth by PSNR and SSIM (Wang et al. 2004), per image and on average.
 
-    `images` are `members` consecutive ones for each of `truth`: folders, zips, npz files, arrays [N,C,H,W] or data
-    sets; of several also their mean is compared. `data_range` is that of values, by default of the data's integer type:
-    a number, or one for each channel. `per_image` (.csv) is a file for the values of each image. Intervals are over
-    images of the truth. The value is the mean PSNR in decibels over images that are not exact. Raises UserError for
-    sets that do not fit, floats without a range, images under 11 pixels with `ssim`, and NaN, with its place.
+    `images` are `members` consecutive ones for each of `truth`, of which the first `num` are used or all: folders,
+    zips, npz files, arrays [N,C,H,W] or data sets; of several also their mean is compared. `data_range` is that of
+    values, by default of the data's integer type: a number, or one for each channel. `per_image` (.csv) is a file for
+    the values of each image. Intervals are over images of the truth. The value is the mean PSNR in decibels over images
+    that are not exact. Raises UserError for sets that do not fit, floats without a range, images under 11 pixels with
+    `ssim`, and NaN, with its place.
     """
     for path in (dest, per_image):
         if path is not None:
             require_writable(path)
     found, real = open_pair(("images", images), ("truth", truth), channels)
-    require_groups(found, real, members)
+    count = count_groups(found, real, members, num)
     given = [float(data_range)] if isinstance(data_range, int | float) else data_range
     spans = range_of(real.dtype, None if given is None else list(given), len(real.channels))
     measures = {"PSNR": psnr} | ({"SSIM": structural} if ssim else {})
     if ssim:
         require_ssim(real.chosen_shape)
     values, means = [], []
-    for group, one in groups(found, real, members, workers):
+    for group, one in groups(found, real, members, count, workers):
         values.append([[measure(image, one, spans) for measure in measures.values()] for image in group])
         if members > 1:
             mean = group.mean(0, dtype=np.float64)

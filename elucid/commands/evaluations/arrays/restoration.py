@@ -20,6 +20,9 @@ from elucid.dnnlib import cli
     ),
     click.option("--truth", metavar="DIR|ZIP|NPZ", required=True, help="The true images, in order."),
     click.option("--members", type=cli.Count(), default=1, help="Restored images of each true one.  [default: 1]"),
+    click.option(
+        "--num", "--num-images", "num", type=cli.Count(), help="First ones of --truth to use.  [default: all]"
+    ),
     click.option("--channels", metavar="LIST", help="Names or numbers from 0, comma-separated.  [default: all]"),
 )
 @section(
