@@ -212,7 +212,7 @@ def describe_run(run: Run, folder: Path) -> None:
     labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
     log(f"folder    {folder}")
     height, width = data.resolution
-    what = "images" if data.encoder is None else "stored latents"
+    what = "stored latents" if data.kind == "latents" else data.kind
     log(f"data      {data.path}: {len(data)} {what}, {height}x{width}, {data.channels} channels, {labels}")
     if run.denoiser.spec.latent:
         channels, height, width = run.denoiser.spec.sample_shape
