@@ -105,7 +105,7 @@ def test_the_type_of_samples_is_the_data_s(call, folder, dtype):
     values = np.clip(np.random.default_rng(1).normal(100, 30, (12, 2, 8, 8)), 0, 255).astype(dtype)
     np.save(folder / f"{dtype}.npy", values)
     call("dataset_tool.py", f"--source={dtype}.npy", f"--dest={dtype}.zip")
-    call("train.py", f"--data={dtype}.zip", f"--outdir=run-{dtype}", *TRAIN)
+    call("train.py", f"--data={dtype}.zip", f"--outdir=run-{dtype}", *TRAIN, "--xflip=1", "--cache=gpu")
     call("generate.py", f"--network=run-{dtype}", f"--outdir=out-{dtype}", "--seeds=0", "--steps=2", "--device=cpu")
     assert np.load(folder / f"out-{dtype}/000000.npy").dtype == dtype
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from elucid.torch_utils.batches import as_bits
 from elucid.training.transforms.base import Transform
 from elucid.training.types import Batch
 
@@ -15,7 +16,8 @@ class Mirror(Transform):
 
     def __call__(self, batch: Batch) -> Batch:
         def flipped(maps: Tensor) -> Tensor:
-            return torch.where(batch.mirrored[:, None, None, None], maps.flip(3), maps)
+            bits = as_bits(maps)
+            return torch.where(batch.mirrored[:, None, None, None], bits.flip(3), bits).view(maps.dtype)
 
         cond = {name: flipped(one) if one.ndim == 4 else one for name, one in batch.cond.items()}
         return Batch(flipped(batch.images), cond, batch.mirrored)

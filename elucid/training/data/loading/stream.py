@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import note
+from elucid.torch_utils.batches import as_bits
 from elucid.torch_utils.transfer import moved
 from elucid.training.data.loading.ahead import Ahead
 from elucid.training.data.loading.on_device import on_device
@@ -101,7 +102,8 @@ class BatchStream:
         items = self._order(np.arange(start, start + count))
         flips, indices = np.divmod(items, len(self.dataset))
         if self._on_device is not None:
-            raw = self._on_device[moved(torch.from_numpy(indices), self.device)]
+            chosen = as_bits(self._on_device)[moved(torch.from_numpy(indices), self.device)]
+            raw = chosen.view(self._on_device.dtype)
         else:
             raw = torch.from_numpy(self._read(indices))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
