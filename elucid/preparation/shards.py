@@ -18,8 +18,9 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import Write, open_destination, require_elsewhere
+from elucid.training.data import npy
 from elucid.training.data.dataset import ImageDataset, open_dataset
-from elucid.training.data.statistics import channel_sums, moments_of
+from elucid.training.data.statistics import array_sums, channel_sums, moments_of
 from elucid.training.data.streaming.description import CLASSES, FILE, VECTORS, Description, LabelFacts, Shard
 
 MB = 10**6  # bytes
@@ -80,7 +81,7 @@ def shard(
     if Path(destination).suffix.lower() == ".zip":
         raise UserError(f"`dest`={destination}: shards are files in a folder; give a name without .zip")
     require_elsewhere(source, destination)
-    dataset = open_dataset(source, latents=True)
+    dataset = open_dataset(source, latents=True, arrays=True)
     order = np.random.default_rng(0).permutation(len(dataset)) if shuffle else np.arange(len(dataset))
     total = squares = 0
     with open_destination(destination) as write:
@@ -91,7 +92,7 @@ def shard(
             writer.add(sample)
         writer.finish()
         # The shards of a folder without it are not read, so that they are complete if it is there.
-        about = _description(dataset, total, squares, writer.shards)
+        about = _description(dataset, shuffle, total, squares, writer.shards)
         write(FILE, about.to_json())
     return ShardReport(source, str(destination), dataset.kind, about)
 
@@ -140,10 +141,12 @@ def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator
     missing = set() if labels is None else set(labels.missing.tolist())
 
     def sample(index: int) -> Sample:
-        total, squares = channel_sums(dataset, index)
-        suffix = PurePosixPath(dataset.image_name(index)).suffix.lower()
         label = None if labels is None or index in missing else labels.values[index].tolist()
-        return Sample(suffix, dataset.encoded(index), label, total, squares)
+        if dataset.arrays is None:
+            suffix = PurePosixPath(dataset.image_name(index)).suffix.lower()
+            return Sample(suffix, dataset.encoded(index), label, *channel_sums(dataset, index))
+        array = dataset.image(index)  # of a table, or of a file of another format
+        return Sample(npy.SUFFIX, npy.to_npy(array), label, *array_sums(array, dataset, index))
 
     with ThreadPoolExecutor(workers) as pool:
         at_once = _AHEAD * workers
@@ -154,7 +157,9 @@ def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator
             waiting = following
 
 
-def _description(dataset: ImageDataset, total: np.ndarray, squares: np.ndarray, shards: list[Shard]) -> Description:
+def _description(
+    dataset: ImageDataset, shuffled: bool, total: np.ndarray, squares: np.ndarray, shards: list[Shard]
+) -> Description:
     facts, labels = None, dataset.labels
     if labels is not None:
         counts = np.bincount(labels.values[labels.values >= 0], minlength=labels.dim) if labels.are_classes else None
@@ -170,6 +175,7 @@ def _description(dataset: ImageDataset, total: np.ndarray, squares: np.ndarray, 
         dtype=dataset.image(0).dtype.name,
         total=total.tolist(),
         squares=squares.tolist(),
+        shuffled=shuffled,
         shards=shards,
         labels=facts,
         class_names=dataset.class_names,

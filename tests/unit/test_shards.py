@@ -12,7 +12,7 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.preparation.shards import shard
-from elucid.training.config.data import read_dataset
+from elucid.training.config.data import open_training_data, read_dataset
 from elucid.training.config.latents import array_encoder
 from elucid.training.config.settings import DataOptions
 from elucid.training.data import npy
@@ -154,6 +154,28 @@ def test_arrays_have_their_statistics_in_the_description(dtype, tmp_path):
     np.testing.assert_allclose(encoder["mean"], rows.mean(1), rtol=1e-12)
     np.testing.assert_allclose(encoder["std"], rows.std(1), rtol=1e-9)
     np.testing.assert_allclose(statistics(found, encoder={**encoder, "final_std": 0.5}), (0, 0.5), atol=1e-9)
+
+
+def test_a_table_is_written_as_arrays(tmp_path):
+    fields = np.random.default_rng(1).normal(size=(12, 3, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "fields.npy", fields)
+    shard(str(tmp_path / "fields.npy"), tmp_path / "shards", progress=False)
+    found = ShardDataset(tmp_path / "shards")
+    for index, place in enumerate(np.random.default_rng(0).permutation(12)):
+        np.testing.assert_array_equal(found.image(index), fields[place])
+
+
+def test_maps_beside_images_have_the_same_order(source, tmp_path):
+    for name, shuffle in (("images", True), ("maps", True), ("kept", False)):
+        shards.write(source, tmp_path / name, shuffle=shuffle)
+    data = open_training_data(DataOptions(str(tmp_path / "images"), cond_images=str(tmp_path / "maps")))
+    chosen = np.array([3, 50, 17])
+    np.testing.assert_array_equal(data.maps.read(chosen), np.stack([data.image(index) for index in chosen]))
+    for path in (source, tmp_path / "kept"):
+        with pytest.raises(UserError, match="cond_images"):
+            open_training_data(DataOptions(str(tmp_path / "images"), cond_images=str(path)))
+    data = open_training_data(DataOptions(str(tmp_path / "kept"), cond_images=str(source)))
+    np.testing.assert_array_equal(data.maps.read(chosen), np.stack([data.image(index) for index in chosen]))
 
 
 def test_latents_keep_their_encoder(tmp_path):

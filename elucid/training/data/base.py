@@ -27,6 +27,7 @@ class Dataset(ABC):
     maps: Any = None  # those given beside the images as a condition, a `conditions.maps.Maps`
     shard_sizes: list[int] | None = None  # images in each shard, if they come in shards, in order
     shard_window: int = 1  # shards whose images are shuffled together
+    shuffled: bool = False  # whether they are not in the order of their source
     sums: tuple[np.ndarray, np.ndarray] | None = None  # over all images, of each channel, if known: values and squares
 
     @property

@@ -13,7 +13,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import subset
 from elucid.training.data.pictures import load_picture
 from elucid.training.data.streaming.ahead import Ahead
-from elucid.training.data.streaming.description import CLASSES
+from elucid.training.data.streaming.description import CLASSES, VECTORS
 from elucid.training.data.streaming.sources import LocalShards, open_source
 from elucid.training.data.streaming.tar import OpenShard
 
@@ -45,7 +45,7 @@ class ShardDataset(Dataset):
         self.resolution, self.channels, self.dtype = about.resolution, about.channels, np.dtype(about.dtype)
         self.arrays, self.class_names = about.encoder if are_arrays(about.encoder) else None, about.class_names
         self.encoder = None if self.arrays is not None else about.encoder
-        self._ends = np.cumsum(about.sizes)
+        self.shuffled, self._ends = about.shuffled, np.cumsum(about.sizes)
         self._where = subset(int(self._ends[-1]), max_size, seed)
         self.shard_sizes = about.sizes
         if self._where is not None:
@@ -77,6 +77,11 @@ class ShardDataset(Dataset):
     def label_dim(self) -> int:
         """Number of classes, or width of vector labels; 0 if labels are not used."""
         return self._about.labels.dim if self.use_labels else 0
+
+    @property
+    def vector_labels(self) -> bool:
+        """Whether labels are vectors, not classes."""
+        return self._about.labels is not None and self._about.labels.kind == VECTORS
 
     @property
     def class_counts(self) -> list[int] | None:

@@ -50,7 +50,8 @@ class Description:
     """A dataset in shards. Images are `dtype` [channels,height,width].
 
     `encoder` is that of latents, or of arrays with their mean and deviation, as in a `dataset.json`; `total` and
-    `squares` are the sums of values and squares of each channel.
+    `squares` are the sums of values and squares of each channel; `shuffled` ones are in a random order, the same for
+    all datasets of that many images.
     """
 
     resolution: tuple[int, int]
@@ -58,6 +59,7 @@ class Description:
     dtype: str
     total: list[float]
     squares: list[float]
+    shuffled: bool
     shards: Sequence[Shard]
     labels: LabelFacts | None = None
     class_names: list[str] | None = None
@@ -117,7 +119,10 @@ class Description:
             lengths = [len(one) for one in (labels.counts, names) if one is not None]
             if any(length != labels.dim for length in lengths):
                 _refuse("labels")
-        return cls((height, width), channels, np.dtype(content["dtype"]).name, *sums, shards, labels, names, encoder)
+        facts = shards, labels, names, encoder
+        return cls(
+            (height, width), channels, np.dtype(content["dtype"]).name, *sums, content["shuffled"] is True, *facts
+        )
 
 
 def _encoder(content: dict, where: str) -> dict | None:
