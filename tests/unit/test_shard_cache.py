@@ -117,11 +117,24 @@ def test_too_little_room_is_said_and_still_works(written, tmp_path, monkeypatch,
 
 def test_no_room_at_all_is_one_line(written, monkeypatch):
     monkeypatch.setenv("ELUCID_CACHE_GB", "1e-6")
+    with shards.served(written) as (url, _), pytest.raises(UserError, match="ELUCID_CACHE_GB=1e-06"):
+        ShardDataset(url)
+
+
+def test_a_cache_that_others_fill_is_one_line(written, tmp_path, monkeypatch):
+    """Their entry is in use, and leaves room for half a shard."""
     monkeypatch.setattr(ahead, "PATIENCE", 0.2)
+    size = (written / "shard-000000.tar").stat().st_size
+    monkeypatch.setenv("ELUCID_CACHE_GB", str(1.5 * size / 1e9))
+    other = tmp_path / "cache" / "datasets" / f"other-{'0' * 32}.npy"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(size))
+    use = cache_entries.Use(other)
     with shards.served(written) as (url, _):
-        data = ShardDataset(url)
         with pytest.raises(UserError, match=r"shard-000000\.tar.*ELUCID_CACHE_GB"):
-            data.image(0)
+            ShardDataset(url).image(0)
+        del use
+        assert ShardDataset(url).image(0).shape == (1, 8, 8) and not other.exists()
 
 
 FAULTS = [503, 500, 429, "cut", "wrong"]
@@ -259,10 +272,21 @@ def test_addresses_that_cannot_be_read(address):
     assert "\n" not in str(error.value)
 
 
-def test_a_hub_is_read_by_its_own_package():
+def test_a_hub(written, monkeypatch):
+    """A local imitation of it; fsspec's configuration says where the hub is."""
     pytest.importorskip("huggingface_hub")
-    store = stores.Store("hf://user/name@main/some/folder")
-    assert type(store._fs).__name__ == "HfFileSystem" and store._root == "datasets/user/name@main/some/folder"
+    import fsspec
+
+    from tests.e2e.test_hub import COMMIT, Hub
+
+    with Hub() as hub:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.address, "token": False})
+        hub.repositories["datasets/user/name"] = {f"some/{path.name}": path.read_bytes() for path in written.iterdir()}
+        address = f"hf://user/name@{COMMIT}/some"
+        assert content(ShardDataset(f"{address}/shards.json")) == content(ShardDataset(written))
+        with pytest.raises(UserError, match="hf://user/other/shards.json"):
+            ShardDataset("hf://user/other/shards.json")
+        hub.shutdown()
 
 
 def test_any_store_of_fsspec(written, tmp_path):

@@ -174,6 +174,11 @@ class ShardDataset(Dataset):
         if isinstance(self._source, LocalShards):
             return len(self.shard_sizes)
         limit, sizes = cache_entries.limit(), sorted((shard.bytes for shard in self._about.shards), reverse=True)
+        if sizes[0] > limit:
+            raise UserError(
+                f"{self.path}: ELUCID_CACHE_GB={limit / cache_entries.GB:g} has no room for a shard of "
+                f"{sizes[0] / cache_entries.GB:.3g} GB; raise it"
+            )
         wanted = sum(sizes[: 2 * self.shard_window])
         if wanted > limit:
             gigabytes = cache_entries.GB

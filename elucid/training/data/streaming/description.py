@@ -19,6 +19,9 @@ FILE = "shards.json"
 FORMAT, VERSION = "elucid-shards", 1
 CLASSES, VECTORS = "classes", "vectors"
 _PLAIN = re.compile(r"[\w.-]{1,200}\.tar")
+MOST = 1_000_000
+"""Shards for which a description may have room."""
+
 _LARGEST = 1 << 50  # of any number in a description
 
 
@@ -83,7 +86,7 @@ class Description:
     @classmethod
     def from_json(cls, text: bytes, where: str) -> "Description":
         """Read a description. Raises UserError naming it if it is damaged, or of another version."""
-        content = parse_json(text, where)
+        content = parse_json(text, where, MOST)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} describes no shards; write them with dataset_tool.py shards")
         if content.get("version") != VERSION:

@@ -15,12 +15,9 @@ from elucid.dnnlib.reading.regular import read_regular
 from elucid.dnnlib.remote.hub import is_hub
 from elucid.training.data import cache_entries
 from elucid.training.data.archives import readable
-from elucid.training.data.streaming.description import FILE, Description
+from elucid.training.data.streaming.description import FILE, MOST, Description
 from elucid.training.data.streaming.stores import LocalError, Store
 from elucid.training.data.streaming.tar import Damaged, OpenShard
-
-_MOST = 1_000_000
-"""Shards for which a description may have room."""
 
 
 def is_sharded(path: str | os.PathLike) -> bool:
@@ -63,7 +60,7 @@ class LocalShards(ShardSource):
         self.path = str(folder)
         where = folder / FILE
         with readable(where):
-            self.description = Description.from_json(read_regular(str(where), allowed=largest(_MOST)), str(where))
+            self.description = Description.from_json(read_regular(str(where), allowed=largest(MOST)), str(where))
 
     def open(self, number: int) -> OpenShard:
         shard = self.description.shards[number]
@@ -85,7 +82,7 @@ class StoredShards(ShardSource):
     def __init__(self, address: str):
         self.path = address
         self._store = Store(address)
-        self.description = Description.from_json(self._store.read(FILE, largest(_MOST)), self._store.label_of(FILE))
+        self.description = Description.from_json(self._store.read(FILE, largest(MOST)), self._store.label_of(FILE))
         self._folder = cache_entries.datasets_folder()
         self._name = re.sub(r"[^\w.-]+", "_", address.rpartition("/")[2])[:80] or "shards"
         with _own_disk(self._folder):
