@@ -13,7 +13,8 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.locks import locked
 from elucid.training.data import cache_entries
 from elucid.training.data.loading.stream import BatchStream
-from elucid.training.data.streaming import ahead, stores
+from elucid.training.data.streaming import held as holding
+from elucid.training.data.streaming import stores
 from elucid.training.data.streaming.dataset import ShardDataset
 from elucid.training.data.streaming.sources import is_sharded
 from tests import shards
@@ -123,7 +124,7 @@ def test_no_room_at_all_is_one_line(written, monkeypatch):
 
 def test_a_cache_that_others_fill_is_one_line(written, tmp_path, monkeypatch):
     """Their entry is in use, and leaves room for half a shard."""
-    monkeypatch.setattr(ahead, "PATIENCE", 0.2)
+    monkeypatch.setattr(holding, "PATIENCE", 0.2)
     size = (written / "shard-000000.tar").stat().st_size
     monkeypatch.setenv("ELUCID_CACHE_GB", str(1.5 * size / 1e9))
     other = tmp_path / "cache" / "datasets" / f"other-{'0' * 32}.npy"

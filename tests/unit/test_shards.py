@@ -61,6 +61,9 @@ def test_a_folder_with_shards_is_recognised(source, written):
     for path in (written, f"{written}/", written / "shards.json"):
         assert isinstance(read_dataset(DataOptions(str(path))), ShardDataset)
     assert not isinstance(read_dataset(DataOptions(str(source))), ShardDataset)
+    for path in (written, "s3://bucket/images.zip"):
+        with pytest.raises(UserError, match=f"{path}.*in shards"):
+            open_dataset(path)
 
 
 def test_a_random_part(written):

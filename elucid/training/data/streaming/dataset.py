@@ -12,8 +12,8 @@ from elucid.training.data.arrays.form import are_arrays
 from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import subset
 from elucid.training.data.pictures import load_picture
-from elucid.training.data.streaming.ahead import Ahead
 from elucid.training.data.streaming.description import CLASSES, VECTORS
+from elucid.training.data.streaming.held import HeldShards
 from elucid.training.data.streaming.sources import LocalShards, open_source
 from elucid.training.data.streaming.tar import OpenShard
 
@@ -52,8 +52,8 @@ class ShardDataset(Dataset):
             shards = np.searchsorted(self._ends, self._where, side="right")
             self.shard_sizes = np.bincount(shards, minlength=len(about.sizes)).tolist()
         self._count = sum(self.shard_sizes)
-        self._ahead = Ahead(self._source.open, 2 * window)
-        weakref.finalize(self, self._ahead.close)
+        self._held = HeldShards(self._source.open, 2 * window)
+        weakref.finalize(self, self._held.close)
         if use_labels:
             self._require_labels()
         self._room = self._room_for()
@@ -96,7 +96,7 @@ class ShardDataset(Dataset):
         return np.array(self._about.total), np.array(self._about.squares)
 
     def expect(self, now: list[int], later: list[int]) -> None:
-        self._ahead.expect(now[: self._room], later[: max(self._room - len(now), 0)])
+        self._held.expect(now[: self._room], later[: max(self._room - len(now), 0)])
 
     def image_name(self, index: int) -> str:
         """Return the shard and name of an image."""
@@ -153,7 +153,7 @@ class ShardDataset(Dataset):
         position = index if self._where is None else int(self._where[index])
         number = int(np.searchsorted(self._ends, position, side="right"))
         try:
-            shard = self._ahead.get(number)
+            shard = self._held.get(number)
         except cache_entries.NoRoom as error:
             name = self._about.shards[number].name
             raise UserError(f"{self.path}/{name} cannot be kept in the cache: {error}") from error

@@ -10,7 +10,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.addresses import Unsafe, require_safe
 from elucid.dnnlib.remote.hub import SCHEME, parsed
 
-TRIES = 5
+TRIES = 7
 BACKOFF = 0.5
 """Seconds before the second try, doubled at each further one, and up to as much again by chance."""
 TIMEOUT = 60.0

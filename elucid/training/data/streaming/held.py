@@ -18,7 +18,7 @@ PATIENCE = 60.0
 """Seconds to wait for room in the cache that other processes of this machine will soon give up."""
 
 
-class Ahead:
+class HeldShards:
     """Calls `open(number)` for shards, once for all threads, and holds at most `most` open, or those foreseen."""
 
     def __init__(self, open: Callable[[int], OpenShard], most: int):
