@@ -1,5 +1,6 @@
 """Shards from a store: fetched once by the processes of a machine, within the limit, in spite of failures, or named."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ from elucid.training.data.loading.stream import BatchStream
 from elucid.training.data.streaming import held as holding
 from elucid.training.data.streaming import stores
 from elucid.training.data.streaming.dataset import ShardDataset
-from elucid.training.data.streaming.sources import is_sharded
+from elucid.training.data.streaming.sources import StoredShards, is_sharded
 from tests import shards
 
 pytest.importorskip("aiohttp")
@@ -242,7 +243,7 @@ def test_the_cache_is_listed_and_cleared(written, tmp_path):
         folder = tmp_path / "cache" / "datasets"
         lines = list(cache_entries.listing(folder))
         assert len(lines) == 2 and "shards" in lines[1] and "in use" in lines[1]
-        data.expect([], [])
+        del data
         assert len(cache_entries.clear(folder)) == 15 and list(folder.iterdir()) == [folder / "room.lock"]
 
 
@@ -329,3 +330,24 @@ def test_s3(written, tmp_path, monkeypatch):
     finally:
         server.stop()
     assert os.environ["AWS_ENDPOINT_URL"]
+
+
+def test_what_is_not_as_described_is_named(written, tmp_path):
+    """The hash is right, and the number of samples is not."""
+    copy = shutil.copytree(written, tmp_path / "copy")
+    about = json.loads((copy / "shards.json").read_text())
+    about["shards"][2]["samples"] = 3
+    (copy / "shards.json").write_text(json.dumps(about))
+    with shards.served(copy) as (url, _):
+        assert f"{url}/shard-000002.tar" in (said := refused(url)) and "4 samples instead of 3" in said
+
+
+def test_a_run_in_another_order_holds_shards_open(written, monkeypatch):
+    """As one that began on a zip: nothing is foreseen, and each shard is still opened once while there is room."""
+    opened = []
+    real = StoredShards.open
+    monkeypatch.setattr(StoredShards, "open", lambda source, number: (opened.append(number), real(source, number))[1])
+    with shards.served(written) as (url, _):
+        data = ShardDataset(url)
+        assert sorted(sum(batches(data, 6, order="shuffled"), [])) == list(range(60))
+    assert sorted(opened) == list(range(15))

@@ -20,6 +20,7 @@ from elucid.training.data.dataset import open_dataset
 from elucid.training.data.statistics import statistics
 from elucid.training.data.streaming.dataset import ShardDataset
 from elucid.training.data.streaming.description import Description
+from elucid.training.data.streaming.sources import is_sharded
 from tests import shards
 
 
@@ -64,6 +65,12 @@ def test_a_folder_with_shards_is_recognised(source, written):
     for path in (written, "s3://bucket/images.zip"):
         with pytest.raises(UserError, match=f"{path}.*in shards"):
             open_dataset(path)
+
+
+def test_a_description_in_the_folder_where_one_is(written, monkeypatch):
+    monkeypatch.chdir(written)
+    for path in (".", "shards.json"):
+        assert is_sharded(path) and len(ShardDataset(path)) == 60
 
 
 def test_a_random_part(written):

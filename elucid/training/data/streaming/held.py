@@ -46,8 +46,10 @@ class HeldShards:
     def expect(self, now: Sequence[int], later: Sequence[int]) -> None:
         """Wait until the shards needed `now` are open, while threads open them and then those that come `later`.
 
-        Others are given up.
+        Others are given up. If none are needed now, nothing is foreseen, and so nothing is done.
         """
+        if not now:
+            return
         self._foreseen = frozenset(now) | frozenset(later)
         self._release(self._foreseen)
         with self._changed:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.locks import locked
@@ -26,7 +27,7 @@ def is_sharded(path: str | os.PathLike) -> bool:
     Of a hub, which has other datasets as well, it must name `shards.json`.
     """
     text = str(path)
-    if text.rstrip("/").endswith(f"/{FILE}"):
+    if f"/{text}".rstrip("/").endswith(f"/{FILE}"):
         return True
     return not is_hub(text) and (is_remote(text) or (Path(text) / FILE).is_file())
 
@@ -42,14 +43,27 @@ class ShardSource(ABC):
     path: str
     description: Description
 
+    def __init__(self):
+        self._checked: dict[int, tuple[int, int]] = {}
+
     @abstractmethod
     def open(self, number: int) -> OpenShard:
         """Open a shard. Raises UserError naming it if it is missing or damaged, NoRoom if the cache cannot hold it."""
 
+    def _opened_file(self, path: Path, number: int, use: Any = None, fresh: bool = False) -> OpenShard:
+        """Open a file that should be a shard, whose hash is taken once, and not if it is `fresh`. Raises Damaged."""
+        shard, status = self.description.shards[number], os.stat(path)
+        found = status.st_ino, status.st_mtime_ns
+        checked = fresh or self._checked.get(number) == found
+        opened = OpenShard(path, shard.samples, shard.bytes, None if checked else shard.sha256, use)
+        self._checked[number] = found
+        return opened
+
 
 def open_source(path: str | os.PathLike) -> ShardSource:
     """Open a folder with shards, or an address in a store. Raises UserError."""
-    place = str(path).rstrip("/").removesuffix(f"/{FILE}")
+    place = f"./{path}".rstrip("/") if str(path) == FILE else str(path).rstrip("/")
+    place = place.removesuffix(f"/{FILE}")
     return StoredShards(place) if is_remote(place) else LocalShards(Path(place))
 
 
@@ -57,16 +71,16 @@ class LocalShards(ShardSource):
     """Shards in a folder of this machine, which are read where they are."""
 
     def __init__(self, folder: Path):
+        super().__init__()
         self.path = str(folder)
         where = folder / FILE
         with readable(where):
             self.description = Description.from_json(read_regular(str(where), allowed=largest(MOST)), str(where))
 
     def open(self, number: int) -> OpenShard:
-        shard = self.description.shards[number]
-        path = Path(self.path) / shard.name
+        path = Path(self.path) / self.description.shards[number].name
         try:
-            return OpenShard(path, shard.samples, shard.bytes, shard.sha256)
+            return self._opened_file(path, number)
         except Damaged as error:
             raise UserError(f"{path} is damaged: {error}; copy it again") from error
         except OSError as error:
@@ -80,6 +94,7 @@ class StoredShards(ShardSource):
     """
 
     def __init__(self, address: str):
+        super().__init__()
         self.path = address
         self._store = Store(address)
         self.description = Description.from_json(self._store.read(FILE, largest(MOST)), self._store.label_of(FILE))
@@ -93,30 +108,22 @@ class StoredShards(ShardSource):
         stem = shard.name.removesuffix(cache_entries.SHARD)[:80]
         file = self._folder / f"{self._name}.{stem}-{shard.sha256[:32]}{cache_entries.SHARD}"
         with _own_disk(self._folder), locked(cache_entries.lock_of(file)):
-            opened = self._opened(file, number)
-            if opened is None:
+            try:
+                opened = self._opened_file(file, number, cache_entries.Use(file))
+            except (FileNotFoundError, Damaged):
+                file.unlink(missing_ok=True)
                 self._fetch(file, number)
-                opened = self._opened(file, number, fresh=True)
-        if opened is None:
-            raise UserError(f"{file} has changed since it was fetched; check the disk")
+                opened = self._opened_fresh(file, number)
+            cache_entries.note_use(file)
         return opened
 
-    def _opened(self, file: Path, number: int, fresh: bool = False) -> OpenShard | None:
-        """Open a shard in the cache, whose lock is held; None if it is not there, or damaged.
-
-        The hash of a `fresh` one was taken while it was written.
-        """
-        shard = self.description.shards[number]
+    def _opened_fresh(self, file: Path, number: int) -> OpenShard:
+        """Open a shard that was just fetched, and its hash taken. Raises UserError if it holds something else."""
         try:
-            use = cache_entries.Use(file)
-            opened = OpenShard(file, shard.samples, shard.bytes, None if fresh else shard.sha256, use)
-        except FileNotFoundError:
-            return None
-        except Damaged:
-            file.unlink(missing_ok=True)
-            return None
-        cache_entries.note_use(file)
-        return opened
+            return self._opened_file(file, number, cache_entries.Use(file), fresh=True)
+        except Damaged as error:
+            where = self._store.label_of(self.description.shards[number].name)
+            raise UserError(f"{where} is not as {FILE} says: {error}; write the shards again") from error
 
     def _fetch(self, file: Path, number: int) -> None:
         """Fetch a shard into the cache. Raises UserError naming it, or NoRoom."""
