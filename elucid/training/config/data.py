@@ -44,8 +44,8 @@ def open_training_data(options: DataOptions):
         given = read_dataset(replace(options, **own))
         if given.shuffled != dataset.shuffled:
             raise UserError(
-                f"`cond_images`={given.path}: either it or the images are shards in a random order; write both as shards "
-                "in the same way, or with --shuffle=0"
+                f"`cond_images`={given.path}: either it or the images are shards in a random order; write both as "
+                "shards in the same way, or with --shuffle=0"
             )
         require_size(given.resolution, dataset.resolution, given.path, options.cond_enlarge)
         dataset.maps = Maps(cached_data(replace(options, **own, label_dropout=0.0), given), dataset)

@@ -28,6 +28,8 @@ class ShardDataset(Dataset):
     Raises UserError naming the shard that is missing or damaged.
     """
 
+    has_names = False  # but in the shards, all of which would have to be read
+
     def __init__(
         self,
         path: str | os.PathLike,
