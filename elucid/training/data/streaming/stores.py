@@ -15,6 +15,7 @@ BACKOFF = 0.5
 """Seconds before the second try, doubled at each further one, and up to as much again by chance."""
 TIMEOUT = 60.0
 """Seconds after which a web server that sends nothing is given up."""
+_CHANCE = random.SystemRandom()  # training must not notice, whose own generators states keep
 _BLOCK = 1 << 20
 _RANGE = 8 << 20  # bytes that are asked for at a time where a file is read in ranges
 _PASSING = (408, 425, 429)  # of the status codes 4xx, those that another try may mend
@@ -64,27 +65,19 @@ class Store:
         for attempt in range(TRIES):
             try:
                 return action()
-            except UserError:
+            except (UserError, LocalError):
                 raise
-            # Each library behind fsspec fails in its own ways.
-            except Exception as error:  # noqa: BLE001
-                if is_our_disk(error):
-                    raise
+            except Exception as error:  # noqa: BLE001  each library behind fsspec fails in its own ways
                 if _is_final(error) or attempt == TRIES - 1:
                     often = "" if _is_final(error) else f" after {TRIES} tries"
                     raise UserError(
                         f"{self.label_of(name)} cannot be read{often}: {_reason(error)}; {_mend(error)}"
                     ) from error
-            time.sleep(BACKOFF * 2**attempt * (1 + random.random()))  # noqa: S311
+            time.sleep(BACKOFF * 2**attempt * (1 + _CHANCE.random()))
 
 
 class LocalError(OSError):
     """Writing to this machine's disk has failed, which no other try would mend."""
-
-
-def is_our_disk(error: BaseException) -> bool:
-    """Return whether it is not the store that has failed, but the disk of this machine."""
-    return isinstance(error, LocalError)
 
 
 def _file_system(address: str) -> tuple[Any, str, bool]:
