@@ -1,8 +1,6 @@
 """Training from shards of a web server: killed and resumed to the bit, and a shard that is missing is named."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -26,8 +24,8 @@ def next(stream, count):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(stream, count)
 BatchStream.next = next
-sys.argv[:] = ["train.py"] + sys.argv[1:]
-runpy.run_path("train.py", run_name="__main__")
+sys.argv[0] = "TRAIN"
+runpy.run_path("TRAIN", run_name="__main__")
 """
 
 
@@ -53,9 +51,9 @@ def test_killed_amid_an_epoch_and_resumed_elsewhere(written, tmp_path):
     scripts.run("train.py", *arguments(written, straight), folder=straight)
     small = {**scripts.environment(killed), "ELUCID_CACHE_GB": str(7 * 10240 / 1e9)}
     with shards.served(written, lambda name, number: 503 if number % 3 == 1 else None) as (url, _):
-        command = [sys.executable, "-c", KILLER, *arguments(url, killed)]
-        done = subprocess.run(command, env=small, cwd=scripts.ROOT, capture_output=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        (tmp_path / "killer.py").write_text(KILLER.replace("TRAIN", str(scripts.ROOT / "train.py")))
+        done = scripts.finished(small, str(tmp_path / "killer.py"), *arguments(url, killed))
+        assert done.returncode == -signal.SIGKILL, done.stderr
         assert scripts.newest(killed, "training-state").name < LAST
         resumed = scripts.finished(small, "train.py", f"--resume={killed}", "--device=cpu", f"--data={url}/")
         assert resumed.returncode == 0, resumed.stderr
