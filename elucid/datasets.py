@@ -10,7 +10,7 @@ from elucid.preparation.fields.sources import is_array_source
 from elucid.preparation.verify import verify as _verify
 from elucid.training.data.dataset import ImageDataset, open_dataset
 
-__all__ = ["ImageDataset", "encode", "open", "prepare", "verify"]
+__all__ = ["ImageDataset", "encode", "open", "prepare", "shard", "verify"]
 
 
 def prepare(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
@@ -36,6 +36,16 @@ def encode(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
     from elucid.preparation.encode import encode as _encode  # imports torch, which the others do not need
 
     return _encode(os.fspath(source), dest, **options)
+
+
+def shard(source: str | os.PathLike, dest: str | os.PathLike, **options: Any):
+    """Write a dataset as shards in a new folder, for training from an object store, and return a report.
+
+    Options: `shard_mb`, `shuffle`, `workers`. Raises UserError naming the image or option.
+    """
+    from elucid.preparation.shards import shard as _shard  # which the others do not need
+
+    return _shard(os.fspath(source), dest, **options)
 
 
 def verify(source: str | os.PathLike, workers: int | None = None):

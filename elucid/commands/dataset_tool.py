@@ -1,8 +1,9 @@
-"""Convert a folder, archive or well-known dataset; verify or encode a dataset; manage the cache.
+"""Convert a folder, archive or well-known dataset; verify, encode or shard a dataset; manage the cache.
 
 python dataset_tool.py --source=photos/ --dest=photos.zip --resolution=64x64 --transform=center-crop
 python dataset_tool.py verify --source=photos.zip
 python dataset_tool.py encode --source=photos.zip --dest=photos-latents.zip
+python dataset_tool.py shards --source=photos.zip --dest=photos-shards
 python dataset_tool.py cache --clear
 """
 
@@ -198,6 +199,30 @@ def encode_command(source: str, dest: str, **options) -> None:
     from elucid.preparation.encode import encode  # imports torch, which the other commands do not need
 
     for line in encode(source, dest, **options).lines():
+        click.echo(clean_lines(line))
+
+
+@main.command("shards")
+@click.option("--source", metavar="PATH", required=True, help="Dataset of images or latents: .zip or folder.")
+@click.option("--dest", metavar="DIR", required=True, help="The new folder to write.")
+@click.option(
+    "--shard-mb",
+    type=cli.FloatRange(min=0, min_open=True),
+    default=64,
+    help="Largest size of a shard, in millions of bytes.  [default: 64]",
+)
+@click.option(
+    "--shuffle", type=bool, default=True, help="Put the images in a random order, always the same.  [default: 1]"
+)
+@click.option("--workers", type=cli.Count(), metavar="INT", help="Reading threads.  [default: one per core]")
+def shards_command(source: str, dest: str, **options) -> None:
+    """Write a dataset as shards, for training from an object store, a web server or a hub.
+
+    Copy the folder there, and give its address to train.py: --data=s3://bucket/folder.
+    """
+    from elucid.preparation.shards import shard  # which the other commands do not need
+
+    for line in shard(source, dest, **options).lines():
         click.echo(clean_lines(line))
 
 

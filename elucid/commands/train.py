@@ -26,7 +26,9 @@ _positive, _above_zero, _share = cli.Count(), cli.FloatRange(min=0, min_open=Tru
 DATA = section(
     "Data",
     click.option(
-        "--data", metavar="ZIP|DIR", help="Dataset: zip or folder from dataset_tool.py, or a folder of class folders."
+        "--data",
+        metavar="ZIP|DIR|URL",
+        help="Dataset: zip or folder from dataset_tool.py, a folder of class folders, or shards: DIR, s3://, https://.",
     ),
     click.option("--cond", type=bool, help="Condition on class labels.  [default: 0]"),
     click.option("--xflip", type=bool, help="Double the dataset with horizontal flips.  [default: 0]"),

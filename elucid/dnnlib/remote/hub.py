@@ -42,6 +42,8 @@ def hub_data(name: str) -> Path:
     if file:
         return _file(name, repository, revision, "dataset", file)
     names = _listed(name, repository, revision)
+    if "shards.json" in names:
+        raise UserError(f"{name} is in shards, which are read as they are needed; give {name}/shards.json")
     archives = [one for one in names if one.endswith(".zip")]
     if len(archives) > 1:
         raise UserError(f"{name} has several archives ({', '.join(archives[:5])}); name one: {name}/FILE.zip")

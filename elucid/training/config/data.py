@@ -12,6 +12,7 @@ from elucid.training.data.cache import cached
 from elucid.training.data.conditions.maps import Maps, require_size
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.statistics import statistics
+from elucid.training.data.streaming.sources import is_sharded
 from elucid.training.registry.components import find, make, split
 from elucid.training.types import NetSpec
 
@@ -22,6 +23,8 @@ def read_dataset(options: DataOptions) -> Dataset:
     reader = options.reader
     if isinstance(reader, dict) and "name" not in reader and table_at(options.path):
         reader = {"name": "table", **reader}
+    elif reader is None and is_sharded(options.path):
+        reader = "shards"
     if reader is None:
         return open_dataset(options.path, latents=True, arrays=True, **known)
     target = find("dataset", split(reader, "dataset")[0])
@@ -39,6 +42,11 @@ def open_training_data(options: DataOptions):
     if options.cond_images is not None:
         own = {"path": options.cond_images, "reader": None, "use_labels": False}
         given = read_dataset(replace(options, **own))
+        if given.shuffled != dataset.shuffled:
+            raise UserError(
+                f"`cond_images`={given.path}: either it or the images are shards in a random order; write both as "
+                "shards in the same way, or with --shuffle=0"
+            )
         require_size(given.resolution, dataset.resolution, given.path, options.cond_enlarge)
         dataset.maps = Maps(cached_data(replace(options, **own, label_dropout=0.0), given), dataset)
     return dataset

@@ -24,8 +24,11 @@ class Dataset(ABC):
     vector_labels: bool = False  # whether labels are vectors, not classes
     encoder: dict | None = None  # encoder of stored latents
     arrays: dict | None = None  # of arrays other than pictures, what is known of their encoder (`arrays.form`)
-
     maps: Any = None  # those given beside the images as a condition, a `conditions.maps.Maps`
+    shard_sizes: list[int] | None = None  # images in each shard, if they come in shards, in order
+    shard_window: int = 1  # shards whose images are shuffled together
+    shuffled: bool = False  # whether they are not in the order of their source
+    sums: tuple[np.ndarray, np.ndarray] | None = None  # over all images, of each channel, if known: values and squares
 
     @property
     def kind(self) -> str:
@@ -42,3 +45,7 @@ class Dataset(ABC):
     def label(self, index: int) -> np.ndarray:
         """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
         return np.zeros(0, dtype=np.float32)
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Take note of the shards that images are read from at once, and of those that come next, in order."""
+        return None

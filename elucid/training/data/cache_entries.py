@@ -1,9 +1,9 @@
 """Entries of the dataset cache: listing, locking, eviction.
 
-An entry is `NAME-FINGERPRINT.npy` with a `.lock` file. A process that checks, builds or removes an entry holds an
-exclusive lock on the `.lock` file; a process that uses it holds a shared lock on the `.npy` file, which is released
-when the process ends in any way. The modification time of `.lock` is the time of the last use. `room.lock` lets only
-one process at a time free and allocate space.
+An entry is `NAME-FINGERPRINT.npy`, or `.tar` for a shard of a remote dataset, with a `.lock` file. A process that
+checks, builds or removes an entry holds an exclusive lock on the `.lock` file; a process that uses it holds a shared
+lock on the entry, which is released when the process ends in any way. The modification time of `.lock` is the time of
+the last use. `room.lock` lets only one process at a time free and allocate space.
 """
 
 import math
@@ -28,8 +28,10 @@ except ImportError:  # Windows, which does not remove files in use
 
 GB = 1e9  # bytes
 _DEFAULT_LIMIT = 50.0  # GB
-_UNFINISHED = ".tmp.npy"
-_OURS = re.compile(r".+-[0-9a-f]{32}(\.npy|\.tmp\.npy|\.lock)")  # no other files are ever removed
+SHARD = ".tar"
+_KINDS = (".npy", SHARD)
+_UNFINISHED = tuple(f".tmp{kind}" for kind in _KINDS)
+_OURS = re.compile(r".+-[0-9a-f]{32}(\.npy|\.tar|\.tmp\.npy|\.tmp\.tar|\.lock)")  # no other files are ever removed
 
 
 class NoRoom(OSError):
@@ -69,12 +71,12 @@ def limit() -> float:
 
 def lock_of(file: Path) -> Path:
     """Return the lock file of a finished or unfinished entry."""
-    return file.with_name(file.name.removesuffix(".npy").removesuffix(".tmp") + ".lock")
+    return file.with_name(file.name.removesuffix(file.suffix).removesuffix(".tmp") + ".lock")
 
 
 def unfinished(file: Path) -> Path:
     """Return the path at which an entry is built; its lock allows only one builder at a time."""
-    return file.with_suffix(_UNFINISHED)
+    return file.with_suffix(f".tmp{file.suffix}")
 
 
 class Use:
@@ -102,7 +104,7 @@ def note_use(file: Path) -> None:
 def entries(folder: Path) -> list[Entry]:
     """Return the entries, least recently used first."""
     found = []
-    for file in _ours(folder, ".npy"):
+    for file in _ours(folder, *_KINDS):
         with suppress(FileNotFoundError):  # another process may have removed it
             lock = lock_of(file)
             last_use = (lock if lock.exists() else file).stat().st_mtime
@@ -150,11 +152,11 @@ def make_room(folder: Path, file: Path, size: int) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove leftovers of killed processes: abandoned unfinished entries, and locks without an entry."""
-    for file in _ours(folder, _UNFINISHED):
+    for file in _ours(folder, *_UNFINISHED):
         _remove(file)
     for lock in _ours(folder, ".lock"):
-        if not lock.with_suffix(".npy").exists():
-            _remove(lock.with_suffix(".npy"))
+        if not any(lock.with_suffix(kind).exists() for kind in _KINDS):
+            _remove(lock.with_suffix(_KINDS[0]))
 
 
 def _remove(file: Path) -> bool:
@@ -187,28 +189,33 @@ def _in_use(file: Path) -> bool:
 
 def _size_of_unfinished(folder: Path, besides: Path | None = None) -> int:
     total = 0
-    for file in _ours(folder, _UNFINISHED):
+    for file in _ours(folder, *_UNFINISHED):
         with suppress(FileNotFoundError):  # it may have been finished
             total += file.stat().st_size if file != besides else 0
     return total
 
 
-def _ours(folder: Path, suffix: str) -> list[Path]:
-    """Return the cache's own files with this suffix."""
+def _ours(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the cache's own files with one of these suffixes."""
     if not folder.is_dir():
         return []
     matches = ((path, _OURS.fullmatch(path.name)) for path in sorted(folder.iterdir()))
-    return [path for path, match in matches if match is not None and match[1] == suffix]
+    return [path for path, match in matches if match is not None and match[1] in suffixes]
 
 
 def listing(folder: Path) -> Iterator[str]:
-    """Yield lines that list the entries, most recently used first."""
+    """Yield lines that list the entries, most recently used first, and the shards of a dataset together."""
     present = entries(folder)
     total = sum(entry.size for entry in present)
-    yield f"{folder}: {len(present)} datasets, {total / GB:.2f} of at most {limit() / GB:g} GB (ELUCID_CACHE_GB)"
-    width = max((len(entry.name) for entry in present), default=0)
+    lines: dict[str, list[Entry]] = {}
     for entry in reversed(present):
-        used = "in use" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_use))
-        yield f"  {entry.name:{width}}  {entry.size / 1e6:10.1f} MB  {used}"
+        name = entry.name.partition(".")[0] if entry.file.suffix == SHARD else entry.name
+        lines.setdefault(f"{name} (shards)" if entry.file.suffix == SHARD else name, []).append(entry)
+    yield f"{folder}: {len(lines)} datasets, {total / GB:.2f} of at most {limit() / GB:g} GB (ELUCID_CACHE_GB)"
+    width = max(map(len, lines), default=0)
+    for name, group in lines.items():
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(group[0].last_use))
+        used = "in use" if any(entry.in_use for entry in group) else used
+        yield f"  {name:{width}}  {sum(entry.size for entry in group) / 1e6:10.1f} MB  {used}"
     if size := _size_of_unfinished(folder):
         yield f"  unfinished, {size / 1e6:.1f} MB: being built, or left by killed processes (removed by --clear)"

@@ -41,7 +41,10 @@ def open_dataset(
     dataset an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
     """
     from elucid.training.data.arrays.tables import ArrayTable, table_at  # which derive from what this module defines
+    from elucid.training.data.streaming.sources import is_sharded
 
+    if is_sharded(path):
+        raise UserError(f"{path} is not on this disk, or in shards, which train.py --data reads; give a zip or folder")
     if table_at(path) is not None:
         if not arrays:
             raise UserError(f"{path} holds arrays, not pictures; give pictures, or what takes arrays")

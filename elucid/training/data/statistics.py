@@ -23,9 +23,11 @@ def statistics(
 
     For uint8 images u, the values are u / 127.5 - 1 in [-1, 1], exact up to the final rounding to float64. For stored
     latents, they are posterior samples times the scale factor, before the VAE's shift (which only affects the mean), or
-    normalised by the statistics of each channel, as `encoder` says, by default the one that made them.
-    Raises UserError for other data, as only the encoder knows the network's input.
+    normalised by the statistics of each channel, as `encoder` says, by default the one that made them. Sums that the
+    dataset knows are taken from it. Raises UserError for other data, as only the encoder knows the network's input.
     """
+    if dataset.sums is not None:
+        return from_sums(dataset, *dataset.sums, encoder)
     count, workers = len(dataset), workers or os.cpu_count() or 1
     total, squares = 0, 0
     bar = progress_bar(total=count, desc="mean and deviation", disable=not progress, delay=1, leave=False)

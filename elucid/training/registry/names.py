@@ -162,6 +162,7 @@ TRANSFORMS = {
 DATASETS = {
     "auto": _T + "data.dataset:open_dataset",
     "table": _T + "data.arrays.tables:ArrayTable",
+    "shards": _T + "data.streaming.dataset:ShardDataset",
 }
 
 OPTIMIZERS = {

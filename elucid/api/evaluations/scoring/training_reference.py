@@ -22,6 +22,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.signals import StopRequest
 from elucid.training.config.settings import DataOptions
 from elucid.training.data.dataset import ImageDataset, open_dataset
+from elucid.training.data.streaming.sources import is_sharded
 
 MOST_ROWS = 10_000
 """Training images that are used by default for metrics that compare single images, as their time grows with it."""
@@ -82,10 +83,10 @@ def training_evaluator(
 
 def open_images(data: DataOptions, most: int | None) -> ImageDataset:
     """Open the training images, or a subset of them. Raises UserError if they are no images."""
-    if data.reader is not None:
+    if data.reader is not None or is_sharded(data.path):
         raise UserError(
-            f"`data`: {data.path} is read by {data.reader}, so it cannot serve as reference; give a `ref`, or while "
-            "training --set eval.ref=FILE"
+            f"`data`: {data.path} is read by {data.reader or 'shards'}, so it cannot serve as reference; give a `ref`, "
+            "or while training --set eval.ref=FILE"
         )
     sizes_given = [size for size in (data.max_size, most) if size is not None]
     return open_dataset(data.path, max_size=min(sizes_given, default=None), seed=data.subset_seed, check=False)

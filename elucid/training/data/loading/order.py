@@ -5,6 +5,7 @@ States name their order, so that a run goes on with the one it began with.
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Order(ABC):
             chosen = epochs == epoch
             items[chosen] = self.permuted(int(epoch), offsets[chosen])
         return items
+
+    def soon(self, positions: np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the shards of successive positions, and those that come next; none if the order heeds no shards."""
+        return [], []
 
 
 class Shuffled(Order):
@@ -103,9 +108,22 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 ORDERS: dict[str, type[Order]] = {one.name: one for one in (Shuffled, Feistel)}
 
 
-def make_order(name: str | None, count: int, seed: int) -> Order:
-    """Return the order of that name, or the one that suits the number of items. Raises UserError if it is unknown."""
+def make_order(
+    name: str | None, count: int, seed: int, shard_sizes: Sequence[int] | None = None, shard_window: int = 1
+) -> Order:
+    """Return the order of that name, or the one that suits the number of items, or the shards that they come in.
+
+    `count` is a multiple of the samples in all shards. Raises UserError if the name is unknown, or there are no shards.
+    """
+    from elucid.training.data.loading.sharded import Sharded, window_of  # which derive from what this module defines
+
+    if name is None and shard_sizes is not None:
+        return Sharded(shard_sizes, shard_window, count // sum(shard_sizes), seed)
     name = name or (Feistel.name if count > LARGE else Shuffled.name)
+    if (window := window_of(name)) is not None:
+        if shard_sizes is None:
+            raise UserError("the state has the data in an order of shards, and `data` is not in shards; give those")
+        return Sharded(shard_sizes, window, count // sum(shard_sizes), seed)
     if name not in ORDERS:
         raise UserError(f"the state has the data in the order {name!r}, which this version does not know; update it")
     return ORDERS[name](count, seed)

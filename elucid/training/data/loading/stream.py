@@ -16,7 +16,7 @@ from elucid.torch_utils.batches import as_bits
 from elucid.torch_utils.transfer import moved
 from elucid.training.data.loading.ahead import Ahead
 from elucid.training.data.loading.on_device import on_device
-from elucid.training.data.loading.order import make_order
+from elucid.training.data.loading.order import Order, make_order
 from elucid.training.transforms.base import Transform
 from elucid.training.types import MAPS, Batch
 
@@ -28,7 +28,8 @@ class BatchStream:
     [N,C,H,W], `read(indices)`, which checks them or reads many at once, and `maps` beside the images. `transforms` are
     applied on the device, in order. `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks.
     `keep_on_device` copies all images to the device once, if they take at most `gpu_share` of its free memory.
-    `prefetch` batches are loaded ahead. `order` names the order of the images; by default it is chosen by their number.
+    `prefetch` batches are loaded ahead. `order` names the order of the images; by default it is chosen by their number,
+    or by the shards that the dataset is in.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class BatchStream:
         self.dataset, self.transforms, self.device = dataset, list(transforms), device
         self.xflip, self.rank, self.world_size = xflip, rank, world_size
         self.position, self._seed = 0, seed
-        self._order = make_order(order, len(dataset) * (2 if xflip else 1), seed)
+        self._order = self._make_order(order)
+        self._expect = None if getattr(dataset, "shard_sizes", None) is None else dataset.expect
         self._array, self._maps = getattr(dataset, "array", None), getattr(dataset, "maps", None)
         decodes = self._array is None or (self._maps is not None and self._maps.array is None)
         self._decoders = ThreadPoolExecutor(max(workers, 1)) if decodes else None
@@ -65,8 +67,13 @@ class BatchStream:
     def use_order(self, name: str) -> None:
         """Go on in another order of the images, that of a state. Raises UserError for an unknown name."""
         if name != self.order:
-            self._order = make_order(name, self._order.count, self._seed)
+            self._order = self._make_order(name)
             self._ahead.discard()
+
+    def _make_order(self, name: str | None) -> Order:
+        data = self.dataset
+        shards = {one: getattr(data, one) for one in ("shard_sizes", "shard_window") if hasattr(data, one)}
+        return make_order(name, len(data) * (2 if self.xflip else 1), self._seed, **shards)
 
     @property
     def waited(self) -> float:
@@ -99,8 +106,11 @@ class BatchStream:
 
     def _load(self, position: int, count: int) -> tuple[Tensor, ...]:
         start = position + self.rank * count
-        items = self._order(np.arange(start, start + count))
+        positions = np.arange(start, start + count)
+        items = self._order(positions)
         flips, indices = np.divmod(items, len(self.dataset))
+        if self._on_device is None and self._expect is not None:
+            self._expect(*self._order.soon(positions))
         if self._on_device is not None:
             chosen = as_bits(self._on_device)[moved(torch.from_numpy(indices), self.device)]
             raw = chosen.view(self._on_device.dtype)
