@@ -67,7 +67,7 @@ def test_each_method_is_its_equation(operator):
         }
         options = {"pigdm": {"data_std": 0.3}, "diffpir": {"weight": 2.0}}
         for name, change in expected.items():
-            given = {"name": name, **options.get(name, {}), "tolerance": 1e-10, "iterations": 60}
+            given = {"name": name, **options.get(name, {}), "tolerance": 1e-10, "iterations": 32}
             x0 = make(given, "posterior", denoiser=MIXTURE, problem=one)(x, sigma).x0
             assert torch.allclose(x0.flatten(), D + change, atol=1e-6), (name, float(sigma))
         gradient = make({"name": "dps", "scale": "likelihood"}, "posterior", denoiser=MIXTURE, problem=one)

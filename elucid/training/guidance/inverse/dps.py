@@ -46,7 +46,7 @@ class DPS(PosteriorDenoiser):
         return levels[1:], -torch.log1p(levels**2)
 
     def beta(self, sigma: Tensor) -> Tensor:
-        """Return 1 - abar_t / abar_(t - 1000 / steps), t the nearest to the level sigma, in its shape [B or 1,1,1,1]."""
+        """Return 1 - abar_t / abar_(t - 1000 / steps) in the shape of sigma, t being the time of the nearest level."""
         levels, log_abar = (one.to(sigma) for one in self.schedule)
         t = nearest_level(levels, sigma) + 1
         before = (t.to(sigma) - 1000 / self.steps).clamp_min(0)
