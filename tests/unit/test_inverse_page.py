@@ -1,4 +1,4 @@
-"""docs/inverse.md: its operator is one, and the operators, methods and options that its tables name are all there are."""
+"""docs/inverse.md: its operator is one, and its tables name all operators, methods and options that there are."""
 
 import re
 
