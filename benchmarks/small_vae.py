@@ -25,7 +25,7 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.encoders.rgb import RGB
 from elucid.training.encoders.vae import VAE
-from elucid.training.sampling.grid import enlarged_grid, png
+from elucid.training.sampling.output.grid import enlarged_grid, png
 
 PICTURES = 16
 """Held-out images in the picture, above their reconstructions."""

@@ -12,10 +12,12 @@ from elucid.dnnlib.files import require_writable
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.sampling.classes import class_folders, class_of_each, seeds_per_class
-from elucid.training.sampling.folder import SampleFolder, digest
 from elucid.training.sampling.generate import seed_list
-from elucid.training.sampling.grid import enlarged_grid, rows_of_classes, save_grid
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.choices import OutputChoices, write_npz
+from elucid.training.sampling.output.folder import SampleFolder, digest
+from elucid.training.sampling.output.grid import enlarged_grid, rows_of_classes, save_grid
+from elucid.training.sampling.output.summary import require_members, write_summary
 from elucid.training.sampling.pipeline import load_pipeline
 
 MOST_IN_GRID = 1024
@@ -37,15 +39,17 @@ def generate(
     overwrite: bool = False,
     grid: str | os.PathLike | None = None,
     grid_classes: bool = False,
+    output: OutputChoices | None = None,
 ) -> Path:
-    """Sample from a snapshot, write one PNG per seed to the folder `outdir`, and return it, as `generate.py` does.
+    """Sample from a snapshot, write one file per seed to the folder `outdir`, and return it, as `generate.py` does.
 
     `network` is what `elucid.load` takes; `seeds` are 0 to 63 by default. Images that are there already are skipped
     unless `overwrite`. `labels` writes dataset.json, `grid` an image grid of the first samples (with `grid_classes` one
     row per class), `subdirs` uses one folder per 1000 seeds. `class_dirs` uses a folder per class, and writes
     dataset.json as well. `per_class` = N makes N images of each class: class c has the seeds from s + c N to
-    s + (c+1) N - 1, where s is the only one of `seeds`, by default 0. Under torchrun all processes must call it. Raises
-    UserError for options that do not fit the snapshot or the folder.
+    s + (c+1) N - 1, where s is the only one of `seeds`, by default 0. Pictures are PNGs and arrays `.npy` files in the
+    data's own units, unless `output` chooses otherwise. Under torchrun all processes must call it. Raises UserError for
+    options that do not fit the snapshot or the folder.
     """
     given, options = None if seeds is None else seed_list(seeds), options or SampleOptions()
     if per_class is not None and options.classes is not None:
@@ -57,17 +61,23 @@ def generate(
     place = distributed.choose_device(device)
     distributed.init(place)
     check_grid(grid, outdir)
-    pipeline = load_pipeline(network, options, place)
+    pipeline, output = load_pipeline(network, options, place), output or OutputChoices()
+    output.check(pipeline.encoder)
     for name, value in (("labels", labels), ("class_dirs", class_dirs)):
         if value and not pipeline.label_dim:
             raise UserError(f"`{name}`: the model was trained without classes; leave `{name}` out")
     if per_class is not None:
         seeds, pipeline.classes = seeds_per_class(per_class, pipeline.label_dim, given)
+    pipeline.require(seeds)
+    if output.summary is not None:
+        require_members(seeds, pipeline.given, output.summary)
     wanted = class_of_each(seeds, pipeline.classes_of(seeds))
     # The image of a seed is that of its class, whether this was drawn or is in a list.
-    made_by = digest({**pipeline.description, "class": None} if wanted else pipeline.description)
+    description = {**pipeline.description, **output.description(pipeline.encoder)}
+    made_by = digest({**description, "class": None} if wanted else description)
     folders = class_folders(pipeline.label_dim, pipeline.class_names) if class_dirs else None
-    folder = SampleFolder(outdir, made_by, subdirs, folders)
+    form, described = output.form(pipeline.encoder), output.described(pipeline.encoder)
+    folder = SampleFolder(outdir, made_by, subdirs, folders, form, described)
     seeds = list(dict.fromkeys(seeds))
     # Only one process checks: another could find images that the first has just made in this run.
     classes = {} if overwrite or not distributed.is_main() else folder.finished(seeds, wanted)
@@ -87,6 +97,7 @@ def generate(
     for of_one_process in distributed.gather_objects(classes):
         classes.update(of_one_process)
     if distributed.is_main():
+        folder.describe()
         classes = {seed: classes.get(seed) for seed in seeds}  # None without classes
         if class_dirs and overwrite:
             folder.remove_others(classes)
@@ -94,11 +105,16 @@ def generate(
             folder.write_labels(classes, pipeline.class_names)
         if grid:
             first = {seed: classes[seed] for seed in seeds[:MOST_IN_GRID]}
-            images, columns = folder.read(first), None
+            members = 1 if pipeline.given is None else pipeline.given.members
+            images, columns = output.pictures(folder.read(first), pipeline.encoder), members if members > 1 else None
             if grid_classes and pipeline.label_dim:
                 shown = torch.tensor(list(first.values()))
                 images, columns = rows_of_classes(images, shown, pipeline.label_dim)
             save_grid(enlarged_grid(images, columns), grid)
+        if output.summary is not None:
+            write_summary(folder, classes, pipeline.given, output.summary)
+        if output.npz is not None:
+            write_npz(folder, classes, output.npz)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
     return folder.path
 

@@ -17,8 +17,8 @@ from elucid.training.data.dataset import open_dataset
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import levels_for
 from elucid.training.samplers.ddim import DDIMSampler
-from elucid.training.sampling.grid import png
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.grid import png
 from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline
 
 LATENTS = "latents.npz"

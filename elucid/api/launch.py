@@ -73,7 +73,7 @@ def run_to_the_end(options: TrainOptions, hooks: Iterable[Hook], stop: StopReque
     import_plugins(flags["plugins"])
     resolved, folder, state = options_and_state(options, flags)
     require_loggers(resolved)
-    source = load_source(flags["transfer"] or (flags["teacher"] if state is None else None), flags, resolved)
+    source = load_source((flags["transfer"] or flags["teacher"]) if state is None else None, flags, resolved)
     run = Run(resolved, device, source)
     run.stop = stop
     own = [make(one, "hook") for one in resolved.get("hooks", [])]
@@ -125,8 +125,11 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
     for name in ("resume", "transfer", "teacher"):
         if flags[name] == "":
             raise UserError(f"`{name}` is empty; give a file, or leave it out")
-    if flags["resume"] and flags["transfer"]:
-        raise UserError("`resume` and `transfer` exclude each other: resume continues a run, transfer starts one")
+    if flags["resume"] and flags["transfer"] and flags["resume"] != "auto":
+        raise UserError(
+            "`resume` and `transfer` exclude each other: resume continues a run, transfer starts one; `resume`=auto "
+            "does the one that is due"
+        )
     for name in OF_STATE_DICTS:
         if flags[name] and not flags["transfer"]:
             raise UserError(f"`{name}`={flags[name]} is for a state dict to start from; give `transfer` as well")
@@ -136,7 +139,7 @@ def options_and_state(options: TrainOptions, flags: dict, writes: bool = True) -
         if not states_in(earlier):
             return nested or options_from(flags), earlier, None
         flags = {**flags, "resume": str(earlier), "transfer": None}
-    elif started_again_without_memory() and nested is not None and not flags["transfer"]:
+    elif started_again_without_memory() and nested is not None:
         flags = {**flags, "resume": flags["resume"] or "auto"}
     if flags["resume"]:
         if flags["resume"] == "auto" and nested is None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
 from elucid.training.preconds.base import Preconditioned
-from elucid.training.sampling import grid
 from elucid.training.sampling.generate import seed_list
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output import grid
 from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 from elucid.training.snapshots.trust import import_plugins

@@ -12,8 +12,8 @@ from elucid.metrics.images import read_batches
 from elucid.metrics.reference import Provenance
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import ImageDataset, open_dataset
-from elucid.training.sampling.folder import read_note
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.forms import read_note
 from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline
 
 DEFAULT_NUM = 50000

@@ -11,11 +11,14 @@ import click
 from elucid.commands.command import Group, section, version_option
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import clean_lines
+from elucid.preparation.array_convert import ArrayOptions, convert_arrays
+from elucid.preparation.array_sources import is_array_source
 from elucid.preparation.convert import convert
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
 from elucid.training.data import cache_entries
-from elucid.training.data.npy import DTYPES
+from elucid.training.data.arrays.form import DTYPES
+from elucid.training.data.npy import DTYPES as LATENT_DTYPES
 
 _workers = click.option("--workers", type=cli.Count(), metavar="INT", help="Processes.  [default: one per core]")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing --dest.")
@@ -26,7 +29,8 @@ FILES = section(
         "--source",
         metavar="PATH",
         help="Folder, .zip, archive.zip/folder, *_lmdb, idx file or folder of them, cifar-10-python.tar.gz[/test], "
-        "or builtin:digits[-train|-test].  [required]",
+        "builtin:digits[-train|-test]; arrays: .npy, .npz, .h5[/name], .zarr[/name], folder or .zip of .npy, .npz or "
+        ".tif.  [required]",
     ),
     click.option("--dest", metavar="PATH", help="The .zip or new folder to write.  [required]"),
     _overwrite,
@@ -50,8 +54,30 @@ PICTURES = section(
         help="What to do with images without a label, if others have one.  [default: keep]",
     ),
     _workers,
+)
+ARRAYS = section(
+    "Arrays",
+    click.option("--axes", metavar="LETTERS", help="Axes of the source, as NHWC or NCW.  [default: NCHW, NHW]"),
+    click.option("--array-channels", type=cli.IntRange(), metavar="LIST", help="Keep these channels, as 0,3-5."),
+    click.option("--dtype", type=click.Choice(DTYPES), help="Type of the files.  [default: the source's]"),
+    click.option(
+        "--missing",
+        metavar="WHAT",
+        help="NaN and infinities: refuse, drop such samples, mean of the channel, or a number.  [default: refuse]",
+    ),
+    click.option(
+        "--normalise",
+        type=click.Choice(["std", "robust"]),
+        help="Mean and deviation of each channel, or median and 1.4826 MAD.  [default: std]",
+    ),
+    click.option("--mean", type=cli.NumberList(float), metavar="LIST", help="Normalise by these, one a channel."),
+    click.option("--std", type=cli.NumberList(float), metavar="LIST", help="And by these."),
+    click.option("--channel-names", metavar="LIST", help="Names of the channels, as u10,v10,t2m."),
+    click.option("--units", metavar="LIST", help="Units of the channels, as m/s,m/s,K."),
     version_option,
 )
+ARRAY_FLAGS = ("axes", "array_channels", "dtype", "missing", "normalise", "mean", "std", "channel_names", "units")
+PICTURE_FLAGS = ("resolution", "transform", "channels", "background", "unlabelled")
 
 
 @click.group(
@@ -64,9 +90,12 @@ PICTURES = section(
 )
 @FILES
 @PICTURES
+@ARRAYS
 @click.pass_context
 def main(context: click.Context, source: str | None, dest: str | None, **options) -> None:
     """Convert images to a dataset for training: uncompressed PNGs of one size and dataset.json.
+
+    Arrays become .npy files, and dataset.json has mean and deviation of each channel.
 
     Labels come from the source's dataset.json or from its top-level folders, one per class.
     """
@@ -75,17 +104,38 @@ def main(context: click.Context, source: str | None, dest: str | None, **options
 
 
 def convert_images(source: str | None, dest: str | None, options: dict) -> None:
-    """Convert images, and print what was done."""
+    """Convert images or arrays, and print what was done."""
     for name, value in (("--source", source), ("--dest", dest)):
         if value is None:
             raise click.UsageError(f"{name} is missing; see --help")
+    own = {name: options.pop(name) for name in ARRAY_FLAGS}
+    given = [name for name, value in own.items() if value is not None]
+    if is_array_source(source):
+        return convert_fields(source, dest, own, options)
+    if given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is for arrays, and {source} holds none; leave it out")
     for line in convert(source, dest, **options).lines():
+        click.echo(clean_lines(line))
+
+
+def convert_fields(source: str, dest: str, own: dict, options: dict) -> None:
+    """Convert arrays, and print what was done."""
+    context = click.get_current_context()
+    for name in PICTURE_FLAGS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for pictures, and {source} holds arrays; leave it out")
+    for name in ("channel_names", "units"):
+        own[name] = None if own[name] is None else own[name].split(",")
+    chosen = ArrayOptions(**{name: value for name, value in own.items() if value is not None})
+    rest = {name: options[name] for name in ("max_images", "overwrite")}
+    for line in convert_arrays(source, dest, chosen, **rest).lines():
         click.echo(clean_lines(line))
 
 
 @main.command("convert")
 @FILES
 @PICTURES
+@ARRAYS
 def convert_command(source: str | None, dest: str | None, **options) -> None:
     """Convert images to a dataset: the same as without a command, as EDM2 names it."""
     convert_images(source, dest, options)
@@ -123,7 +173,9 @@ def verify_command(source: str, workers: int | None) -> None:
 )
 @click.option("--batch", type=cli.Count(), default=8, help="Images per pass.  [default: 8]")
 @click.option(
-    "--dtype", type=click.Choice(DTYPES), help="Dtype of stored latents.  [default: float16, for edm2_vae float32]"
+    "--dtype",
+    type=click.Choice(LATENT_DTYPES),
+    help="Dtype of stored latents.  [default: float16, for edm2_vae float32]",
 )
 @click.option(
     "--measure",

@@ -29,6 +29,24 @@ OUTPUT = section(
     click.option("--grid", metavar="PNG", help="Also write a grid of the first images, at most 1024."),
     click.option("--grid_classes", is_flag=True, help="Use one row of the grid per class."),
 )
+ARRAYS = section(
+    "Arrays",
+    click.option(
+        "--format",
+        type=click.Choice(["png", "npy"]),
+        help="Files of arrays in the data's units, or pictures.  [default: npy for arrays]",
+    ),
+    click.option("--npz", metavar="NPZ", help="Also write all samples to one file."),
+    click.option(
+        "--summary", metavar="NPZ", help="Write mean, deviation and 90 % interval of the --members of each condition."
+    ),
+    click.option(
+        "--colormap", metavar="NAME", help="gray, heat, balance or matplotlib's, of pictures.  [default: gray]"
+    ),
+    click.option(
+        "--channels", type=cli.IntRange(), metavar="LIST", help="Channels in pictures.  [default: the first 8]"
+    ),
+)
 SPEED = section(
     "Speed",
     click.option(
@@ -54,20 +72,23 @@ OUTPUT_FLAGS = (
 )
 @sampling_flags()
 @OUTPUT
+@ARRAYS
 @SPEED
 @click.pass_context
 def main(ctx, network, outdir, seeds, invert, **flags):
-    """Sample images from a snapshot, one PNG per seed, in one process or under torchrun."""
+    """Sample images from a snapshot, one file per seed, in one process or under torchrun."""
     require_network(ctx, network, flags["preset"])
     output = {name: flags.pop(name) for name in OUTPUT_FLAGS}
+    choices = {name: flags.pop(name) for name in ("format", "npz", "summary", "colormap", "channels")}
     options = sample_options(flags)
     if invert is not None:
         return invert_images(network, invert, outdir, options, output["batch"], output["device"])
     from elucid.api.generate import generate  # imported late: --help and usage errors need no torch
     from elucid.torch_utils import distributed
+    from elucid.training.sampling.output.choices import OutputChoices
 
     try:
-        generate(network, outdir, seeds, options, **output)
+        generate(network, outdir, seeds, options, **output, output=OutputChoices(**choices))
     finally:
         distributed.shutdown()
 

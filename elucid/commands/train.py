@@ -46,6 +46,13 @@ DATA = section(
         "--lowres_noise", type=_share, help="Largest noise in the low-resolution images, e.g. 0.1.  [default: 0]"
     ),
     click.option(
+        "--cond_images",
+        metavar="PATH",
+        help="A map for each image as a condition: pictures or arrays of the same names.",
+    ),
+    click.option("--cond_enlarge", type=bool, help="Interpolate smaller maps to the images' size.  [default: 0]"),
+    click.option("--cond_dropout", type=_share, help="Dropout of the maps, for guidance.  [default: 0]"),
+    click.option(
         "--train_on_latents",
         type=bool,
         help="Train on a VAE's latents, encoded during training or stored by dataset_tool.py encode.",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.preparation.array_verify import ArrayVerdict, verify_arrays
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, open_dataset
@@ -98,9 +99,11 @@ class Verdict:
             yield "  latents are less smooth than images: if they are larger than 64, also try less noise"
 
 
-def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict:
+def verify(path: str | os.PathLike, workers: int | None = None, progress: bool = True) -> Verdict | ArrayVerdict:
     """Decode all images and check all labels. Raises UserError that counts and names invalid ones."""
-    dataset = open_dataset(path, check=False, latents=True)
+    dataset = open_dataset(path, check=False, latents=True, arrays=True)
+    if dataset.arrays is not None:
+        return verify_arrays(dataset, workers or available_cores(), progress)
     total, squares, bad = 0, 0, []
 
     def check(index: int) -> tuple[np.ndarray, np.ndarray] | UserError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from elucid.dnnlib.config import bind
-from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import prepare_cublas
@@ -46,9 +46,15 @@ STATE_VERSION = 2
 def build_for(
     options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True, skeleton: bool = False
 ) -> Components:
-    """Call `build` for a dataset, which determines the encoder of its latents and `sigma_data` if that is "auto"."""
+    """Call `build` for a dataset, which determines encoders of latents, arrays, maps, and `sigma_data` if "auto"."""
     check_statistics(options["encoder"], dataset)
+    if dataset.arrays is not None and options.get("augment") and distributed.is_main():
+        note("arrays are augmented as pictures are, by flips, rotations, scales; `augment`=0 if directions matter")
     options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
+    if dataset.maps is not None:
+        about = options.get("maps") or {"name": "maps"}
+        encoder = encoder_for(about.get("encoder") or {"name": "rgb"}, dataset.maps.dataset, options["precond"])
+        options["maps"] = {**about, "encoder": encoder, "channels": dataset.maps.dataset.channels}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
     return build(options, dataset_spec(dataset), precision, weights, skeleton)
@@ -307,6 +313,7 @@ class Run:
                 "label_dim": data.label_dim,
                 "class_names": data.class_names,
                 "class_counts": data.class_counts,
+                **({"vector_labels": True} if data.vector_labels else {}),
             },
             options=self.options,
             nimg=self.nimg,

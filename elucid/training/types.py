@@ -1,8 +1,9 @@
 """Data types shared by all components, and the notation for tensor shapes.
 
-B batch · C channels · H height · W width · D feature or label dimension. Images are float32 in [-1, 1].
-`sigma` is a noise level in the same units (the standard deviation of the added noise), `x` a noisy image,
-`x0` an estimate of the clean image, `nimg` a number of training images.
+B batch · C channels · H height · W width · D feature or label dimension. Images are float32: pictures in [-1, 1],
+arrays of any other kind by mean and deviation of each channel. `sigma` is a noise level in the same units (the standard
+deviation of the added noise), `x` a noisy image, `x0` an estimate of the clean image, `nimg` a number of training
+images.
 """
 
 import dataclasses
@@ -15,12 +16,15 @@ from torch.utils import _pytree as pytree
 
 Cond = dict[str, Tensor]
 """Network conditioning by name, each [B, ...]: `labels` [B,D] (one-hot; all zeros = no class), `augment` [B,D], and
-spatial maps such as `coords` [B,2,H,W] and `lowres` [B,C,H,W]."""
+spatial maps such as `coords` [B,2,H,W], `lowres` [B,C,H,W] and `cond_images` [B,c,H,W]."""
+
+MAPS = "cond_images"
+"""Name in `Cond` of the maps given beside each image, and of the option that says where they are."""
 
 
 @dataclass
 class Batch:
-    """Clean images f32[B,C,H,W] in [-1, 1] and their conditioning.
+    """Clean images f32[B,C,H,W], normalised by the encoder, and their conditioning.
 
     If `images` are latents, and the loss needs the pixels that they are of, `raw` are those, u8[B,1 or 3,H',W'].
     """
@@ -78,6 +82,7 @@ class NetSpec:
     spatial: dict[str, int] = field(default_factory=dict)
     vector: dict[str, int] = field(default_factory=dict)
     latent: bool = False  # the network works on an encoder's latents, not pixels
+    arrays: bool = False  # the data are arrays other than pictures, whose values have no bounds
     logvar_features: int = 0  # of the denoiser's head for a learned loss weighting; 0 for none
     features: tuple[str, ...] = ()
 
@@ -100,6 +105,11 @@ class NetSpec:
     def with_spatial(self, name: str, channels: int) -> "NetSpec":
         """Return a copy with another spatial map."""
         return self.replace(spatial={**self.spatial, name: channels})
+
+    @property
+    def bounded(self) -> bool:
+        """Whether clean images lie in [-1, 1]."""
+        return not (self.latent or self.arrays)
 
     @property
     def in_channels(self) -> int:

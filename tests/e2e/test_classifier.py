@@ -11,7 +11,7 @@ from PIL import Image
 import elucid
 from elucid.training.config.build import make_denoiser
 from elucid.training.registry.names import SAMPLERS
-from elucid.training.sampling.folder import read_note
+from elucid.training.sampling.output.forms import read_note
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, save_snapshot
 from elucid.training.types import NetSpec
 from tests import scripts

@@ -236,6 +236,19 @@ def test_a_dry_run_says_how_long_and_how_large(data, monkeypatch, capsys):
     assert "1 snapshots" in lines["disk"] and "2 states" in lines["disk"] and "GB" in lines["memory"] + lines["peak"]
 
 
+def test_resume_auto_goes_on_with_a_run_that_started_from_other_weights(data, tmp_path, monkeypatch, capsys):
+    first = [*SHORT, "--device=cpu", f"--data={data}", f"--outdir={tmp_path / 'first'}", "--nosubdir"]
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *first)
+    assert code == 0, err
+    flags = [*first[:-2], f"--outdir={tmp_path / 'second'}", "--nosubdir", f"--transfer={tmp_path / 'first'}"]
+    code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags, "--resume=auto")
+    assert code == 0 and "transferred" in out, err
+    code, out, err = scripts.call(monkeypatch, capsys, "train.py", *flags, "--resume=auto")
+    assert code == 0 and "resuming" in out and "transferred" not in out, err
+    code, _, err = scripts.call(monkeypatch, capsys, "train.py", *flags, f"--resume={tmp_path / 'second'}")
+    assert code == 2 and "--transfer" in err and "--resume=auto" in err
+
+
 def test_sigma_data_is_measured_on_request(data, tmp_path, monkeypatch, capsys):
     flags = [*SHORT, "--device=cpu", f"--data={data}", f"--outdir={tmp_path}", "--nosubdir", "--set=loop.grid_images=0"]
     flags.append("--set=precond.sigma_data=auto")

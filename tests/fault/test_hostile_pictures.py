@@ -9,7 +9,7 @@ from PIL import Image
 from elucid.dnnlib.errors import UserError
 from elucid.training.data.dataset import open_dataset
 from elucid.training.data.pictures import load_picture
-from elucid.training.sampling.folder import read_note
+from elucid.training.sampling.output.forms import read_note
 from tests import scripts
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0

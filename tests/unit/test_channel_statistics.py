@@ -124,7 +124,7 @@ def test_zips_of_eight_channels_without_an_encoder_are_edm2s(tmp_path, capsys):
     assert "sd.zip names no encoder" in said and "edm2_vae" in said and "encoder.pixels=signed" in said
     with pytest.raises(UserError, match="holds latents, not images"):
         open_dataset(tmp_path / "sd.zip")
-    with pytest.raises(UserError, match="holds .npy files of 4 channels"):
+    with pytest.raises(UserError, match="holds arrays, not pictures"):
         save(tmp_path / "four.zip", moments_like(**EDM2)[:, :4])
 
 
@@ -166,7 +166,7 @@ def test_a_snapshot_may_name_edm2s_encoder_alone(folder):
         to_npy(np.zeros((8, 8, 8), np.float32))[:-50],
         b"",
         b"text",
-        to_npy(np.zeros((8, 8), np.float32)),
+        to_npy(np.zeros((1, 2, 8, 8), np.float32)),
         b"\x93NUMPY\x01\x00\x50\x00"
         + b"{'descr': '<f4', 'fortran_order': False, 'shape': (8, 1099511627776, 4)}".ljust(80),
     ],

@@ -11,7 +11,7 @@ from elucid.training.encoders.rgb import RGB
 from elucid.training.noise.schedules import Karras
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.generate import draw, generate
-from elucid.training.sampling.grid import save_grid, tile
+from elucid.training.sampling.output.grid import save_grid, tile
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests.oracles import GaussianDenoiser
 from tests.snapshots import save_random_snapshot

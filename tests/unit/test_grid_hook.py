@@ -40,6 +40,8 @@ def run():
         averages={"ema": denoiser},
         gathered=lambda name, on_main: nullcontext(),
         loop=SimpleNamespace(grid_images=16),
+        dataset=SimpleNamespace(vector_labels=False),
+        stream=SimpleNamespace(transforms=[]),
         device=torch.device("cpu"),
         encoder=RGB(),
         sampler=EDMSampler(),

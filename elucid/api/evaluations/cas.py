@@ -34,8 +34,8 @@ from elucid.evaluation.cas.training import Recipe, classify, train_classifier
 from elucid.evaluation.results import Result
 from elucid.torch_utils import distributed
 from elucid.torch_utils.precision import set_precision
-from elucid.training.sampling.folder import digest
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.folder import digest
 from elucid.training.sampling.pipeline import load_pipeline
 
 EPOCHS = {"resnet50": 90, "resnet18": 90, "small": 30}

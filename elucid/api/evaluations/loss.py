@@ -97,7 +97,7 @@ def loss_of_run(pipeline: SamplingPipeline) -> Loss:
 def open_fitting(pipeline: SamplingPipeline, path: str | os.PathLike, num: int, seed: int, what: str) -> ImageDataset:
     """Open at most `num` images. Raises UserError if they do not fit the model or are fewer than two."""
     labels = bool(pipeline.snapshot.ema.spec.label_dim)
-    dataset = open_dataset(path, use_labels=labels, max_size=num, seed=seed, latents=True)
+    dataset = open_dataset(path, use_labels=labels, max_size=num, seed=seed, latents=True, arrays=True)
     require_measurable(pipeline.snapshot.ema, pipeline.encoder, dataset, what)
     if len(dataset) < 2:
         raise UserError(f"{what}: {path} has {len(dataset)} image; a mean with an interval needs at least 2")

@@ -24,8 +24,8 @@ from elucid.torch_utils import distributed
 from elucid.training.config.train_options import as_assignments
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling.choices import chosen_options
-from elucid.training.sampling.folder import digest
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.folder import digest
 from elucid.training.sampling.pipeline import SamplingPipeline, make_pipeline, require_parts
 from elucid.training.snapshots.reconstruct import Target, reconstruct
 from elucid.training.snapshots.snapshot import chosen, load_snapshot, located

@@ -159,6 +159,21 @@ _UPSAMPLING = [
         "--lowres_from", metavar="DIR|ZIP", help="Low-resolution images, for a model trained with --lowres: one a seed."
     ),
     click.option(
+        "--cond_images",
+        metavar="PATH",
+        help="Maps for a model trained with --cond_images: a folder or zip, one a seed, or a single one.",
+    ),
+    click.option("--cond_labels", metavar="PATH", help="Vectors of labels: .npy [N,D], or a dataset."),
+    click.option(
+        "--members", type=cli.Count(), metavar="K", help="K samples of each condition, seeds in turn.  [default: 1]"
+    ),
+    click.option("--operator", metavar="NAME", help="Inverse problem: inpaint:mask.png, superres:4, mine.py:Name."),
+    click.option("--measurement", metavar="PATH", help="What the operator made of the images: a file, or many."),
+    click.option("--measurement_noise", metavar="KIND", help="gaussian:STD or poisson:GAIN.  [default: none]"),
+    click.option(
+        "--posterior", metavar="NAME", help="tmpd, pigdm, diffpir, dps or replacement, dps,step=0.5.  [default: tmpd]"
+    ),
+    click.option(
         "--upsample", metavar="PKL|DIR|URL", help="Enlarge the images with this model, trained with train.py --lowres."
     ),
     click.option(

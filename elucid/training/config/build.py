@@ -125,10 +125,11 @@ def build(
     augment = make(options["augment"], "transform", "augment") if options.get("augment") else None
     own = [make(component, "transform") for component in options.get("transforms") or []]
     lowres = make(options["lowres"], "transform", "lowres") if options.get("lowres") else None
+    maps = make(options["maps"], "transform", "maps") if options.get("maps") else None
     loss = make(options["loss"], "loss")
     # Last, so that the low-resolution image is that of the image which the network learns to generate.
     others = [*([augment] if augment else []), *own, *([lowres] if lowres else [])]
-    transforms = [Encode(encoder, loss.needs_pixels), *others]
+    transforms = [Encode(encoder, loss.needs_pixels), *([maps] if maps else []), *others]
     spec = dataset_spec
     for transform in transforms:
         spec = transform.adapt(spec)
@@ -154,6 +155,7 @@ def build(
         "augment": resolved(augment) if augment else None,
         "transforms": [resolved(one) for one in own],
         "lowres": resolved(lowres) if lowres else None,
+        "maps": resolved(maps) if maps else None,
         "network": network,
         "precond": {key: value for key, value in resolved(denoiser).items() if key != "precision"},
         "loss": resolved(loss),

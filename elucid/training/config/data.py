@@ -1,12 +1,15 @@
 """Opens the training dataset from its options."""
 
 import inspect
+from dataclasses import replace
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed
 from elucid.training.config.settings import DataOptions
+from elucid.training.data.arrays.tables import table_at
 from elucid.training.data.base import Dataset
 from elucid.training.data.cache import cached
+from elucid.training.data.conditions.maps import Maps, require_size
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.statistics import statistics
 from elucid.training.registry.components import find, make, split
@@ -16,23 +19,39 @@ from elucid.training.types import NetSpec
 def read_dataset(options: DataOptions) -> Dataset:
     """Open the dataset with the given reader, or else the one that fits the path."""
     known = {"use_labels": options.use_labels, "max_size": options.max_size, "seed": options.subset_seed}
-    if options.reader is None:
-        return open_dataset(options.path, latents=True, **known)
-    target = find("dataset", split(options.reader, "dataset")[0])
+    reader = options.reader
+    if isinstance(reader, dict) and "name" not in reader and table_at(options.path):
+        reader = {"name": "table", **reader}
+    if reader is None:
+        return open_dataset(options.path, latents=True, arrays=True, **known)
+    target = find("dataset", split(reader, "dataset")[0])
     taken = inspect.signature(target).parameters
     given = {"path": options.path, **{name: value for name, value in known.items() if name in taken}}
-    return make(options.reader, "dataset", **given)
+    return make(reader, "dataset", **given)
 
 
 def open_training_data(options: DataOptions):
-    """Open and cache the dataset of a run; one process per machine fills the cache while the others wait."""
-    dataset = read_dataset(options)
+    """Open and cache the dataset of a run, and the maps beside its images.
+
+    One process per machine fills the cache while the others wait.
+    """
+    dataset = cached_data(options, read_dataset(options))
+    if options.cond_images is not None:
+        own = {"path": options.cond_images, "reader": None, "use_labels": False}
+        given = read_dataset(replace(options, **own))
+        require_size(given.resolution, dataset.resolution, given.path, options.cond_enlarge)
+        dataset.maps = Maps(cached_data(replace(options, **own, label_dropout=0.0), given), dataset)
+    return dataset
+
+
+def cached_data(options: DataOptions, dataset: Dataset) -> Dataset:
+    """Return the dataset with its images in the cache if the options say so. Raises UserError for contradictions."""
     if dataset.encoder is not None and options.xflip:
         raise UserError(
             f"`xflip`=1: {options.path} contains latents, and a flipped latent is not the latent of the flipped image; "
             "train without it, or on images"
         )
-    if dataset.has_labels and not options.use_labels:
+    if dataset.has_labels and not options.use_labels and options.path == dataset.path:
         distributed.print0("warning: the dataset has labels, which are not used; --cond=1 uses them")
     if options.label_dropout and not dataset.label_dim:
         distributed.print0("warning: label_dropout has no effect without --cond=1")
@@ -52,7 +71,7 @@ AUTO = "auto"
 
 def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
     """Return the standard deviation of the network's data, to two digits. Raises UserError if it is unknown."""
-    if encoder["name"] != "rgb" and dataset.encoder is None:
+    if encoder["name"] != "rgb" and dataset.encoder is None and dataset.arrays is None:
         raise UserError(
             f"precond.sigma_data=auto: images are encoded with {encoder['name']} during training, so the standard "
             "deviation of the latents is unknown; store latents with dataset_tool.py encode, or give a number"
@@ -63,6 +82,7 @@ def measured_sigma_data(dataset: Dataset, encoder: dict) -> float:
             f"precond.sigma_data=auto: the encoder {encoder['name']} does not say how it normalises stored latents; "
             "give a number"
         )
+    convention = encoder if dataset.arrays is not None else convention
     std = statistics(dataset, encoder=convention)[1] if distributed.is_main() else None
     distributed.wait_for_all("the standard deviation of the images is measured")
     value = float(f"{distributed.broadcast_object(std):.2g}")
@@ -77,4 +97,5 @@ def dataset_spec(dataset: Dataset) -> NetSpec:
         image_channels=dataset.channels,
         vector={"labels": dataset.label_dim},
         latent=dataset.encoder is not None,
+        arrays=dataset.arrays is not None,
     )

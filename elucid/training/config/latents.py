@@ -1,10 +1,11 @@
-"""Which encoder a run on stored latents uses, and whether its statistics are theirs."""
+"""Which encoder a run on stored latents or arrays uses, and whether its statistics are theirs."""
 
 import math
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError, note
+from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
 from elucid.training.data.base import Dataset
 from elucid.training.data.latents import as_flags, pasted
@@ -13,6 +14,9 @@ from elucid.training.encoders.edm2 import are_edm2s
 from elucid.training.encoders.statistics import ChannelStatistics
 from elucid.training.registry.components import find, merged, split
 from elucid.training.registry.names import ENCODERS, OPTIONS
+
+MOST_ARRAYS = 20_000
+"""Arrays that are measured if a dataset does not say the statistics of its channels."""
 
 SAMPLE = 256
 """Latents that are measured before training."""
@@ -66,16 +70,61 @@ def _takes_their_place(given: dict, stored: dict) -> bool:
 
 
 def encoder_for(component: dict, dataset: Dataset, precond: dict) -> dict:
-    """Return `stored_encoder`, with the deviation that the preconditioner wants if there are statistics without one.
+    """Return `stored_encoder` or that of arrays, with the deviation that the preconditioner wants if none is given.
 
     A flow's path is made for latents of deviation 1, EDM's defaults for 0.5; the options of the run keep which it was.
     """
-    encoder = stored_encoder(component, dataset)
+    encoder = stored_encoder(component, dataset) if dataset.arrays is None else array_encoder(component, dataset)
     name = encoder.get("name")
     options = merged(OPTIONS["encoder"].get(name, {}), encoder)
-    if ENCODERS.get(name) != ENCODERS["vae"] or options.get("mean") is None or options.get("final_std") is not None:
+    known = ENCODERS.get(name) in (ENCODERS["vae"], ENCODERS["arrays"])
+    if not known or options.get("mean") is None or options.get("final_std") is not None:
         return encoder
     return {**encoder, "final_std": find("preconditioner", split(precond, "precond")[0]).latent_std}
+
+
+def array_encoder(component: dict, dataset: Dataset) -> dict:
+    """Return the encoder of a dataset's arrays: statistics as given, or as it says, or else as they are measured now.
+
+    Encoders from outside are left as they are. Raises UserError for one of pictures, and for channels that are
+    constant.
+    """
+    name, options = split(component, "encoder")
+    if name not in ("rgb", "arrays") and name in ENCODERS:
+        raise UserError(f"{dataset.path} holds arrays, which the encoder {name} does not take; leave it out")
+    if name not in ("rgb", "arrays"):
+        return component
+    given = {key: value for key, value in options.items() if value is not None}
+    encoder = {**(dataset.arrays or {}), **given, "name": "arrays", "dtype": dataset.image(0).dtype.name}
+    if encoder.get("mean") is None and encoder.get("std") is None:
+        found = measured_arrays(dataset) if distributed.is_main() else None
+        distributed.wait_for_all("mean and deviation of the channels are measured")
+        mean, std = distributed.broadcast_object(found)
+        distributed.print0(f"channels  mean {pasted(mean)}, deviation {pasted(std)} (measured)")
+        encoder |= {"mean": mean.tolist(), "std": std.tolist()}
+    return encoder
+
+
+def measured_arrays(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation f64[C] of the channels of a dataset, of `MOST_ARRAYS` arrays if it has more.
+
+    Raises UserError for values that are not finite, and for channels that are constant.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(MOST_ARRAYS, len(dataset))).astype(int))
+    shift = dataset.image(0).reshape(dataset.channels, -1).astype(np.float64).mean(1)  # keeps squares small
+    total, squares, pixels = np.zeros_like(shift), np.zeros_like(shift), math.prod(dataset.resolution)
+    for index in progress_bar(chosen, desc="mean and deviation of channels", delay=1, leave=False):
+        added, added_squares = channel_sums(dataset, int(index))
+        total += added - pixels * shift
+        squares += added_squares - 2 * shift * added + pixels * shift**2
+    mean, std = moments_of(total, squares, len(chosen) * pixels)
+    constant = np.flatnonzero(std <= 1e-12 * np.maximum(np.abs(mean + shift), 1e-30))
+    if len(constant):
+        raise UserError(
+            f"channel {constant[0]} of {dataset.path} is constant ({mean[constant[0]] + shift[constant[0]]:g}); leave "
+            "it out by dataset_tool.py --array-channels, or give encoder.mean and encoder.std"
+        )
+    return mean + shift, std
 
 
 def _require_same(dataset: Dataset, stored: dict, given: dict) -> None:

@@ -38,6 +38,9 @@ FLAGS = {
     "augment": "augment.p",
     "lowres": "lowres.factor",
     "lowres_noise": "lowres.noise",
+    "cond_images": "dataset.cond_images",
+    "cond_enlarge": "dataset.cond_enlarge",
+    "cond_dropout": "maps.dropout",
     "duration": "loop.duration_mimg",
     "batch": "loop.batch_size",
     "batch_gpu": "loop.batch_gpu",
@@ -74,7 +77,7 @@ FLAGS_THAT_CHOOSE_LOSS = {"precond", "loss", "patch", "real_p", "progressive", "
 PRECOND_ALIASES = {"cdm": ("edm", "cdm(edm)"), "pedm": ("edm", "patch(edm)")}
 """Values of --precond that stand for a preconditioner and a loss other than its default."""
 
-OPTIONAL = {"augment", "lowres"}
+OPTIONAL = {"augment", "lowres", "maps"}
 """Groups of options that may be None."""
 
 LISTS = {"transforms", "hooks", "loggers"}
@@ -98,6 +101,9 @@ def options_from(flags: dict) -> dict:
         precision = "fp16"
     if flags["lowres_noise"] is not None and flags["lowres"] is None:
         raise UserError("`lowres_noise` is noise in the low-resolution images of `lowres`; give `lowres`=2, too")
+    for name in ("cond_enlarge", "cond_dropout"):
+        if flags[name] is not None and flags["cond_images"] is None:
+            raise UserError(f"`{name}` is about the maps of `cond_images`; give both, or leave it out")
     require_process(flags, precond)
     values = {
         **flags,
@@ -113,6 +119,7 @@ def options_from(flags: dict) -> dict:
         "augment": {"name": "edm"} if flags["augment"] else None,
         "transforms": [{"name": name} for name in flags["transforms"]],
         "lowres": None if flags["lowres"] is None else {"name": "lowres"},
+        "maps": None if flags["cond_images"] is None else {"name": "maps"},
         "network": {},
         "precond": {},
         "loss": loss_chain(flags["loss"] or default_loss_of(precond, flags["learn_sigma"]), flags),

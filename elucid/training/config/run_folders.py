@@ -136,7 +136,7 @@ def merge_options(state: dict, given: dict[str, object]) -> dict:
 
 GROUPS = ("dataset", "loop")
 COMPONENTS = ("encoder", "network", "precond", "loss", "optimizer", "lr_schedule", "ema", "sampler", "schedule")
-OPTIONAL_COMPONENTS = ("augment", "lowres")
+OPTIONAL_COMPONENTS = ("augment", "lowres", "maps")
 LISTS_OF_COMPONENTS = ("transforms", "hooks", "loggers")
 
 

@@ -31,6 +31,8 @@ class DataOptions:
     workers: int = 1
     max_size: int | None = None
     subset_seed: int = 0
+    cond_images: str | None = None
+    cond_enlarge: bool = False
 
     def __post_init__(self):
         require("dataset.cache", self.cache, CACHES)

@@ -83,6 +83,9 @@ class TrainOptions:
     augment: float | None = None
     lowres: int | None = None
     lowres_noise: float | None = None
+    cond_images: str | os.PathLike | None = None
+    cond_enlarge: bool | None = None
+    cond_dropout: float | None = None
     arch: str | type | None = None
     cbase: int | None = None
     cres: Sequence[int] | None = None

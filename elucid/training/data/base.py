@@ -1,6 +1,7 @@
 """Base class of datasets: images by position, with labels."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,16 @@ class Dataset(ABC):
     has_labels: bool = False  # whether the source has labels, used or not
     class_names: list[str] | None = None
     class_counts: list[int] | None = None  # images of each class, if labels are used and are classes
+    vector_labels: bool = False  # whether labels are vectors, not classes
     encoder: dict | None = None  # encoder of stored latents
+    arrays: dict | None = None  # of arrays other than pictures, what is known of their encoder (`arrays.form`)
+
+    maps: Any = None  # those given beside the images as a condition, a `conditions.maps.Maps`
+
+    @property
+    def kind(self) -> str:
+        """What it holds, in the plural: images, latents or arrays."""
+        return "arrays" if self.arrays is not None else "images" if self.encoder is None else "latents"
 
     @abstractmethod
     def __len__(self) -> int: ...

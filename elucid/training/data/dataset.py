@@ -1,4 +1,4 @@
-"""Datasets on disk: a zip or folder in StyleGAN format with images or stored latents, and labels."""
+"""Datasets on disk: a zip or folder in StyleGAN format with images, arrays or stored latents, and labels."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
+from elucid.training.data.arrays.form import are_arrays
 from elucid.training.data.base import Dataset
 from elucid.training.data.folders import find_labels
 from elucid.training.data.index.opening import note_checked, opened
@@ -18,7 +19,7 @@ from elucid.training.data.latents import note_recognised, stored_by
 from elucid.training.data.pictures import header, is_picture, load_picture
 
 _CHANNELS = {"L": 1, "RGB": 3}
-_NPY_HEADER = 128  # bytes
+HEADER_BYTES = 128  # of a .npy file
 _AT_ONCE = 4096  # images whose headers are read between two looks at the progress
 
 
@@ -30,22 +31,36 @@ def open_dataset(
     seed: int = 0,
     check: bool = True,
     latents: bool = False,
+    arrays: bool = False,
 ) -> "ImageDataset":
     """Open a zip or folder of images; a folder inside a zip is `images.zip/train`.
 
     Labels come from its `dataset.json`, or else from its top-level folders, one per class. `max_size` selects a random
     subset determined by `seed`. `check` reads the headers of all images to find one of another size or mode before
-    training. `latents` allows stored latents. Of a large dataset an index is made once and kept in the cache; it also
-    notes that the headers were checked. Raises UserError.
+    training. `latents` allows stored latents, and `arrays` arrays that are no pictures, in `.npy` files. Of a large
+    dataset an index is made once and kept in the cache; it also notes that the headers were checked. Raises UserError.
     """
+    from elucid.training.data.arrays.tables import ArrayTable, table_at  # which derive from what this module defines
+
+    if table_at(path) is not None:
+        if not arrays:
+            raise UserError(f"{path} holds arrays, not pictures; give pictures, or what takes arrays")
+        return ArrayTable(path, use_labels, max_size, seed)  # type: ignore[return-value]
     with opened(path, check) as source:
         encoder = stored_by(source) if source.index is None else source.index.encoder
-        if encoder is not None and not latents:
-            raise UserError(f"{source.path} holds latents, not images; give the original images")
-        if encoder is not None:
-            note_recognised(source.path, encoder)
-        kind = ImageDataset if encoder is None else LatentDataset
-        dataset = kind(source, use_labels, max_size, seed)
+        if are_arrays(encoder):
+            if not arrays:
+                raise UserError(f"{source.path} holds arrays, not pictures; give pictures, or what takes arrays")
+            from elucid.training.data.arrays.dataset import ArrayDataset  # which derives from what this module defines
+
+            dataset: ImageDataset = ArrayDataset(source, use_labels, max_size, seed)
+            dataset.arrays, encoder = encoder, None
+        else:
+            if encoder is not None and not latents:
+                raise UserError(f"{source.path} holds latents, not images; give the original images")
+            if encoder is not None:
+                note_recognised(source.path, encoder)
+            dataset = (ImageDataset if encoder is None else LatentDataset)(source, use_labels, max_size, seed)
         dataset.encoder = encoder
         if check and (source.index is None or not source.index.checked):
             dataset.check_headers()
@@ -87,13 +102,18 @@ class ImageDataset(Dataset):
         labels = "no labels" if self._labels is None else f"{self._labels.dim} classes"
         if self._labels is not None and not self._labels.are_classes:
             labels = f"label vectors of width {self._labels.dim}"
-        content = f"{len(self)} {'latents' if self.encoder else 'images'}, {height}x{width}, {self.channels} channels"
+        content = f"{len(self)} {self.kind}, {height}x{width}, {self.channels} channels"
         return f"<{type(self).__name__} {self.path}: {content}, {labels}>"
 
     @property
     def has_labels(self) -> bool:
         """Whether the file has labels, used or not."""
         return self._labels is not None
+
+    @property
+    def vector_labels(self) -> bool:
+        """Whether labels are used and are vectors."""
+        return self.use_labels and self._labels is not None and not self._labels.are_classes
 
     @property
     def label_dim(self) -> int:
@@ -237,8 +257,8 @@ class LatentDataset(ImageDataset):
 
     def check_headers(self) -> None:
         """Compare all headers with the first one; they are equal if shape and dtype are."""
-        first = self._files.read(self._where[0], _NPY_HEADER)
-        for index, start in self._starts(_NPY_HEADER, "checking latents"):
+        first = self._files.read(self._where[0], HEADER_BYTES)
+        for index, start in self._starts(HEADER_BYTES, "checking latents"):
             if start != first:
                 self._refuse(index)
 

@@ -1,4 +1,4 @@
-"""Which encoder made the stored latents of a dataset."""
+"""Which encoder made the stored latents of a dataset, or which takes its arrays."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,9 @@ from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.reading.json_text import parse_json
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
-from elucid.training.data.pictures import is_picture
+from elucid.training.data.arrays.form import NAME as ARRAYS
+from elucid.training.data.arrays.form import are_arrays, form_of
+from elucid.training.data.arrays.members import holds_arrays
 from elucid.training.encoders.edm2 import EDM2_VAE
 from elucid.training.encoders.statistics import ChannelStatistics
 
@@ -15,7 +17,7 @@ EDM2_CHANNELS = 8  # means and standard deviations of four
 
 
 def stored_by(source: FileSet) -> dict | None:
-    """Return the encoder of stored latents from the dataset's `dataset.json`; None if the dataset holds images.
+    """Return the encoder of latents or arrays from the dataset's `dataset.json`; None if the dataset holds images.
 
     The encoder is {"name", "model", "scale" or the statistics, "sha256" of the weights}; see `recognised`. Statistics
     are "mean" and "std", and "final_std" unless it is left to the preconditioner. Raises UserError if it is damaged.
@@ -31,17 +33,17 @@ def stored_by(source: FileSet) -> dict | None:
 def recognised(source: FileSet) -> dict | None:
     """Return EDM2's encoder, without a hash of weights, if files that name none have the form of its latents.
 
-    This is eight float channels in `.npy` files, and no pictures. Raises UserError for other `.npy` files without them.
+    This is eight float channels in `.npy` files, and no pictures. Other files of arrays without pictures are arrays.
+    Raises UserError for a damaged file.
     """
-    first = next((i for i, name in enumerate(source.names) if is_picture(name) or name.endswith(npy.SUFFIX)), None)
-    if first is None or not source.names[first].endswith(npy.SUFFIX) or any(map(is_picture, source.names)):
+    if not holds_arrays(source):
         return None
-    array = npy.from_npy(source.read(first), source.label_of(first))
-    if len(array) != EDM2_CHANNELS:
-        raise UserError(
-            f"{source.path} holds .npy files of {len(array)} channels and does not say which encoder made them (8 "
-            "would be EDM2's latents); encode images with dataset_tool.py encode, or set a dataset.reader of your own"
-        )
+    first = next((i for i, name in enumerate(source.names) if name.endswith(npy.SUFFIX)), None)
+    if first is None:
+        return {"name": ARRAYS}
+    array = npy.from_npy(source.read(first), source.label_of(first), npy.ARRAYS)
+    if len(array) != EDM2_CHANNELS or array.dtype.name not in npy.DTYPES:
+        return {"name": ARRAYS}
     return {"name": "vae", **EDM2_VAE, "sha256": None}
 
 
@@ -51,7 +53,8 @@ def note_recognised(path: str, encoder: dict) -> None:
         note(
             f"{path} names no encoder; 8 float channels are EDM2's form of latents, so they are taken as those of "
             f"edm2_vae ({encoder['model']}, pixels in [0, 1], EDM2's statistics). Other VAE: --set encoder.model=PATH; "
-            "latents of pixels in [-1, 1]: --set encoder.pixels=signed; statistics of their own: dataset_tool.py verify"
+            "latents of pixels in [-1, 1]: --set encoder.pixels=signed; own statistics: dataset_tool.py verify. If "
+            "they are arrays, convert them with dataset_tool.py, which notes that"
         )
 
 
@@ -60,6 +63,8 @@ def encoder_of(content: object, where: str) -> dict | None:
     encoder = content.get("encoder") if isinstance(content, dict) else None
     if encoder is None:
         return None
+    if isinstance(encoder, dict) and are_arrays(encoder):
+        return form_of(encoder, where)
     damaged = UserError(f'{where}: "encoder" is damaged; encode the images again')
     kinds = {"name": str, "model": str, "scale": (int, float), "sha256": str}
     if isinstance(encoder, dict) and encoder.get("mean") is not None:

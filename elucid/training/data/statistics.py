@@ -44,6 +44,8 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     For latents these are the expectations over the posterior. Raises UserError naming an invalid image.
     """
     image = dataset.image(index)
+    if dataset.arrays is not None:
+        return array_sums(image, dataset, index)
     if dataset.encoder is not None:
         total, squares = latent_sums(image)
         if not (np.isfinite(squares).all() and (image[len(total) :] >= 0).all()):
@@ -62,6 +64,19 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     return total, squares
 
 
+def array_sums(array: np.ndarray, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return f64[C], sums and sums of squares of each channel. Raises UserError for values that are not finite."""
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    total, squares = rows.sum(1), (rows**2).sum(1)
+    if not np.isfinite(total).all():
+        channel, row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
+        raise UserError(
+            f"{dataset.image_name(index)} has {array[channel, row, column]} in channel {channel}, row {row}, column "
+            f"{column}; remove it, or convert the arrays with dataset_tool.py --missing=drop or fill:VALUE"
+        )
+    return total, squares
+
+
 def latent_sums(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return f64[C], E sum x and E sum x^2 over the positions of x ~ N(mean, std^2), of moments [2C,h,w]."""
     mean, std = np.split(moments.reshape(len(moments), -1).astype(np.float64), 2)
@@ -73,8 +88,8 @@ def from_sums(
 ) -> tuple[float, float]:
     """Return mean and standard deviation as seen by the network from sums and sums of squares [C] over all images."""
     pixels = len(dataset) * math.prod(dataset.resolution)
-    encoder = encoder or dataset.encoder
-    normalised = ChannelStatistics.of(encoder) if dataset.encoder is not None and encoder is not None else None
+    encoder = encoder or dataset.encoder or dataset.arrays
+    normalised = None if encoder is None or dataset.kind == "images" else ChannelStatistics.of(encoder)
     if normalised is not None:
         mean, std = moments_of(total, squares, pixels)
         mean, std = (mean - normalised.mean) * normalised.factors, std * normalised.factors

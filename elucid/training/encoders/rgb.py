@@ -9,6 +9,11 @@ from elucid.training.encoders.base import Encoder
 class RGB(Encoder):
     """x = u / 127.5 - 1 and back u = trunc(clip(x * 127.5 + 128, 0, 255)); gray images have one channel."""
 
+    @property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """One scale and offset for any number of channels; 127.5 each, to which the rounding of `decode` is nearest."""
+        return torch.full((1,), 127.5, dtype=torch.float64), torch.full((1,), 127.5, dtype=torch.float64)
+
     def encode(self, raw: Tensor) -> Tensor:
         """u8 [B,C,H,W] -> f32 [B,C,H,W] in [-1, 1]."""
         return raw.to(torch.float32) / 127.5 - 1

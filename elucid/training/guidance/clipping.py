@@ -48,6 +48,6 @@ def clipped(denoiser, clip: bool | None = None, threshold: float | None = None):
     """
     if threshold is not None and clip is False:
         raise UserError("`clip`=0 and `threshold` contradict each other; use one of them")
-    if threshold is None and not (denoiser.clips and not denoiser.spec.latent if clip is None else clip):
+    if threshold is None and not (denoiser.clips and denoiser.spec.bounded if clip is None else clip):
         return denoiser
     return Clipping(denoiser, threshold)

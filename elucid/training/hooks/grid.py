@@ -17,9 +17,12 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
 from elucid.training.sampling.cpu_blocks import block_size
 from elucid.training.sampling.generate import generate
-from elucid.training.sampling.grid import enlarged_grid, save_grid
+from elucid.training.sampling.given import OfDataset
 from elucid.training.sampling.lowres import FromDataset
+from elucid.training.sampling.output.colours import pictures_of
+from elucid.training.sampling.output.grid import enlarged_grid, save_grid
 from elucid.training.transforms.lowres import NAME
+from elucid.training.transforms.maps import ConditionMaps
 
 STEPS = 8
 """Number of sampling steps if the run's schedule sets none."""
@@ -57,7 +60,7 @@ class SampleGrid(Hook):
             if images is not None:
                 picture = path.with_name(path.name.replace("network-snapshot", "samples")).with_suffix(".png")
                 try:
-                    save_grid(enlarged_grid(images, cells=count), picture)
+                    save_grid(enlarged_grid(pictures_of(images, run.encoder), cells=count), picture)
                 except UserError as error:  # a full disk, of which the states decide
                     run.log(f"warning: {error}")
                 else:
@@ -81,6 +84,9 @@ class SampleGrid(Hook):
         if NAME in denoiser.spec.spatial and run.options.get("lowres"):
             factor = run.options["lowres"]["factor"]
             options["lowres"] = FromDataset(run.dataset, run.encoder, factor, run.device)
+        transform = next((one for one in run.stream.transforms if isinstance(one, ConditionMaps)), None)
+        if transform is not None or run.dataset.vector_labels:
+            options["given"] = OfDataset(run.dataset, transform)
         parts: list[Tensor] = []
         first = block_size(denoiser) if run.device.type == "cpu" else FIRST
         try:

@@ -44,6 +44,7 @@ class HeldoutLoss(Hook):
         """Open the images. Raises UserError if they do not fit the run."""
         require_measurable(run.denoiser, run.encoder, run.dataset, "`heldout`")
         known = {"use_labels": bool(run.denoiser.spec.label_dim), "latents": run.dataset.encoder is not None}
+        known["arrays"] = run.dataset.arrays is not None
         held_out = open_dataset(self.data, max_size=self.num, seed=self.seed, **known)
         require_measurable(run.denoiser, run.encoder, held_out, "`heldout`")
         chosen = np.sort(np.random.default_rng(self.seed).permutation(len(run.dataset))[: self.num])

@@ -12,7 +12,7 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.rng import PerSeedRandom, random_state, set_random_state
 from elucid.training.noise.distributions import DiscreteLevels, LogNormal, NoiseDistribution
 from elucid.training.preconds.base import Denoiser
-from elucid.training.types import Cond
+from elucid.training.types import MAPS, Cond
 
 DRAWS = 4096
 """Noise levels drawn to find the quantiles of a continuous distribution."""
@@ -111,6 +111,8 @@ def require_measurable(denoiser, encoder, dataset, what: str) -> None:
     spec = denoiser.spec
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"{what}: the model is a {type(denoiser).__name__}, not a denoiser; leave it out")
+    if MAPS in spec.spatial:
+        raise UserError(f"{what} is not supported for models with `cond_images`; leave it out")
     if "lowres" in spec.spatial:
         raise UserError(f"{what} is not supported for models that enlarge images; use one trained without lowres")
     stored = dataset.encoder is not None

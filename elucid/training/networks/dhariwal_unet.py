@@ -47,7 +47,7 @@ class DhariwalUNet(Conditioned):
         features: list[str] = (),
     ):
         super().__init__(vector, label_dropout)
-        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions, lines=True)
         plan.require_blocks(num_blocks, dropout)
         self.halvings, self.features = plan.halvings, inner_layers(features)
         n_emb = model_channels * channel_mult_emb
@@ -62,6 +62,7 @@ class DhariwalUNet(Conditioned):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, implicit_mlp, inits)
         self._build_decoder(plan, n_emb, num_blocks, skips)
+        plan.keep_lines(self)
         for blocks in (self.enc, self.dec):
             limit_dropout(blocks, dropout_side)
         self.out_norm = GroupNorm(plan.resolutions[0].channels)

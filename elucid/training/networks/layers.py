@@ -103,9 +103,13 @@ def low_pass(taps: list[int]) -> Tensor:
 
 
 class Resample(nn.Module):
-    """Double (`up`) or halve (`down`) height and width with a separable low-pass filter, e.g. [1,1] or [1,3,3,1]."""
+    """Double (`up`) or halve (`down`) height and width with a separable low-pass filter, e.g. [1,1] or [1,3,3,1].
+
+    `kept` is a side that stays as it is: 2 the height, as of spectra [B,C,1,W], 3 the width.
+    """
 
     casts_weights = constant_buffers = True
+    kept: int | None = None
 
     def __init__(self, mode: str, taps: list[int]):
         super().__init__()
@@ -118,12 +122,22 @@ class Resample(nn.Module):
         self.kernel.copy_(low_pass(self.taps) * (4 if self.mode == "up" else 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kept is not None:
+            return self._along_the_other(x)
         if self.box:  # same result without a convolution
             return halved(x) if self.mode == "down" else doubled(x)
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         convolve = F.conv2d if self.mode == "down" else F.conv_transpose2d
         return convolve(x, kernel, stride=2, padding=self.padding, groups=channels)
+
+    def _along_the_other(self, x: Tensor) -> Tensor:
+        channels, across = x.shape[1], self.kept == 2
+        line = self.kernel.sum(0) / (2 if self.mode == "up" else 1)  # of the doubling of one side
+        line = line.to(x.dtype).reshape((1, -1) if across else (-1, 1)).expand(channels, 1, -1, -1)
+        convolve = F.conv2d if self.mode == "down" else F.conv_transpose2d
+        stride, padding = ((1, 2), (0, self.padding)) if across else ((2, 1), (self.padding, 0))
+        return convolve(x, line, stride=stride, padding=padding, groups=channels)
 
 
 class Conv2d(Weighted):
@@ -162,10 +176,11 @@ class StridedConv2d(Conv2d):
     """3x3 convolution with stride 2 on the low-passed input (Zhang 2019), [B,n_in,H,W] -> [B,n_out,H/2,W/2].
 
     Unlike `Conv2d(resample="down")`, it does not downsample between the low-pass filter and the 3x3 convolution; the
-    convolution itself has stride 2.
+    convolution itself has stride 2. A side that is `kept` stays as it is, see `Resample`.
     """
 
     casts_weights = constant_buffers = True
+    kept: int | None = None
 
     def __init__(self, n_in: int, n_out: int, taps: list[int]):
         super().__init__(n_in, n_out, 3)
@@ -181,8 +196,13 @@ class StridedConv2d(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.low_pass.to(x.dtype).expand(channels, 1, -1, -1)
-        x = F.conv2d(x, kernel, padding=self.low_pass_padding, groups=channels)
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2)
+        weight, bias, pad = self.weight.to(x.dtype), self.bias.to(x.dtype), self.low_pass_padding
+        if self.kept is None:
+            return F.conv2d(F.conv2d(x, kernel, padding=pad, groups=channels), weight, bias, stride=2)
+        across = self.kept == 2
+        line = kernel.sum(2, keepdim=True) if across else kernel.sum(3, keepdim=True)
+        x = F.conv2d(x, line, padding=(0, pad) if across else (pad, 0), groups=channels)
+        return F.conv2d(x, weight, bias, (1, 2) if across else (2, 1), (1, 0) if across else (0, 1))
 
 
 class GroupNorm(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.networks.layers import Resample, StridedConv2d
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,14 @@ class ResolutionPlan:
     """Resolutions from full size down, each half the previous; with attention if the shorter side is listed.
 
     `img_resolution` is the side of a square or [height, width]; `attn_resolutions` lists the sides with attention.
-    Raises UserError if a side is not divisible by 2^halvings.
+    Where `lines` are allowed, a side of 1, as of spectra, stays 1, and attention goes by the other. Raises UserError if
+    another side is not divisible by 2^halvings.
     """
 
-    def __init__(self, img_resolution, channel_mult, model_channels: int, attn_resolutions):
+    def __init__(self, img_resolution, channel_mult, model_channels: int, attn_resolutions, lines: bool = False):
         size = [img_resolution] * 2 if isinstance(img_resolution, int) else list(img_resolution)
+        single = [axis for axis, side in enumerate(size) if side == 1] if lines and len(channel_mult) > 1 else []
+        self.kept = single[0] + 2 if len(single) == 1 else None
         self.model_channels = model_channels
         self.halvings = len(channel_mult) - 1
         if not channel_mult:
@@ -63,16 +67,23 @@ class ResolutionPlan:
                 "even `cbase` and `cres` of 1 or more"
             )
         divisor = 2**self.halvings
-        if any(side % divisor for side in size):
+        if any(side % divisor for axis, side in enumerate(size) if axis + 2 != self.kept):
             raise UserError(
                 f"a network of {len(channel_mult)} resolutions halves {size[0]}x{size[1]} {self.halvings} times, "
                 f"which is not divisible by {divisor}; use fewer resolutions (`cres`) or images of another size"
             )
         self.resolutions = []
         for index, channels in enumerate(widths):
-            height, width = (side >> index for side in size)
-            attention = min(height, width) in attn_resolutions
+            height, width = (side if axis + 2 == self.kept else side >> index for axis, side in enumerate(size))
+            shorter = max(height, width) if self.kept is not None else min(height, width)
+            attention = shorter in attn_resolutions
             self.resolutions.append(Resolution(index, height, width, int(channels), attention))
+
+    def keep_lines(self, network: nn.Module) -> None:
+        """Let all layers of a network that resample keep the side of 1, if there is one."""
+        for layer in network.modules():
+            if isinstance(layer, (Resample, StridedConv2d)):
+                layer.kept = self.kept
 
     @staticmethod
     def require_blocks(num_blocks: int, dropout: float) -> None:

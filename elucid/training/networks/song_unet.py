@@ -72,7 +72,7 @@ class SongUNet(Conditioned):
         features: list[str] = (),
     ):
         super().__init__(vector, label_dropout)
-        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions, lines=True)
         plan.require_blocks(num_blocks, dropout)
         plan.require("embedding_type", embedding_type, ("positional", "fourier"))
         plan.require("encoder_type", encoder_type, ("standard", "skip", "residual"))
@@ -103,6 +103,7 @@ class SongUNet(Conditioned):
         }
         skips = self._build_encoder(plan, in_channels, n_emb, num_blocks, encoder_type, implicit_mlp)
         self._build_decoder(plan, out_channels, n_emb, num_blocks, skips)
+        plan.keep_lines(self)
 
     def _build_encoder(self, plan, in_channels, n_emb, num_blocks, encoder_type, implicit_mlp) -> list[int]:
         """Build `enc`; returns the channels of the skip connections, which the decoder takes in reverse order."""

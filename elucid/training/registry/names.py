@@ -146,6 +146,7 @@ FEATURES = {
 
 ENCODERS = {
     "rgb": _T + "encoders.rgb:RGB",
+    "arrays": _T + "encoders.arrays:Arrays",
     "vae": _T + "encoders.vae:VAE",
     "edm2_vae": _T + "encoders.vae:VAE",
 }
@@ -155,10 +156,12 @@ TRANSFORMS = {
     "pipe": _T + "transforms.augment_pipe:AugmentPipe",
     "random_crop": _T + "transforms.random_crop:RandomCrop",
     "lowres": _T + "transforms.lowres:LowRes",
+    "maps": _T + "transforms.maps:ConditionMaps",
 }
 
 DATASETS = {
     "auto": _T + "data.dataset:open_dataset",
+    "table": _T + "data.arrays.tables:ArrayTable",
 }
 
 OPTIMIZERS = {

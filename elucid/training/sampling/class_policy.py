@@ -6,17 +6,18 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 
-POLICIES = ("random", "equal", "data")
+POLICIES = ("random", "equal", "data", "none")
 
 
 def policy_classes(policy: str, seeds: Sequence[int], counts: Sequence[int]) -> list[int] | None:
     """Return the class of each seed by a policy, from the number of training images of each class.
 
     `random` draws it with the seed (None), `equal` takes all classes in turn, `data` takes them as often as the
-    training data has them. Each beginning of the list of different seeds has the right shares, but for about one image
-    of each class, so that a longer list goes on where a shorter one ended.
+    training data has them; `none` is no class, for models that dropped labels (None here). Each beginning of the list
+    of different seeds has the right shares, but for about one image of each class, so that a longer list goes on where
+    a shorter one ended.
     """
-    if policy == "random":
+    if policy in ("random", "none"):
         return None
     different = dict.fromkeys(seeds)
     if policy == "equal":

@@ -1,4 +1,4 @@
-"""Generates uint8 images from seeds. Used by generate.py, fid.py and the sample grid during training."""
+"""Generates images from seeds, or arrays. Used by generate.py, fid.py and the sample grid during training."""
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -20,6 +20,7 @@ from elucid.training.samplers.base import Callback, Sampler, levels_for, state_d
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
 from elucid.training.sampling.cpu_blocks import Samples, block_size, chunks, in_blocks
+from elucid.training.sampling.given import GivenConditions
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.transforms import lowres as condition
 
@@ -40,17 +41,18 @@ def generate(
     steps: int | None = None,
     callback: Callback | None = None,
     lowres: LowResImages | None = None,
+    given: GivenConditions | None = None,
     noise: str = "device",
 ) -> Generator[Samples, None, None]:
     """Yield images of the seeds in order, at most `batch_size` at a time.
 
     Classes are drawn at random unless `classes` gives one number for all or one per seed. The denoiser must be on
     `device` in eval mode. `steps` is the number of steps if the schedule sets none; `callback` is called at each step.
-    `lowres` gives the images that the denoiser enlarges, and their classes if they are known. `noise` is drawn on the
-    "device" or, so that CPU and GPU get the same, on the "cpu". On the CPU an image
-    depends on its seed only, bit by bit, because each pass has `cpu_blocks.block_size` images and one thread; on other
-    devices, rounding depends on the batch, by at most one gray level. Raises UserError for classes that are out of
-    range or that the model does not have.
+    `lowres` gives the images that the denoiser enlarges, and their classes if they are known, `given` other conditions.
+    `noise` is drawn on the "device" or, so that CPU and GPU get the same, on the "cpu". On the CPU an image depends on
+    its seed only, bit by bit, because each pass has `cpu_blocks.block_size` images and one thread; on other devices,
+    rounding depends on the batch, by at most one gray level. Raises UserError for classes that are out of range or that
+    the model does not have.
     """
     classes = class_numbers(classes, denoiser.spec.label_dim or (lowres.label_dim if lowres else 0))
     if isinstance(classes, list) and len(classes) != len(seeds):
@@ -58,8 +60,10 @@ def generate(
     items = list(zip(seeds, classes if isinstance(classes, list) else [classes] * len(seeds), strict=True))
     if lowres is not None:
         lowres.require(seeds)
+    if given is not None:
+        given.require(seeds)
     parts = {"sampler": sampler, "schedule": schedule, "steps": steps, "callback": callback, "lowres": lowres}
-    make = sampling(denoiser, encoder, device, **parts, noise=noise)
+    make = sampling(denoiser, encoder, device, **parts, given=given, noise=noise)
     if torch.device(device).type == "cpu":
         return in_blocks(make, block_size(denoiser), items, batch_size)
     return _in_turn(make, chunks(items, batch_size), denoiser)
@@ -82,6 +86,7 @@ def sampling(
     steps: int | None = None,
     callback: Callback | None = None,
     lowres: LowResImages | None = None,
+    given: GivenConditions | None = None,
     noise: str = "device",
 ) -> Callable[[Sequence[tuple[int, int | None]]], Samples]:
     """Return the function that makes the samples of some seeds and classes in one pass; arguments as in `generate`."""
@@ -89,7 +94,8 @@ def sampling(
     sigmas = levels_for(sampler, schedule, denoiser, steps)
     sampler = sampler.for_schedule(schedule, denoiser)
     source = torch.device("cpu" if noise == "cpu" else device)
-    return partial(_sample, denoiser, encoder, sampler, sigmas, torch.device(device), source, callback, lowres)
+    places = torch.device(device), source
+    return partial(_sample, denoiser, encoder, sampler, sigmas, *places, callback, lowres, given)
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:
@@ -129,6 +135,7 @@ def _sample(
     source,
     callback,
     lowres,
+    given,
     items: Sequence[tuple[int, int | None]],
 ) -> Samples:
     seeds, classes = zip(*items, strict=True)
@@ -144,6 +151,9 @@ def _sample(
         seen = encoder.encode(small.images.to(device))
         cond[condition.NAME] = condition.enlarge(seen, spec.resolution)
         labels = small.labels if labels is None else labels
+    if given is not None:
+        cond |= given(seeds, spec, device)
+        labels = None if given.labels is not None else labels
     x = latents.to(state_dtype(device)) * sigmas[0].item()
     with working_weights(denoiser):
         x = sampler(BoundDenoiser(denoiser, cond), x, sigmas, random.randn_like, callback)

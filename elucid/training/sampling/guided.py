@@ -17,6 +17,7 @@ from elucid.training.sampling.choices import chosen_options
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.reconstruct import chosen_average
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
+from elucid.training.types import MAPS
 
 
 def load_classifier(options: SampleOptions, device: torch.device) -> Snapshot | None:
@@ -84,9 +85,18 @@ def with_guidance(
         parts["guide"] = load_guide(denoiser, options, device)
     own = "distilled" if "guidance_scale" in denoiser.spec.vector else "cfg"
     component = {"name": own if options.guide is None else "autoguidance", **given, **chosen}
+    if component["name"] == "cfg" and "drop" not in component and len(dropped := dropped_in(trained)) > 1:
+        component["drop"] = dropped
     if component["name"] == "distilled":
         component.setdefault("trained", trained_scales(trained.get("loss")))
     return make(component, "guidance", **parts)
+
+
+def dropped_in(trained: dict[str, Any]) -> list[str]:
+    """Return the conditions that a training dropped, and which guidance can do without."""
+    dropouts = {"labels": trained.get("dataset", {}).get("label_dropout")}
+    dropouts[MAPS] = (trained.get("maps") or {}).get("dropout")
+    return [name for name, dropout in dropouts.items() if dropout]
 
 
 def trained_scales(loss: Any) -> list[float] | None:
@@ -99,8 +109,9 @@ def trained_scales(loss: Any) -> list[float] | None:
 
 
 def guidance_options(guided) -> dict[str, Any]:
-    """Return the options of a guidance; `channels` only if given, so that other samples keep their digest."""
-    return {name: value for name, value in resolved(guided).items() if (name, value) != ("channels", None)}
+    """Return the options of a guidance; some only if given, so that other samples keep their digest."""
+    new = ("channels", "drop")
+    return {name: value for name, value in resolved(guided).items() if name not in new or value is not None}
 
 
 def in_levels(options: SampleOptions, denoiser) -> SampleOptions:
@@ -132,6 +143,7 @@ def warn_of_labels_never_dropped(trained: dict[str, Any], options: SampleOptions
     if trained_scales(trained.get("loss")) is not None:
         return
     dropouts = [trained.get(part, {}).get("label_dropout") for part in ("dataset", "network", "loss")]
+    dropouts.append((trained.get("maps") or {}).get("dropout"))
     if options.guidance not in (None, 1) and options.guide is None and dropouts[0] is not None and not any(dropouts):
         text = "warning: guidance: the model was trained without label dropout, so it has no unconditional prediction"
         distributed.print0(text, file=sys.stderr)

@@ -16,7 +16,7 @@ from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import open_dataset
 from elucid.training.encoders.base import Encoder
 from elucid.training.sampling.cpu_blocks import Samples
-from elucid.training.sampling.folder import read_note
+from elucid.training.sampling.output.forms import read_note
 from elucid.training.transforms.lowres import shrink
 from elucid.training.types import NetSpec
 

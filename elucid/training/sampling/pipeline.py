@@ -23,8 +23,10 @@ from elucid.training.samplers.base import Sampler, levels_for
 from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
+from elucid.training.sampling.conditions import given_conditions
 from elucid.training.sampling.cpu_blocks import block_size, whole_blocks
 from elucid.training.sampling.generate import Samples, generate, sampling
+from elucid.training.sampling.given import GivenConditions
 from elucid.training.sampling.guided import (
     guidance_options,
     in_levels,
@@ -33,6 +35,8 @@ from elucid.training.sampling.guided import (
     with_classifier,
     with_guidance,
 )
+from elucid.training.sampling.inverse.options import with_measurement
+from elucid.training.sampling.inverse.posterior import described
 from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
@@ -51,7 +55,7 @@ class SamplingPipeline:
     """A snapshot ready to sample. `description` and the seed determine an image completely.
 
     `classes` is None, one number for all, or one per seed. `lowres` gives the images that the model enlarges, if it
-    does, and `class_names` the names of the classes of the samples.
+    does, `given` their other conditions, and `class_names` the names of the classes of the samples.
     """
 
     snapshot: Snapshot
@@ -66,18 +70,29 @@ class SamplingPipeline:
     lowres: LowResImages | None = None
     class_policy: str | None = None
     noise: str = "device"
+    given: GivenConditions | None = None
 
     @property
     def label_dim(self) -> int:
-        """Number of classes of the samples; 0 if they have none."""
+        """Number of classes of the samples; 0 if they have none, or vectors in their place."""
+        if self.given is not None and self.given.labels is not None:
+            return 0
         return self.denoiser.spec.label_dim or (self.lowres.label_dim if self.lowres else 0)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         spec, factor = self.denoiser.spec, self.encoder.factor
+        if not self.encoder.pictures:
+            return spec.sample_shape
         channels = 1 if spec.image_channels == 1 and not spec.latent else 3
         return (channels, *(side * factor for side in spec.resolution))
+
+    def require(self, seeds: Sequence[int]) -> None:
+        """Raise UserError if a seed has no condition, of those that are given."""
+        for given in (self.lowres, self.given):
+            if given is not None:
+                given.require(seeds)
 
     def classes_of(self, seeds: Sequence[int]) -> int | list[int] | None:
         """Return one class for all seeds, or one per seed, or None if each is drawn with its seed."""
@@ -96,7 +111,7 @@ class SamplingPipeline:
         """Yield images of the seeds in order, at most `batch_size` at a time; `classes` replaces the pipeline's."""
         chosen = self.classes_of(seeds) if classes is None else classes
         parts = {"device": self.device, "sampler": self.sampler, "schedule": self.schedule, "lowres": self.lowres}
-        parts["noise"] = self.noise
+        parts |= {"noise": self.noise, "given": self.given}
         return generate(self.denoiser, self.encoder, seeds, batch_size=batch_size, classes=chosen, **parts)
 
 
@@ -199,7 +214,9 @@ def single_pipeline(
         )
     guided = with_guidance(window, chosen["guidance"], options, device, snapshot.options)
     limited = clipped(guided, options.clip, options.threshold)
-    outermost = with_classifier(limited, classifier, names, options)
+    guided_by_all = with_classifier(limited, classifier, names, options)
+    outermost, measurements = with_measurement(guided_by_all, encoder, options)
+    given = given_conditions(snapshot, options, device, measurements)
     # So that impossible levels are refused before anything is written.
     levels_for(sampler, schedule, outermost)
     classes = class_numbers(options.classes, outermost.spec.label_dim, names)
@@ -224,15 +241,21 @@ def single_pipeline(
     if limited is not guided:
         description["clipping"] = {"threshold": limited.threshold}
     if options.classifier is not None:  # not otherwise, as samples without one keep their digest
-        description["classifier"] = {**resolved(outermost), "snapshot": sha256(located(options.classifier))}
+        description["classifier"] = {**resolved(guided_by_all), "snapshot": sha256(located(options.classifier))}
     if options.lowres_from is not None:
         description["lowres_from"] = lowres.digest
+    if given is not None:
+        description["given"] = given.digest
+    if outermost is not guided_by_all:
+        description["inverse"] = described(outermost)
     noise = chosen_noise(options)
     if noise == "cpu" and device.type != "cpu":
         description["noise"] = noise
     parts = (outermost, encoder, sampler, schedule, device)
-    pipeline = SamplingPipeline(snapshot, *parts, classes, description, names, lowres, options.class_policy, noise)
-    require_policy(options.class_policy, classes, pipeline.label_dim, pipeline.class_counts)
+    made = {"class_names": names, "lowres": lowres, "class_policy": options.class_policy, "noise": noise}
+    pipeline = SamplingPipeline(snapshot, *parts, classes, description, **made, given=given)
+    label_dim = pipeline.label_dim or outermost.spec.label_dim
+    require_policy(options.class_policy, classes, label_dim, pipeline.class_counts)
     return pipeline
 
 

@@ -57,7 +57,7 @@ def halved(weights: Tensor) -> Tensor:
 def describe_spec(spec: NetSpec) -> dict[str, Any]:
     """Convert a spec to plain data, as earlier versions read it unless it has what they do not know."""
     content = dataclasses.asdict(spec)
-    left_out = {"features"} if spec.logvar_features else {"features", "logvar_features"}
+    left_out = {"features", *(name for name in ("logvar_features", "arrays") if not content[name])}
     return {name: value for name, value in content.items() if name not in left_out}
 
 

@@ -16,7 +16,7 @@ from elucid.training.transforms.base import Transform
 from elucid.training.transforms.resampling import Resampling
 from elucid.training.types import Batch, NetSpec
 
-SPATIAL = ("coords",)
+SPATIAL = ("coords", "cond_images")
 """Names in `cond` of maps [B,c,H,W] that are transformed together with the image."""
 
 Parameters = dict[str, Tensor]
@@ -88,12 +88,15 @@ class AugmentPipe(Transform):
         return sum(operation.label_dim for operation in self.operations.values())
 
     def adapt(self, spec: NetSpec) -> NetSpec:
-        """Add the label to the conditions. Raises UserError for colour operations on other than 1 or 3 channels."""
+        """Add the label to the conditions. Raises UserError for lines, and colours on other than 1 or 3 channels."""
         colours = [name for name, operation in self.operations.items() if hasattr(operation, "matrix")]
         if colours and spec.image_channels not in (1, 3):
             raise UserError(
                 f"augmentation: {colours[0]} needs gray or RGB images, not {spec.image_channels} channels; set it to 0"
             )
+        if self.operations and 1 in spec.resolution:
+            height, width = spec.resolution
+            raise UserError(f"augmentation rotates and scales images, and {width}x{height} are lines; use `augment`=0")
         return spec.with_vector("augment", self.label_dim)
 
     def __call__(self, batch: Batch) -> Batch:

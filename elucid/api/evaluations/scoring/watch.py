@@ -23,8 +23,8 @@ from elucid.torch_utils import distributed
 from elucid.training.config.settings import DataOptions
 from elucid.training.hooks.provenance import NAME as RUN_JSON
 from elucid.training.sampling.choices import chosen_options
-from elucid.training.sampling.folder import digest
 from elucid.training.sampling.options import SampleOptions
+from elucid.training.sampling.output.folder import digest
 from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, snapshots_in
 from elucid.training.snapshots.trust import import_plugins

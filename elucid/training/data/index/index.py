@@ -55,7 +55,7 @@ class Index:
 
     @property
     def encoder(self) -> dict | None:
-        """The encoder of stored latents; None if the dataset holds images."""
+        """The encoder of stored latents, or of arrays; None if the dataset holds images."""
         return self.facts["encoder"]
 
     @property

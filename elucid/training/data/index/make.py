@@ -12,6 +12,8 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.dnnlib.reading.json_text import largest
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet, FolderFiles, ZipColumns, ZipFiles
+from elucid.training.data.arrays.form import are_arrays
+from elucid.training.data.arrays.members import is_array
 from elucid.training.data.folders import labels_from_folders, root_folder
 from elucid.training.data.index.descriptions import large_description, large_labels
 from elucid.training.data.index.index import VERSION, Index, columns_of
@@ -27,6 +29,7 @@ def make_index(files: FileSet) -> Index:
     names = files.names if isinstance(files.names, Names) else Names.of(files.names)
     encoder = _encoder(files)
     chosen: Callable[[str], bool] = is_picture if encoder is None else is_latent
+    chosen = is_array if are_arrays(encoder) else chosen
     bar = progress_bar(names, desc=f"making the index of {files.name}", unit="file", delay=2, leave=False)
     where = np.fromiter(compress(range(len(names)), map(chosen, bar)), np.int64)
     labels, description = _labels(files, Items(names, where)) if len(where) else (None, None)

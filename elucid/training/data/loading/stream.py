@@ -17,17 +17,17 @@ from elucid.training.data.loading.ahead import Ahead
 from elucid.training.data.loading.on_device import on_device
 from elucid.training.data.loading.order import make_order
 from elucid.training.transforms.base import Transform
-from elucid.training.types import Batch
+from elucid.training.types import MAPS, Batch
 
 
 class BatchStream:
     """Yields batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
-    `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D] and optionally all images as `array`
-    [N,C,H,W], perhaps with `read(indices)`, which checks them. `transforms` are applied on the device, in order.
-    `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks. `keep_on_device` copies all images to
-    the device once, if they take at most `gpu_share` of its free memory. `prefetch` batches are loaded ahead. `order`
-    names the order of the images; by default it is chosen by their number.
+    `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D], optionally all images as `array`
+    [N,C,H,W], perhaps with `read(indices)`, which checks them, and `maps` beside the images. `transforms` are applied
+    on the device, in order. `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks.
+    `keep_on_device` copies all images to the device once, if they take at most `gpu_share` of its free memory.
+    `prefetch` batches are loaded ahead. `order` names the order of the images; by default it is chosen by their number.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class BatchStream:
         self.xflip, self.rank, self.world_size = xflip, rank, world_size
         self.position, self._seed = 0, seed
         self._order = make_order(order, len(dataset) * (2 if xflip else 1), seed)
-        self._array = getattr(dataset, "array", None)
-        self._decoders = ThreadPoolExecutor(max(workers, 1)) if self._array is None else None
+        self._array, self._maps = getattr(dataset, "array", None), getattr(dataset, "maps", None)
+        decodes = self._array is None or (self._maps is not None and self._maps.array is None)
+        self._decoders = ThreadPoolExecutor(max(workers, 1)) if decodes else None
         self._on_device = self._all_images(gpu_share) if keep_on_device else None
         self._ahead = Ahead(self._load, prefetch, device)
 
@@ -91,11 +92,11 @@ class BatchStream:
     def next(self, count: int) -> Batch:
         """Return the next `count` images of this process, [count,C,H,W], with their conditions."""
         stride = count * self.world_size
-        raw, labels, flips = self._ahead.get(self.position, count, stride)
+        parts = self._ahead.get(self.position, count, stride)
         self.position += stride
-        return self._prepare(raw, labels, flips)
+        return self._prepare(*parts)
 
-    def _load(self, position: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _load(self, position: int, count: int) -> tuple[Tensor, ...]:
         start = position + self.rank * count
         items = self._order(np.arange(start, start + count))
         flips, indices = np.divmod(items, len(self.dataset))
@@ -104,10 +105,13 @@ class BatchStream:
         else:
             raw = torch.from_numpy(self._read(indices))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
-        return raw, labels, torch.from_numpy(flips.astype(bool))
+        maps = () if self._maps is None else (torch.from_numpy(self._maps.read(indices, self._decoders)),)
+        return raw, labels, torch.from_numpy(flips.astype(bool)), *maps
 
-    def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor) -> Batch:
+    def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor, maps: Tensor | None = None) -> Batch:
         cond = {"labels": labels.to(self.device, non_blocking=True)} if self.dataset.label_dim else {}
+        if maps is not None:
+            cond[MAPS] = maps.to(self.device, non_blocking=True)
         mirrored = flips.to(self.device, non_blocking=True) if self.xflip else None
         batch = Batch(raw.to(self.device, non_blocking=True), cond, mirrored)
         for transform in self.transforms:

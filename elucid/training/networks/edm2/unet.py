@@ -69,7 +69,7 @@ class EDM2UNet(Conditioned):
         features: list[str] = (),
     ):
         super().__init__(vector)
-        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions)
+        plan = ResolutionPlan(img_resolution, channel_mult, model_channels, attn_resolutions, lines=True)
         plan.require_blocks(num_blocks, dropout)
         plan.require("embedding_type", embedding_type, ("fourier", "positional"))
         balances = {"label_balance": label_balance, "concat_balance": concat_balance}
@@ -108,6 +108,7 @@ class EDM2UNet(Conditioned):
         }
         skips = self._build_encoder(plan, in_channels + constant_channel, n_emb, num_blocks)
         self._build_decoder(plan, n_emb, num_blocks, skips)
+        plan.keep_lines(self)
         for blocks in (self.enc, self.dec):
             limit_dropout(blocks, dropout_side)
         self.out_norm = self.design.norm(widths[0])

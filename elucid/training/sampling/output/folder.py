@@ -1,4 +1,4 @@
-"""Folders of samples: one PNG per seed with a note of the options that generated it, and classes in `dataset.json`."""
+"""Folders of samples: one file per seed with a note of the options that generated it, and classes in `dataset.json`."""
 
 import hashlib
 import json
@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +16,8 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write
 from elucid.dnnlib.reading.json_text import parse_json
 from elucid.dnnlib.reading.regular import read_regular
-from elucid.training.data.pictures import DECODE_ERRORS, opened
 from elucid.training.sampling.cpu_blocks import Samples
-from elucid.training.sampling.grid import png
-
-NOTE = "elucid"
-"""PNG text chunk with the class of a sample and the digest of the options that generated it."""
+from elucid.training.sampling.output.forms import Form, Pictures
 
 
 def digest(options: dict) -> str:
@@ -31,21 +25,12 @@ def digest(options: dict) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_note(file: Path | IO[bytes]) -> dict | None:
-    """Read a sample's note, {"class": ..., "by": digest}; None for images of other origin."""
-    try:
-        with opened(file) as image:
-            note = json.loads(image.info.get(NOTE, "null"))
-    except DECODE_ERRORS:
-        return None
-    return note if isinstance(note, dict) and "class" in note else None
-
-
 class SampleFolder:
     """Writes and reads samples: `000007.png` for seed 7, or with `subdirs` `000000/000007.png`, 1000 per folder.
 
     `class_folders` are folders around these, one for each class. `made_by` is the `digest` of the options; images
-    generated with other options are not accepted.
+    generated with other options are not accepted. `form` is that of the files; `described` goes into `dataset.json`
+    beside the labels, as the encoder of arrays.
     """
 
     def __init__(
@@ -54,8 +39,11 @@ class SampleFolder:
         made_by: str,
         subdirs: bool = False,
         class_folders: Sequence[str] | None = None,
+        form: Form | None = None,
+        described: Mapping[str, object] | None = None,
     ):
         self.path, self.made_by, self.subdirs, self.class_folders = Path(path), made_by, subdirs, class_folders
+        self.form, self.described = form or Pictures(), dict(described or {})
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,7 +51,8 @@ class SampleFolder:
 
     def name(self, seed: int, class_idx: int | None = None) -> str:
         """Return the file of a seed, relative to the folder; its class matters with `class_folders` only."""
-        name = f"{seed - seed % 1000:06d}/{seed:06d}.png" if self.subdirs else f"{seed:06d}.png"
+        name = f"{seed:06d}{self.form.suffix}"
+        name = f"{seed - seed % 1000:06d}/{name}" if self.subdirs else name
         return name if self.class_folders is None else f"{self.class_folders[class_idx]}/{name}"
 
     def finished(self, seeds: Iterable[int], wanted: Mapping[int, int] | None = None) -> dict[int, int | None]:
@@ -74,7 +63,7 @@ class SampleFolder:
         """
         classes = {}
         for seed, name in self._present(seeds):
-            note = read_note(self.path / name)
+            note = self.form.note(self.path / name)
             of = None if note is None else note["class"]
             if note is None or note.get("by") != self.made_by or (wanted and wanted[seed] != of):
                 raise UserError(
@@ -87,7 +76,7 @@ class SampleFolder:
     def remove_others(self, classes: Mapping[int, int | None]) -> None:
         """Remove earlier samples of these seeds from the folders of other classes."""
         for seed, name in self._present(classes):
-            if name != self.name(seed, classes[seed]) and read_note(self.path / name) is not None:
+            if name != self.name(seed, classes[seed]) and self.form.note(self.path / name) is not None:
                 (self.path / name).unlink()
 
     def _present(self, seeds: Iterable[int]) -> Iterator[tuple[int, str]]:
@@ -97,7 +86,8 @@ class SampleFolder:
             return
         asked = set(seeds)  # each folder is listed once, as there may be a thousand of them
         for class_idx, folder in enumerate(self.class_folders):
-            for path in sorted((self.path / folder).glob("*/*.png" if self.subdirs else "*.png")):
+            pattern = f"*{self.form.suffix}"
+            for path in sorted((self.path / folder).glob(f"*/{pattern}" if self.subdirs else pattern)):
                 seed = int(path.stem) if path.stem.isdecimal() else None
                 if seed in asked and path == self.path / self.name(seed, class_idx):
                     yield seed, self.name(seed, class_idx)
@@ -127,18 +117,18 @@ class SampleFolder:
             pool.shutdown(cancel_futures=True)
 
     def _write(self, seed: int, image: Tensor, class_idx: int | None) -> None:
-        note = json.dumps({"class": class_idx, "by": self.made_by})
+        note = {"class": class_idx, "by": self.made_by}
         path = self.path / self.name(seed, class_idx)
         try:
             with atomic_write(path, durable=False) as file:
-                file.write(png(image, {NOTE: note}))
+                file.write(self.form.encoded(image, note))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}; make room and run again") from error
 
     def read(self, classes: Mapping[int, int | None]) -> Tensor:
-        """Read the images of finished seeds, u8[N,C,H,W]; `classes` are theirs."""
-        arrays = [np.array(opened(self.path / self.name(seed, of))) for seed, of in classes.items()]
-        return torch.stack([torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1)) for a in arrays])
+        """Read the samples of finished seeds [N,C,H,W]; `classes` are theirs."""
+        arrays = (self.form.read(self.path / self.name(seed, of)) for seed, of in classes.items())
+        return torch.stack([torch.from_numpy(array) for array in arrays])
 
     def write_labels(self, classes: Mapping[int, int | None], class_names: list[str] | None = None) -> None:
         """Add the seeds' classes to `dataset.json`, which makes the folder a labelled dataset.
@@ -148,11 +138,18 @@ class SampleFolder:
         path = self.path / "dataset.json"
         labels = {name: label for name, label in self._read_labels(path) if (self.path / name).is_file()}
         labels |= {self.name(seed, class_idx): class_idx for seed, class_idx in classes.items()}
-        content: dict = {"labels": [[name, labels[name]] for name in sorted(labels)]}
+        content: dict = {"labels": [[name, labels[name]] for name in sorted(labels)], **self.described}
         if class_names:
             content["class_names"] = class_names
         with atomic_write(path) as file:
             file.write(json.dumps(content).encode())
+
+    def describe(self) -> None:
+        """Write what is to be known of the samples to `dataset.json`, unless there is one with labels."""
+        path = self.path / "dataset.json"
+        if self.described and not path.exists():
+            with atomic_write(path) as file:
+                file.write(json.dumps({"labels": None, **self.described}).encode())
 
     @staticmethod
     def _read_labels(path: Path) -> list:
@@ -160,7 +157,7 @@ class SampleFolder:
             return []
         try:
             text = read_regular(str(path))
-            pairs = parse_json(text, str(path), text.count(b".png"))["labels"] or []
+            pairs = parse_json(text, str(path), text.count(b".png") + text.count(b".npy"))["labels"] or []
             return [(str(name), label) for name, label in pairs]
         except (OSError, UserError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a dataset.json with labels; remove it, or use another `outdir`") from error

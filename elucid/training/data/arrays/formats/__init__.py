@@ -1,0 +1,1 @@
+"""Formats of array files: what each says of its content, and how samples are read from it."""

@@ -1,0 +1,1 @@
+"""What samples become: files in a folder, pictures of arrays, grids."""
