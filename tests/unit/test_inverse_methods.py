@@ -256,6 +256,9 @@ def test_texts_of_options_are_read_and_wrong_ones_refused(tmp_path, snapshot):
     assert made(noise="3").problem.noise.std == made(noise=3.0).problem.noise.std == 3
     assert made(noise="poisson:0.2").problem.noise.gain == 0.2
     assert (made(method="diffpir:7").weight, made(method="tmpd,iterations=3").iterations) == (7, 3)
+    for text, steps in (("dps", 18), ("dps,steps=50", 50), ("tmpd", None)):  # the sampler's number, unless it is given
+        wrapped = posterior_denoiser(snapshot.ema, affine, "superres:2", posterior=text, steps=18)
+        assert getattr(wrapped, "steps", None) == steps
     for wrong, word in (
         ({"operator": "supperres:2"}, "supperres"),
         ({"operator": "superres"}, "factor"),

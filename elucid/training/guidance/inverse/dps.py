@@ -16,13 +16,12 @@ SCALES = ("normalised", "likelihood")
 class DPS(PosteriorDenoiser):
     """D + sigma^2 g, g = -c grad_x |y - A D|^2 (Chung et al. 2022, arXiv 2209.14687, section 3).
 
-    `scale` "normalised": c = `step` sqrt(1 - beta) / (beta |y - A D|), beta that at sigma of DDPM's linear schedule of
-    `steps` steps, the number that the sampler takes: so a DDPM step is moved by the paper's step / |y - A D| times the
-    gradient.
-    Norms are in normalised units, as published, and squares weighted by 1 / variance where it varies (Poisson).
-    "likelihood": g = `step` times the gradient of the log-likelihood -|y - A D|^2 / (2 variance) at D, without the
-    doubt about D: without a constant to choose, but stiff where sigma is far above the noise of y. Raises
-    UserError for impossible options, and for "likelihood" if y has no noise.
+    `scale` "normalised": c = `step` sqrt(1 - beta) / (beta |y - A D|), beta that of sigma in DDPM's linear schedule of
+    `steps` steps, the number that the sampler takes: so a step of DDPM is moved by the paper's step / |y - A D| times
+    the gradient. Norms are in normalised units, as published; squares are weighted by 1 / variance where it varies, as
+    of counts. "likelihood": g is `step` times the gradient of -|y - A D|^2 / (2 variance), the log-likelihood of D,
+    without doubt about D: no constant to choose, but stiff where sigma is far above the noise of y. Raises UserError
+    for impossible options, and for "likelihood" if y has no noise.
     """
 
     def __init__(
