@@ -4,8 +4,8 @@
 
 It writes [2,8,8] of 16 bits under OUT, in each format in turn: HDF5 as it is and in compressed chunks, Zarr in shards,
 a `.npy`, and TIFFs in a zip. Each is opened twice, in processes of their own, for a large zip gets an index the first
-time; the second one reads 10,000 samples in random order, from files that the system has in memory. Times are of the
-clock, with those of the processor in parentheses. OUT is removed.
+time; the second one reads 10,000 samples in random order, from files that the system has in memory, in batches of 500
+where the reader has them. Times are of the clock, with those of the processor in parentheses. OUT is removed.
 """
 
 import io
@@ -47,12 +47,16 @@ def now():
 import elucid.training.data.arrays.tables, h5py, zarr, tifffile
 before = most()
 began = now()
-dataset = open_dataset(sys.argv[1])
+dataset = open_dataset(sys.argv[1], arrays=True)
 opened = now()
 order = np.random.default_rng(0).integers(0, len(dataset), int(sys.argv[2])).tolist()
 first = now()
-for index in order:
-    dataset.image(index)
+batches = getattr(dataset, "read", None)
+for start in range(0, len(order), 500):
+    if batches is not None:
+        batches(np.array(order[start : start + 500]))
+    else:
+        [dataset.image(index) for index in order[start : start + 500]]
 read = now()
 for index in order[:200]:
     assert (dataset.image(index) == sample(np.array([index]))[0]).all()
@@ -170,12 +174,13 @@ def shown(wall: float, cpu: float) -> str:
 @click.command()
 @click.option("--num", type=cli.Count(), default=1_000_000, show_default=True, help="Arrays.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
+@click.option("--only", default="", metavar="TEXT", help="Only the formats whose names contain TEXT.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
-def main(num: int, out: Path, as_json: bool) -> None:
+def main(num: int, out: Path, only: str, as_json: bool) -> None:
     """Measure and print."""
     out.mkdir(parents=True)
     try:
-        for name, (file, write) in FORMATS.items():
+        for name, (file, write) in ((name, one) for name, one in FORMATS.items() if only in name):
             path = out / file
             began = time.perf_counter()
             write(path, num)

@@ -4,9 +4,9 @@ import os
 from inspect import signature
 from typing import Any
 
-from elucid.preparation.array_convert import ArrayOptions, convert_arrays
-from elucid.preparation.array_sources import is_array_source
 from elucid.preparation.convert import convert as _convert
+from elucid.preparation.fields.convert import ArrayOptions, convert_arrays
+from elucid.preparation.fields.sources import is_array_source
 from elucid.preparation.verify import verify as _verify
 from elucid.training.data.dataset import ImageDataset, open_dataset
 

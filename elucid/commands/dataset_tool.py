@@ -11,9 +11,9 @@ import click
 from elucid.commands.command import Group, section, version_option
 from elucid.dnnlib import cli
 from elucid.dnnlib.errors import clean_lines
-from elucid.preparation.array_convert import ArrayOptions, convert_arrays
-from elucid.preparation.array_sources import is_array_source
 from elucid.preparation.convert import convert
+from elucid.preparation.fields.convert import ArrayOptions, convert_arrays
+from elucid.preparation.fields.sources import is_array_source
 from elucid.preparation.transforms import TRANSFORMS
 from elucid.preparation.verify import verify
 from elucid.training.data import cache_entries

@@ -11,7 +11,7 @@ from PIL import Image
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.preparation.array_verify import ArrayVerdict, verify_arrays
+from elucid.preparation.fields.verify import ArrayVerdict, verify_arrays
 from elucid.preparation.noise_proposal import propose
 from elucid.preparation.pool import available_cores
 from elucid.training.data.dataset import ImageDataset, open_dataset

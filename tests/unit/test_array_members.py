@@ -2,7 +2,9 @@
 
 import io
 import struct
+import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -160,6 +162,15 @@ def deflated_lie():
     return patched(tif(values((64, 64)), compression="zlib"), 256, 1 << 22)
 
 
+def bomb():
+    """A TIFF whose only strip decompresses to 50 MB."""
+    packed = zlib.compress(bytes(50_000_000))
+    data = bytearray(patched(tif(values((64, 64)), compression="zlib"), 273, 0))
+    place = len(data) + (len(data) % 2)
+    data += bytes(len(data) % 2) + packed
+    return patched(patched(bytes(data), 273, place), 279, len(packed))
+
+
 BAD = {
     "text": ("a.tif", lambda: b"hello", "no TIFF"),
     "magic": ("a.tif", lambda: b"II\x2c\0" + bytes(99), "no TIFF"),
@@ -176,6 +187,9 @@ BAD = {
     "one for many": ("a.tif", one_directory_for_many, "one page for"),
     "lies about compression": ("a.tif", lambda: patched(tif(values((9, 7))), 259, 8), "cannot be read"),
     "needs imagecodecs": ("a.tif", lambda: patched(tif(values((9, 7))), 259, 50000), "a.tif"),
+    "bomb": ("a.tif", bomb, "decompress to more"),
+    "tiles": ("a.tif", lambda: patched(tif(values((40, 33)), tile=(16, 16)), 322, 1 << 30), "ELUCID_MAX_FILE_BYTES"),
+    "lzma": ("a.tif", lambda: patched(tif(values((9, 7))), 259, 34925), "LZMA"),
     "bits": ("a.tif", lambda: patched(tif(values((9, 7))), 258, 12), "12 bits"),
     "float64": ("a.tif", lambda: tif(values((9, 7), "f8")), "dataset_tool.py"),
     "no zip": ("a.npz", lambda: b"PK\3\4 hello", "not a whole .npz"),
@@ -190,8 +204,11 @@ BAD = {
 def test_what_is_refused_in_one_line(name):
     file, make, said = BAD[name]
     data = make()
+    tracemalloc.start()
     with pytest.raises(UserError) as raised:
         read_array(data, file)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
     assert said in str(raised.value) and file in str(raised.value)
 
 

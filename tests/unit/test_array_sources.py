@@ -1,4 +1,4 @@
-"""Sources of arrays for conversion: in order, with labels, cast without loss, and mistakes named with their place."""
+"""Sources of arrays for conversion: in order, with labels, and mistakes named with their place."""
 
 import io
 import json
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from elucid.dnnlib.errors import UserError
-from elucid.preparation.array_sources import is_array_source, open_array_source
-from elucid.training.data.arrays.dtypes import cast, target
+from elucid.preparation.fields.convert import ArrayOptions, convert_arrays
+from elucid.preparation.fields.sources import is_array_source, open_array_source
 from elucid.training.data.arrays.missing import MissingValues, count_missing, first_missing
+from elucid.training.data.dataset import open_dataset
 from elucid.training.data.npy import to_npy
 
 VALUES = np.random.default_rng(0).normal(0, 1, (6, 2, 4, 8)).astype(np.float32)
@@ -63,6 +64,18 @@ def test_files_in_order_with_the_labels_of_their_folders(tmp_path, encode, suffi
         np.testing.assert_array_equal(array, VALUES[i])
 
 
+def test_names_and_units_of_channels_come_along(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["t"] = VALUES
+        file["t"].attrs.update({"channel_names": ["u10", "t2m"], "units": ["m/s", "K"]})
+    for channels, names, units in ((None, ["u10", "t2m"], ["m/s", "K"]), ([1], ["t2m"], ["K"])):
+        options = ArrayOptions(array_channels=channels)
+        convert_arrays(str(tmp_path / "x.h5"), tmp_path / "y.zip", options, overwrite=True, progress=False)
+        about = open_dataset(tmp_path / "y.zip", arrays=True).arrays
+        assert (about["channel_names"], about["units"]) == (names, units)
+
+
 def test_labels_of_a_description(tmp_path):
     files = {f"{i}.npy": saved(VALUES[i]) for i in range(3)}
     source = open_array_source(str(pack(tmp_path / "x.zip", files, labels=[["0.npy", 2], ["2.npy", 0]])))
@@ -96,81 +109,6 @@ def test_ragged_files_are_both_named(tmp_path, other):
     with pytest.raises(UserError) as raised:
         list(open_array_source(str(path)))
     assert all(f"x.zip/{name}" in str(raised.value) for name in ("0.npy", "1.npy"))
-
-
-@pytest.mark.parametrize(
-    "data, said",
-    [
-        (saved(np.array([{}], dtype=object)), "Python objects"),
-        (saved(VALUES[0])[:-1], "is cut"),
-        (saved(VALUES), "axes"),
-        (saved(VALUES[0].astype("c8")), "complex64"),
-        (b"text", "not a .npy"),
-    ],
-)
-def test_bad_files(tmp_path, data, said):
-    with pytest.raises(UserError, match="x.zip/0.npy") as raised:
-        open_array_source(str(pack(tmp_path / "x.zip", {"0.npy": data})))
-    assert said in str(raised.value)
-
-
-def test_latents_are_no_arrays(tmp_path):
-    encoder = {"name": "vae", "model": "m", "scale": 0.18, "sha256": "0" * 64}
-    path = pack(tmp_path / "x.zip", {"0.npy": to_npy(VALUES[0])}, labels=None, encoder=encoder)
-    with pytest.raises(UserError, match="latents"):
-        open_array_source(str(path))
-
-
-def test_what_is_no_source_of_arrays(tmp_path):
-    pack(tmp_path / "pictures", {"a.png": b"", "b.npy": b""})
-    for source in ("builtin:digits", "hf://a/b", str(tmp_path / "pictures"), str(tmp_path / "none.h5")):
-        assert not is_array_source(source)
-
-
-@pytest.mark.parametrize(
-    "kind, becomes",
-    [("f8", "float32"), ("i2", "float32"), ("i4", "float32"), ("i8", "float32"), ("?", "uint8"), ("u2", "uint16"),
-     (">f4", "float32"), ("f2", "float16"), ("i1", "float32"), ("u4", "float32")],
-)  # fmt: skip
-def test_casts_without_loss(kind, becomes):
-    values = np.array([[0, 1, 1]]).astype(kind)
-    found = cast(values, None, "x")
-    assert found.dtype == becomes == target(values.dtype).name
-    np.testing.assert_array_equal(found, [[0, 1, 1]])
-
-
-def test_nan_and_infinity_survive():
-    values = np.array([np.nan, np.inf, -np.inf, 0.5])
-    np.testing.assert_array_equal(cast(values, None, "x"), values.astype("f4"))
-    np.testing.assert_array_equal(cast(values, "float16", "x"), values.astype("f2"))
-
-
-@pytest.mark.parametrize(
-    "values, asked, said",
-    [
-        (np.array([0.5, 0.1]), None, "0.1.*`dtype`=float32"),
-        (np.array([2**24 + 1]), None, "16777217.*`dtype`=float32"),
-        (np.array([1e300]), "float32", "1e.300"),
-        (np.array([70000.0]), "float16", "70000"),
-        (np.array([-1, 3]), "uint8", "-1"),
-        (np.array([256.0]), "uint8", "256"),
-        (np.array([65536]), "uint16", "65536"),
-        (np.array([np.nan]), "uint8", "nan"),
-        (np.array([np.inf], "f4"), "uint16", "inf"),
-        (np.array([1.0]), "float64", "`dtype`=float64"),
-        (np.array([1j]), "float32", "complex128"),
-        (np.array([{}]), None, "Python objects"),
-    ],
-)
-def test_casts_that_would_change_values(values, asked, said):
-    with pytest.raises(UserError, match=said):
-        cast(values, asked, "x[3]")
-
-
-def test_rounding_when_asked():
-    assert cast(np.array([0.1, 1 / 3]), "float32", "x").tolist() == [float(np.float32(0.1)), float(np.float32(1 / 3))]
-    assert cast(np.array([0.4, 254.6]), "uint8", "x").tolist() == [0, 255]
-    assert cast(np.array([2**24 + 1]), "float32", "x").tolist() == [2**24]
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])

@@ -1,18 +1,13 @@
-"""Datasets that are one array: every format gives what was stored, from threads, forks and pickles, or says why not."""
+"""Datasets that are one array: every format gives what was stored, from threads, forks and pickles."""
 
-import io
-import json
 import multiprocessing
 import pickle
-import struct
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+import torch
 
-from elucid.commands import train
 from elucid.dnnlib import errors
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
@@ -23,56 +18,9 @@ from elucid.training.data.arrays.axes import Axes
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.formats.stored import MemoryArray
 from elucid.training.data.arrays.tables import ArrayTable, SourceTable, table_at
-
-VALUES = np.random.default_rng(0).normal(280, 20, (13, 3, 8, 16)).astype(np.float32)
-CLASSES = np.arange(13) % 4
-
-
-def h5(path, chunks=None, **arrays):
-    h5py = pytest.importorskip("h5py")
-    packing = {"chunks": chunks, "compression": "gzip"} if chunks else {}
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, **(packing if array.ndim > 2 else {}))
-    return path
-
-
-def zarr_folder(path, version=3, chunks=(1, 3, 8, 16), shards=None, store=None, **arrays):
-    zarr = pytest.importorskip("zarr", minversion="3")
-    group = zarr.open_group(store or path, mode="w", zarr_format=version)
-    for name, array in arrays.items():
-        packing = {"chunks": chunks, "shards": shards} if array.ndim > 2 else {}
-        group.create_array(name, data=array, **packing)
-    return path
-
-
-def zarr_zip(path, **arrays):
-    storage = pytest.importorskip("zarr", minversion="3").storage
-    with storage.ZipStore(path, mode="w") as store:
-        return zarr_folder(path, shards=(4, 3, 8, 16), store=store, **arrays)
-
-
-def npz(path, save=np.savez, **arrays):
-    save(path, **arrays)
-    return path
-
-
-def npy(path, x, labels=None):
-    np.save(path, x)
-    return path
-
-
-WRITERS = {
-    "contiguous.h5": h5,
-    "chunked.h5": lambda path, **arrays: h5(path, (4, 1, 8, 16), **arrays),
-    "single.hdf5": lambda path, **arrays: h5(path, (1, 3, 8, 16), **arrays),
-    "three.zarr": zarr_folder,
-    "two.zarr": lambda path, **arrays: zarr_folder(path, 2, (5, 3, 4, 16), **arrays),
-    "packed.zarr.zip": zarr_zip,
-    "plain.npy": npy,
-    "plain.npz": npz,
-    "packed.npz": lambda path, **arrays: npz(path, np.savez_compressed, **arrays),
-}
+from elucid.training.data.conditions.maps import Maps
+from elucid.training.data.loading.stream import BatchStream
+from tests.tables import CLASSES, VALUES, WRITERS, h5, npy, npz
 
 
 @pytest.fixture(params=WRITERS)
@@ -97,6 +45,25 @@ def test_samples_are_those_stored_in_threads_forks_and_pickles(written):
     assert [read(again, i) for i in range(13)] == wanted and again.fingerprint == table.fingerprint
     with pytest.raises(IndexError):
         table.image(13)
+
+
+def test_batches_are_those_samples(written):
+    for options in ({}, {"max_size": 7}):
+        table = ArrayTable(written, **options)
+        table._rows._most = 0 if "zarr" in written.name else 1  # as if they were too many to keep
+        stream = BatchStream(table, [], torch.device("cpu"), seed=1, workers=2)
+        for step in range(4):
+            images = stream.next(6).images.numpy()
+            places = [i % len(table) for i in stream._order(np.arange(6 * step, 6 * step + 6)).tolist()]
+            assert [one.tobytes() for one in images] == [read(table, i) for i in places]
+        stream.close()
+
+
+def test_maps_of_tables_belong_to_their_images_in_order(tmp_path):
+    maps = Maps(ArrayTable(npy(tmp_path / "maps.npy", VALUES)), ArrayTable(npy(tmp_path / "x.npy", VALUES + 1)))
+    np.testing.assert_array_equal(maps.read(np.array([4, 0, 4])), VALUES[[4, 0, 4]])
+    with pytest.raises(UserError, match="`cond_images`.*13 maps.*5 images"):
+        Maps(ArrayTable(tmp_path / "maps.npy"), ArrayTable(npy(tmp_path / "y.npy", VALUES[:5])))
 
 
 def test_a_forked_process_reads_what_the_parent_has_open(written):
@@ -241,133 +208,6 @@ def test_the_reader_is_chosen_by_the_path_and_takes_options(tmp_path):
         read_dataset(DataOptions(path, {"name": "table", "axis": "NHWC"}))
 
 
-def bad_labels(labels):
-    return lambda path: npz(path, x=VALUES, labels=labels)
-
-
-def text(path, content=b"text"):
-    path.write_bytes(content)
-    return path
-
-
-def with_objects(path):
-    np.save(path, np.array([{}, None], dtype=object), allow_pickle=True)
-    return path
-
-
-def fortran(path):
-    np.save(path, np.asfortranarray(VALUES))
-    return path
-
-
-def header(shape, dtype="<f4", fill=b""):
-    said = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said + fill
-
-
-def zipped(content, method=zipfile.ZIP_STORED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        archive.writestr("x.npy", content)
-    return buffer.getvalue()
-
-
-def huge_h5(path):
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(path, "w") as file:
-        file.create_dataset("x", (40_000_000, 64, 512, 512), "f4", chunks=(1, 64, 64, 64), fillvalue=1)
-    return path
-
-
-def huge_chunks(path):
-    zarr_folder(path, x=VALUES)
-    about = json.loads((path / "x/zarr.json").read_text())
-    about["chunk_grid"]["configuration"]["chunk_shape"] = [1 << 20, 3, 1 << 10, 1 << 10]
-    (path / "x/zarr.json").write_text(json.dumps(about))
-    return path
-
-
-def cut_h5(path):
-    whole = h5(path, x=VALUES).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    return path
-
-
-def elsewhere(path):
-    h5py = pytest.importorskip("h5py")
-    h5(path.with_name("other.h5"), x=VALUES)
-    with h5py.File(path, "w") as file:
-        file["x"] = h5py.ExternalLink("other.h5", "x")
-    return path
-
-
-BAD = {
-    "float64": ("a.npy", lambda path: npy(path, VALUES.astype("f8")), "dataset_tool.py --source="),
-    "int16": ("a.h5", lambda path: h5(path, x=VALUES.astype("i2")), "dataset_tool.py --source="),
-    "complex": ("a.npy", lambda path: npy(path, VALUES.astype("c8")), "complex64"),
-    "objects": ("a.npy", with_objects, "Python objects"),
-    "texts": ("a.npy", lambda path: npy(path, np.array(["a", "b"])), "<U1"),
-    "fortran": ("a.npy", fortran, "Fortran"),
-    "two axes": ("a.npy", lambda path: npy(path, VALUES[:, 0, 0]), "axes"),
-    "channels last": ("a.npy", lambda path: npy(path, np.zeros((2, 8, 8, 3), "u1")), "NHWC"),
-    "empty": ("a.npy", lambda path: npy(path, VALUES[:0]), "is empty"),
-    "no file": ("a.h5", lambda path: path, "no such array"),
-    "no such array": ("a.h5/y", lambda path: h5(path.parent, x=VALUES).joinpath("y"), "there is x"),
-    "no arrays": ("a.h5", lambda path: h5(path, t=np.arange(3)), "only t"),
-    "nothing": ("a.h5", h5, "nothing"),
-    "in an npy": ("a.npy/x", lambda path: npy(path.parent, VALUES).joinpath("x"), "is one array"),
-    "in an npz": ("a.npz/y", lambda path: npz(path.parent, x=VALUES).joinpath("y"), "there is x"),
-    "several": ("a.npz", lambda path: npz(path, x=VALUES, y=VALUES), "2 arrays"),
-    "no zarr": ("a.zarr", lambda path: path.mkdir() or path, "no Zarr store"),
-    "not h5": ("a.h5", text, "cannot be read"),
-    "not npy": ("a.npy", text, "not a .npy"),
-    "not npz": ("a.npz", text, "not a valid or complete zip"),
-    "not zarr": ("a.zarr.zip", text, "not a valid or complete zip"),
-    "cut h5": ("a.h5", cut_h5, "cannot be read"),
-    "huge npy": ("a.npy", lambda path: text(path, header((1 << 20, 64, 512, 512), fill=bytes(999))), "is cut"),
-    "huger npy": ("a.npy", lambda path: text(path, header((1 << 60, 1 << 60, 8, 8))), "is cut"),
-    "negative npy": ("a.npy", lambda path: text(path, header((-1, 3, 8, 8))), "not a .npy"),
-    "huge npz": ("a.npz", lambda path: text(path, zipped(header((1 << 20, 64, 512, 512)))), "is cut"),
-    "huge packed": ("a.npz", lambda path: text(path, zipped(header((1 << 20, 64, 512, 512)), 8)), "bytes of"),
-    "bomb": ("a.npz", lambda path: text(path, zipped(header((5, 1 << 20)) + bytes(20 << 20), 8)), "ELUCID_MAX_RATIO"),
-    "huge h5": ("a.h5", huge_h5, "ELUCID_MAX_RATIO"),
-    "huge chunks": ("a.zarr", huge_chunks, "ELUCID_MAX_ARRAY_BYTES"),
-    "a link": ("a.h5", elsewhere, "nothing"),
-    "a link by name": ("a.h5/x", lambda path: elsewhere(path.parent).joinpath("x"), "is a link"),
-    "labels short": ("a.npz", bad_labels(CLASSES[:4]), "4, and there are 13 samples"),
-    "labels negative": ("a.npz", bad_labels(CLASSES - 2), "-2"),
-    "labels huge": ("a.npz", bad_labels(CLASSES * 10**9), "classes are"),
-    "labels infinite": ("a.npz", bad_labels(np.full((13, 2), np.inf)), "not finite"),
-    "labels cubes": ("a.npz", bad_labels(np.zeros((13, 2, 2))), "must be integers"),
-    "labels texts": ("a.npz", bad_labels(np.array(["a"] * 13)), "<U1"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_refused_in_one_line(tmp_path, name):
-    file, make, said = BAD[name]
-    path = make(tmp_path / file)
-    with pytest.raises(UserError) as raised:
-        ArrayTable(path)
-    assert said in str(raised.value) and "\n" not in str(raised.value)
-    assert "a." in str(raised.value)  # the file
-
-
-@pytest.mark.parametrize("name", ["float64", "several", "no zarr", "huge h5", "labels short"])
-def test_the_command_ends_with_code_2(tmp_path, name):
-    file, make, _ = BAD[name]
-    arguments = [f"--data={make(tmp_path / file)}", f"--outdir={tmp_path / 'r'}", "-n", "--device=cpu"]
-    done = CliRunner().invoke(train.main, arguments)
-    assert isinstance(done.exception, UserError) or done.exit_code == 2
-
-
-def test_training_without_labels_is_told_what_lacks(tmp_path):
-    with pytest.raises(UserError, match="`cond`=1"):
-        ArrayTable(npy(tmp_path / "x.npy", VALUES), use_labels=True)
-    with pytest.raises(UserError, match=r"1 of 13 .*x\[0\]"):
-        ArrayTable(npz(tmp_path / "x.npz", x=VALUES, labels=np.arange(13) - 1), use_labels=True)
-
-
 def test_vectors_and_class_names(tmp_path):
     vectors = np.arange(26.0).reshape(13, 2)
     vectors[3] = np.nan
@@ -387,9 +227,17 @@ def test_a_large_compressed_npz_is_converted_but_not_trained_on(tmp_path, monkey
     np.testing.assert_array_equal(SourceTable(path).image(9), VALUES[9])
 
 
-@pytest.mark.parametrize("library, name, extra", [("h5py", "a.h5", "hdf5"), ("zarr", "a.zarr", "zarr")])
-def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, library, name, extra):
-    WRITERS["contiguous.h5" if extra == "hdf5" else "three.zarr"](tmp_path / name, x=VALUES)
-    monkeypatch.setitem(__import__("sys").modules, library, None)
-    with pytest.raises(UserError, match=rf"elucid\[{extra}\]"):
-        ArrayTable(tmp_path / name)
+@pytest.mark.parametrize("written", ["three.zarr", "contiguous.h5"], indirect=True)
+def test_attributes_tell_of_the_channels(written):
+    about = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "channel_names": ["t", "u", "v"], "units": "K"}
+    for given, kept in (
+        (about, {name: about[name] for name in ("mean", "std", "channel_names")}),
+        ({"mean": 280.0, "channel_names": ["t"]}, {}),
+    ):
+        if written.suffix == ".zarr":
+            pytest.importorskip("zarr").open_array(written / "x").attrs.put(given)
+        else:
+            with pytest.importorskip("h5py").File(written, "a") as file:
+                file["x"].attrs.clear()
+                file["x"].attrs.update(given)
+        assert ArrayTable(written).arrays == {"name": "arrays", **kept}

@@ -13,8 +13,9 @@ from elucid.evaluation.nll import Bound, bound
 from elucid.evaluation.results import Curve, Result, Series, Table
 from elucid.torch_utils import distributed
 from elucid.training.data.dataset import open_dataset
+from elucid.training.sampling.choices import require_variance
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline, require_variance
+from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,10 +15,10 @@ from elucid.training.guidance.clipping import clipped
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
+from elucid.training.sampling.conditions.given import OfDataset
+from elucid.training.sampling.conditions.lowres import FromDataset
 from elucid.training.sampling.cpu_blocks import block_size
 from elucid.training.sampling.generate import generate
-from elucid.training.sampling.given import OfDataset
-from elucid.training.sampling.lowres import FromDataset
 from elucid.training.sampling.output.colours import pictures_of
 from elucid.training.sampling.output.grid import enlarged_grid, save_grid
 from elucid.training.transforms.lowres import NAME

@@ -1,15 +1,21 @@
 """Which options of which component `SampleOptions` sets."""
 
 from collections.abc import Collection
+from typing import Any
 
 from elucid.dnnlib.config import set_by_path
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.values import signature
 from elucid.training.config.train_options import as_assignments
 from elucid.training.config.upgrade import moved_assignment
-from elucid.training.registry.components import find
+from elucid.training.registry.components import find, make
 from elucid.training.registry.names import SAMPLERS
 from elucid.training.sampling.options import NOISE, SampleOptions
+from elucid.training.snapshots.snapshot import check_component
+from elucid.training.types import NetSpec
+
+NUMBER_OF_STEPS = {"num_steps", "respacing"}
+"""Options of a schedule of which each replaces the other."""
 
 COMPONENTS = ("sampler", "schedule", "encoder", "guidance")
 STATE_DICTS = ("network", "classifier", "guide", "upsample")
@@ -86,3 +92,28 @@ def require_sampler_options(options: SampleOptions, name: str) -> None:
 
 def arguments_of(sampler: str) -> Collection[str]:
     return signature(find("sampler", sampler)).parameters
+
+
+def require_variance(spec: NetSpec, variance: str | None) -> None:
+    """Raise UserError for a learned variance of a network that has none."""
+    if variance == "learned" and spec.out_channels != 2 * spec.image_channels:
+        raise UserError(
+            "`variance`=learned: the network has no channels for a variance; train with `learn_sigma`=1, or use "
+            "`variance`=small or large"
+        )
+
+
+def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
+    """Create the snapshot's sampler or schedule with the given options, or another one if it is named.
+
+    With another sampler the schedule is reset as well, since its number of steps depends on the sampler.
+    """
+    given = chosen[kind]
+    if "name" in given:
+        return make(given, kind)
+    if kind == "schedule" and "name" in chosen["sampler"]:
+        return make({"name": find("sampler", chosen["sampler"]["name"]).default_schedule, **given}, kind)
+    check_component(kind, own)
+    if kind == "schedule" and NUMBER_OF_STEPS & given.keys():
+        own = {name: value for name, value in own.items() if name not in NUMBER_OF_STEPS}
+    return make({**own, **given}, kind)

@@ -19,9 +19,9 @@ from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.samplers.base import Callback, Sampler, levels_for, state_dtype
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.classes import class_numbers
+from elucid.training.sampling.conditions.given import GivenConditions
+from elucid.training.sampling.conditions.lowres import LowResImages
 from elucid.training.sampling.cpu_blocks import Samples, block_size, chunks, in_blocks
-from elucid.training.sampling.given import GivenConditions
-from elucid.training.sampling.lowres import LowResImages
 from elucid.training.transforms import lowres as condition
 
 UPSAMPLING = 0x9E3779B9

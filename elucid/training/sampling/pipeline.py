@@ -17,16 +17,24 @@ from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.noise.schedules import Schedule
 from elucid.training.preconds.base import Denoiser
 from elucid.training.preconds.wrapper import DenoiserWrapper
-from elucid.training.registry.components import find, make, resolved
+from elucid.training.registry.components import make, resolved
 from elucid.training.registry.edm2_pairs import PAIRS, lengths_of_runs, note_other_lengths
 from elucid.training.samplers.base import Sampler, levels_for
-from elucid.training.sampling.choices import chosen_noise, chosen_options, require_sampler_options
+from elucid.training.sampling.choices import (
+    chosen_noise,
+    chosen_options,
+    own_or_chosen,
+    require_sampler_options,
+    require_variance,
+)
 from elucid.training.sampling.class_policy import policy_classes, require_policy
 from elucid.training.sampling.classes import class_numbers
-from elucid.training.sampling.conditions import given_conditions
+from elucid.training.sampling.conditions.chosen import given_conditions
+from elucid.training.sampling.conditions.given import GivenConditions
+from elucid.training.sampling.conditions.lowres import LowResImages
+from elucid.training.sampling.conditions.upsampling import FromModel, given_images, require_pair
 from elucid.training.sampling.cpu_blocks import block_size, whole_blocks
 from elucid.training.sampling.generate import Samples, generate, sampling
-from elucid.training.sampling.given import GivenConditions
 from elucid.training.sampling.guided import (
     guidance_options,
     in_levels,
@@ -37,17 +45,12 @@ from elucid.training.sampling.guided import (
 )
 from elucid.training.sampling.inverse.options import with_measurement
 from elucid.training.sampling.inverse.posterior import described
-from elucid.training.sampling.lowres import LowResImages
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.sampling.upsampling import FromModel, given_images, require_pair
 from elucid.training.snapshots.reconstruct import chosen_average
-from elucid.training.snapshots.snapshot import Snapshot, check_component, load_snapshot, located
+from elucid.training.snapshots.snapshot import Snapshot, load_snapshot, located
 from elucid.training.snapshots.trust import import_plugins
 from elucid.training.transforms.lowres import NAME
 from elucid.training.types import NetSpec
-
-NUMBER_OF_STEPS = {"num_steps", "respacing"}
-"""Options of a schedule of which each replaces the other."""
 
 
 @dataclass
@@ -258,31 +261,6 @@ def single_pipeline(
     label_dim = pipeline.label_dim or outermost.spec.label_dim
     require_policy(options.class_policy, classes, label_dim, pipeline.class_counts)
     return pipeline
-
-
-def require_variance(spec: NetSpec, variance: str | None) -> None:
-    """Raise UserError for a learned variance of a network that has none."""
-    if variance == "learned" and spec.out_channels != 2 * spec.image_channels:
-        raise UserError(
-            "`variance`=learned: the network has no channels for a variance; train with `learn_sigma`=1, or use "
-            "`variance`=small or large"
-        )
-
-
-def own_or_chosen(kind: str, own: dict[str, Any], chosen: dict[str, dict]) -> Any:
-    """Create the snapshot's sampler or schedule with the given options, or another one if it is named.
-
-    With another sampler the schedule is reset as well, since its number of steps depends on the sampler.
-    """
-    given = chosen[kind]
-    if "name" in given:
-        return make(given, kind)
-    if kind == "schedule" and "name" in chosen["sampler"]:
-        return make({"name": find("sampler", chosen["sampler"]["name"]).default_schedule, **given}, kind)
-    check_component(kind, own)
-    if kind == "schedule" and NUMBER_OF_STEPS & given.keys():
-        own = {name: value for name, value in own.items() if name not in NUMBER_OF_STEPS}
-    return make({**own, **given}, kind)
 
 
 def check_resolution(spec: NetSpec, factor: int, side: int | None) -> None:

@@ -40,9 +40,9 @@ from elucid.training.hooks.base import Hook, Values
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make, resolved
 from elucid.training.run import Run
+from elucid.training.sampling.choices import NUMBER_OF_STEPS
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.output.folder import digest
-from elucid.training.sampling.pipeline import NUMBER_OF_STEPS
 from elucid.training.snapshots.snapshot import chosen, save_snapshot
 from elucid.training.transforms.lowres import NAME
 

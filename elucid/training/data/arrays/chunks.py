@@ -47,6 +47,16 @@ class Rows:
                 state.chunks.popitem(last=False)
         return chunk[row]
 
+    @property
+    def batched(self) -> bool:
+        """Whether `many` takes less time than samples one by one."""
+        return self.array.batched and (self._size == 1 or self.reads_more > 1)  # else it is kept
+
+    def many(self, indices: np.ndarray) -> np.ndarray:
+        """Return samples [N,...] in any order. Raises UserError if they cannot be read."""
+        places, back = np.unique(indices, return_inverse=True)
+        return self.array.many(places)[back]
+
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_state"}
 

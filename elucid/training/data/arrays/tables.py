@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from elucid.training.data.arrays.axes import axes_of
 from elucid.training.data.arrays.chunks import Rows
 from elucid.training.data.arrays.dtypes import require_real, require_stored
 from elucid.training.data.arrays.form import form_of
+from elucid.training.data.arrays.formats.attributes import channels_of
 from elucid.training.data.arrays.formats.hdf5 import open_hdf5
 from elucid.training.data.arrays.formats.npz import open_npy, open_npz
 from elucid.training.data.arrays.formats.stored import StoredArray, require_sane
@@ -57,6 +59,7 @@ class ArrayTable(Dataset):
     or vectors [N,D]. Opening reads no samples. Raises UserError for what is no such array.
     """
 
+    has_names = False  # for they are numbers
     _axes_option = "dataset.reader.axes"
     arrays: dict
 
@@ -90,7 +93,7 @@ class ArrayTable(Dataset):
         self._subset = "all" if kept is None else f"{max_size}:{seed}"
         self._rows = Rows(array)
         self._note_chunks()
-        self.arrays = form_of(array.about, array.where)
+        self.arrays = form_of(channels_of(array.attributes, self.channels), array.where)
         if use_labels:
             self._require_labels()
 
@@ -146,10 +149,21 @@ class ArrayTable(Dataset):
 
     def image(self, index: int) -> np.ndarray:
         """Return a sample [C,H,W] in own units. Raises UserError if it cannot be read."""
-        image = np.array(self._axes.sample(self._rows[self._place(index)]), dtype=self.dtype, order="C")
+        return self._filled(np.array(self._axes.sample(self._rows[self._place(index)]), dtype=self.dtype, order="C"))
+
+    @property
+    def read(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """A function that returns many samples at once, [N,C,H,W], where one by one is slower; else None."""
+        return self._read if self._rows.batched else None
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        found = self._rows.many(np.array([self._place(index) for index in indices.tolist()]))
+        return self._filled(np.stack([self._axes.sample(one) for one in found]).astype(self.dtype, copy=False))
+
+    def _filled(self, values: np.ndarray) -> np.ndarray:
         if self._stored.fill is not None:
-            image[image == self.dtype.type(self._stored.fill)] = np.nan
-        return image
+            values[values == self.dtype.type(self._stored.fill)] = np.nan
+        return values
 
     def label(self, index: int) -> np.ndarray:
         """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
@@ -193,6 +207,7 @@ class ArrayTable(Dataset):
 class SourceTable(ArrayTable):
     """One array of all samples for conversion, of any real dtype, read in order; it may be compressed whole."""
 
+    has_names = False  # for they are numbers
     _axes_option = "`axes`"
 
     def _largest(self) -> int:

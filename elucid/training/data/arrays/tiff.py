@@ -2,15 +2,20 @@
 
 import io
 import logging
+import math
+import zlib
 from typing import Any
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading import limits
 from elucid.training.data.arrays.dtypes import native
 from elucid.training.data.arrays.formats.tiff_header import NOT_IMAGES, tiff_header
 
 SUFFIXES = (".tif", ".tiff")
+_DEFLATE = (8, 32946, 50013)
+_UNBOUNDED = (34925,)  # LZMA
 _AXES = {"YX": (0, 0, 1), "YXS": (2, 0, 1), "SYX": (0, 1, 2)}
 
 
@@ -43,8 +48,24 @@ def _planes(page: Any, name: str) -> np.ndarray:
     """Return a page as [C,H,W]."""
     if page.axes not in _AXES:
         raise UserError(f"{name} has pages with the axes {page.axes}; store planes [H,W] or [H,W,C]")
+    _require_bounded(page, name)
     array = page.asarray()
     return array[np.newaxis] if array.ndim == 2 else array.transpose(_AXES[page.axes])
+
+
+def _require_bounded(page: Any, name: str) -> None:
+    """Raise UserError for parts that decompress to more than the page holds; the library would take them whole."""
+    part = math.prod(page.chunks) * page.dtype.itemsize
+    limits.FILE_BYTES.require(part, f"{name}: the size of its tiles")
+    if page.compression in _UNBOUNDED:
+        raise UserError(f"{name} is compressed by {page.compression.name}; store it with DEFLATE, or uncompressed")
+    if page.compression not in _DEFLATE:
+        return
+    file, most = page.parent.filehandle, max(part, page.nbytes)
+    for place, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.seek(place)
+        if len(zlib.decompressobj().decompress(file.read(count), most + 1)) > most:
+            raise UserError(f"{name} has parts that decompress to more than their {part} bytes; replace it")
 
 
 def _require_all_planes(file: Any, shape: tuple[int, ...], name: str) -> None:

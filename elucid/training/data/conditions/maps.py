@@ -39,7 +39,7 @@ class Maps:
 def names_of(dataset: Dataset) -> list[str] | None:
     """Return the names of images without their suffix; None if they have none."""
     name = getattr(dataset, "image_name", None)
-    if name is None:
+    if name is None or not getattr(dataset, "has_names", True):
         return None
     return [str(PurePosixPath(name(index)).with_suffix("")) for index in range(len(dataset))]
 

@@ -24,8 +24,8 @@ class BatchStream:
     """Yields batches on the device for one of `world_size` processes; `position` counts images of all processes.
 
     `dataset` has `image(i)` [C,H,W] as the encoder takes it, `label(i)` f32 [D], optionally all images as `array`
-    [N,C,H,W], perhaps with `read(indices)`, which checks them, and `maps` beside the images. `transforms` are applied
-    on the device, in order. `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks.
+    [N,C,H,W], `read(indices)`, which checks them or reads many at once, and `maps` beside the images. `transforms` are
+    applied on the device, in order. `xflip` doubles the dataset with flipped images, which `Batch.mirrored` marks.
     `keep_on_device` copies all images to the device once, if they take at most `gpu_share` of its free memory.
     `prefetch` batches are loaded ahead. `order` names the order of the images; by default it is chosen by their number.
     """
@@ -84,9 +84,9 @@ class BatchStream:
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Return images [len(indices),C,H,W] in the memory of the host."""
-        if self._array is None:
-            return np.stack(list(self._decoders.map(self.dataset.image, indices.tolist())))
         read = getattr(self.dataset, "read", None)
+        if self._array is None and read is None:
+            return np.stack(list(self._decoders.map(self.dataset.image, indices.tolist())))
         return self._array[indices] if read is None else read(indices)
 
     def next(self, count: int) -> Batch:

@@ -6,8 +6,8 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.base import Encoder
 from elucid.training.guidance.inverse.base import PosteriorDenoiser
+from elucid.training.sampling.conditions.opening import is_one_file, open_arrays
 from elucid.training.sampling.inverse.posterior import posterior_denoiser
-from elucid.training.sampling.opening import is_one_file, open_arrays
 from elucid.training.sampling.options import SampleOptions
 
 OTHERS = ("measurement", "measurement_noise", "posterior")

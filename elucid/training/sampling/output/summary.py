@@ -9,7 +9,7 @@ import torch
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import atomic_write, require_writable
 from elucid.training.inverse.summary import summary
-from elucid.training.sampling.given import GivenConditions
+from elucid.training.sampling.conditions.given import GivenConditions
 from elucid.training.sampling.output.folder import SampleFolder
 
 

@@ -32,11 +32,15 @@ def fill_of(attributes: dict[str, Any], dtype: np.dtype, where: str) -> float | 
     return value
 
 
-def channels_of(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return what attributes say of the channels, as `arrays.form` has it: `mean`, `std`, `channel_names`, `units`."""
-    numbers = {name: np.asarray(attributes[name]).tolist() for name in ("mean", "std") if name in attributes}
-    lists = {name: one for name, one in numbers.items() if isinstance(one, list)}
-    return lists | {name: one for name in ("channel_names", "units") if (one := texts(attributes.get(name)))}
+def channels_of(attributes: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return what attributes say of `channels`, as `arrays.form` has it: `mean` and `std`, `channel_names`, `units`.
+
+    Those that are no lists of one entry for each are of something else, and left out.
+    """
+    found = {name: np.asarray(attributes[name]).tolist() for name in ("mean", "std") if name in attributes}
+    found |= {name: texts(attributes.get(name)) for name in ("channel_names", "units")}
+    found = {name: one for name, one in found.items() if isinstance(one, list) and len(one) == channels}
+    return found if ("mean" in found) == ("std" in found) else {}
 
 
 def texts(value: Any) -> list[str] | None:

@@ -9,7 +9,7 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.training.data.arrays.dtypes import require_real
-from elucid.training.data.arrays.formats.attributes import channels_of, fill_of, texts
+from elucid.training.data.arrays.formats.attributes import fill_of, texts
 from elucid.training.data.arrays.formats.stored import PlainArray, StoredArray, chosen, failures, require_sane
 
 _MOST = 1000
@@ -48,7 +48,7 @@ class Hdf5Array(StoredArray):
             raise UserError(f"{self.where} is no array; check the path")
         self.shape, self.dtype = dataset.shape, dataset.dtype
         attributes = dict(dataset.attrs)
-        self.fill, self.about = fill_of(attributes, self.dtype, self.where), channels_of(attributes)
+        self.fill, self.attributes = fill_of(attributes, self.dtype, self.where), attributes
         if dataset.external:
             raise UserError(f"{self.where} has its values in other files, which are not read; copy it with h5repack")
         require_sane(self, None if dataset.is_virtual else dataset.id.get_storage_size())

@@ -18,8 +18,9 @@ from elucid.dnnlib.reading import limits
 class StoredArray(ABC):
     """Base class: an array whose first axis counts samples. Can be read from threads, pickled, used after a fork.
 
-    `where` names it in messages, `file` is its file or folder. `rows_per_chunk` samples are decompressed together.
-    `fill` is the value that stands for a missing one, if that is not NaN; `about` what attributes say of its channels.
+    `where` names it in messages, `file` is its file or folder. `rows_per_chunk` samples are decompressed together;
+    `batched` tells that many samples at once, `many`, take much less time than one by one. `fill` is the value that
+    stands for a missing one, if that is not NaN; `attributes` are those in the file.
     """
 
     file: Path
@@ -27,13 +28,18 @@ class StoredArray(ABC):
     shape: tuple[int, ...]
     dtype: np.dtype
     rows_per_chunk: int = 1
+    batched: bool = False
     fill: float | None = None
-    about: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     _held: tuple[int, Any] | None = None
 
     @abstractmethod
     def rows(self, first: int, end: int) -> np.ndarray:
         """Return samples `first` to `end`, which are in the array. Raises UserError if they cannot be read."""
+
+    def many(self, indices: np.ndarray) -> np.ndarray:
+        """Return samples at ascending places [N,...]. Raises UserError like `rows`."""
+        return np.concatenate([self.rows(index, index + 1) for index in indices.tolist()])
 
     def beside(self, name: str) -> tuple[np.ndarray, Any] | None:
         """Return the array of a name beside this one, whole, with its `class_names` if it has any; None if none is."""

@@ -1,7 +1,9 @@
 """Arrays in Zarr stores, folders and zips, through the optional zarr."""
 
+import logging
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading import limits
 from elucid.dnnlib.reading.zips import zip_members
 from elucid.training.data.arrays.dtypes import require_real
-from elucid.training.data.arrays.formats.attributes import channels_of, fill_of, texts
+from elucid.training.data.arrays.formats.attributes import fill_of, texts
 from elucid.training.data.arrays.formats.stored import StoredArray, chosen, failures, require_sane
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -20,6 +22,16 @@ _CODECS = frozenset(
     "lzma lz4 shuffle delta bitround fixedscaleoffset quantize packbits astype pcodec zfpy".split()
 )
 """Codecs that give numbers; others may do more, as numcodecs' `pickle`, which runs what it reads."""
+
+
+class _Others(logging.Filter):
+    """Drops what asyncio says of a task of zarr that failed beside another one, whose error is raised."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "zarr" not in record.getMessage()
+
+
+_OTHERS = _Others()
 
 
 def open_zarr(file: Path, inside: str, labels: str, largest: int) -> StoredArray:
@@ -51,11 +63,13 @@ class ZarrArray(StoredArray):
         _require_codecs(array, self.where)
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
         attributes = dict(array.attrs)
-        self.fill, self.about = fill_of(attributes, self.dtype, self.where), channels_of(attributes)
+        self.fill, self.attributes = fill_of(attributes, self.dtype, self.where), attributes
         require_sane(self)
         self.rows_per_chunk = int(array.chunks[0])
         size = math.prod(map(int, array.chunks)) * self.dtype.itemsize
         limits.ARRAY_BYTES.require(size, f"{self.where}: the size of a chunk")
+
+    batched = True
 
     def open(self) -> Any:
         with failures(str(self.file), Exception):
@@ -64,6 +78,10 @@ class ZarrArray(StoredArray):
     def rows(self, first: int, end: int) -> np.ndarray:
         with failures(f"{self.where}: sample {first}", Exception):
             return np.asarray(self.handle[first:end])
+
+    def many(self, indices: np.ndarray) -> np.ndarray:
+        with failures(f"{self.where}: one of the samples {indices[0]} to {indices[-1]}", Exception):
+            return np.asarray(self.handle.oindex[indices])
 
     def beside(self, name: str) -> tuple[np.ndarray, Any] | None:
         with failures(self.where, Exception):
@@ -129,6 +147,8 @@ def _library(file: Path) -> Any:
         raise UserError(
             f"{file} is Zarr, for which zarr is not installed: pip install 'elucid[zarr]', with Python 3.11 or later"
         ) from error
+    logging.getLogger("asyncio").addFilter(_OTHERS)
+    warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
     if int(zarr.__version__.partition(".")[0]) < 3:
         raise UserError(f"{file} needs zarr 3, and {zarr.__version__} is installed: pip install 'elucid[zarr]'")
     return zarr

@@ -11,8 +11,8 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.preparation.array_sources import SampleSource, open_array_source
-from elucid.preparation.channel_statistics import ChannelStream, ChannelSummary
+from elucid.preparation.fields.sources import SampleSource, open_array_source
+from elucid.preparation.fields.statistics import ChannelStream, ChannelSummary
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
 from elucid.training.data import npy
 from elucid.training.data.arrays.form import DTYPES, NAME
@@ -205,7 +205,8 @@ class _Conversion:
                 "deviation is 0; use `normalise`=std, or give `mean` and `std`"
             )
         encoder = {"name": NAME, "mean": mean.tolist(), "std": std.tolist()}
-        named = {"channel_names": options.channel_names, "units": options.units}
+        own = {key: [texts[place] for place in self.channels] for key, texts in self.source.about.items()}
+        named = {key: getattr(options, key) or own.get(key) for key in ("channel_names", "units")}
         return encoder | {key: list(value) for key, value in named.items() if value is not None}
 
     def require_dtype(self) -> np.dtype:
@@ -233,7 +234,10 @@ class _Conversion:
         return np.where(np.isfinite(array), array, self.summary.mean[:, None, None] if self.fill is None else self.fill)
 
     def notes(self, dropped: int) -> Iterator[str]:
-        """Yield what was done to missing values."""
+        """Yield what was done to missing values, and to the type."""
+        own, made = self.source.dtype, self.require_dtype()
+        if own.kind == "f" and made.itemsize < own.itemsize:
+            yield f"{own} rounded to {made}"
         if line := self.missing.line():
             done = f"{dropped} samples left out" if self.options.missing == "drop" else "replaced"
             yield f"{line}: {done}"

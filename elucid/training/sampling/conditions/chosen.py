@@ -8,8 +8,8 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.config.build import make_encoder
 from elucid.training.data.base import Dataset
 from elucid.training.data.conditions.maps import require_size
-from elucid.training.sampling.given import GivenConditions, read_vectors
-from elucid.training.sampling.opening import open_arrays
+from elucid.training.sampling.conditions.given import GivenConditions, read_vectors
+from elucid.training.sampling.conditions.opening import open_arrays
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot
 from elucid.training.transforms.maps import ConditionMaps

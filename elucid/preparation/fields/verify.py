@@ -8,8 +8,8 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.preparation.array_convert import channel_table
-from elucid.preparation.channel_statistics import ChannelStream, ChannelSummary
+from elucid.preparation.fields.convert import channel_table
+from elucid.preparation.fields.statistics import ChannelStream, ChannelSummary
 from elucid.training.data.arrays.missing import MissingValues
 from elucid.training.data.base import Dataset
 

@@ -2,7 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ class SampleSource(ABC):
     labels: Labels | None = None
     shape: tuple[int, int, int]  # C, H, W
     dtype: np.dtype
+    about: Mapping[str, list] = MappingProxyType({})  # `channel_names` and `units` [C], if the source says them
     notes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -68,6 +70,7 @@ class TableSource(SampleSource):
     def __init__(self, table: ArrayTable):
         self._table, self.name, self.labels = table, table.name, table.labels
         self.shape, self.dtype = (table.channels, *table.resolution), table.dtype
+        self.about = {key: table.arrays[key] for key in ("channel_names", "units") if key in table.arrays}
 
     def __len__(self) -> int:
         return len(self._table)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.precision import set_precision
+from elucid.training.sampling.conditions.lowres import FromFolder, Items, LowResImages
 from elucid.training.sampling.cpu_blocks import Samples
-from elucid.training.sampling.lowres import FromFolder, Items, LowResImages
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.snapshots.snapshot import Snapshot
 from elucid.training.transforms.lowres import NAME

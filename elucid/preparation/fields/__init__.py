@@ -1,0 +1,1 @@
+"""Arrays of any source as datasets: sources, statistics of channels, conversion, verification."""
