@@ -58,7 +58,8 @@ def row(denoiser, images: Tensor, labels: Tensor, given: dict, steps: int, churn
     seconds = time.process_time() - start
     told = summary(found, members)
     inside = ((told.low <= images) & (images <= told.high)).double().mean()
-    residual = (operator(found) - operator.observed(y)).square().mean().sqrt() / noise.std
+    measured = operator.observed(torch.ones_like(y)) != 0
+    residual = (operator(found) - y)[measured].square().mean().sqrt() / noise.std
     error, spread = (one.square().mean().sqrt() for one in (told.mean - images, told.std))
     return f"{error:.1f} | {spread:.1f} | {100 * inside:.0f} % | {residual:.2f} | {seconds:.0f} s"
 
