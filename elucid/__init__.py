@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from elucid.api.averages import export_averages as export_averages
     from elucid.api.evaluations.agreement import class_agreement as class_agreement
     from elucid.api.evaluations.agreement import svc as svc
+    from elucid.api.evaluations.arrays.ensemble import ensemble as ensemble
+    from elucid.api.evaluations.arrays.restoration import restoration as restoration
+    from elucid.api.evaluations.arrays.spectrum import spectrum as spectrum
     from elucid.api.evaluations.cas import cas as cas
     from elucid.api.evaluations.comparing.compare import compare as compare
     from elucid.api.evaluations.likelihood import Likelihood as Likelihood
@@ -57,6 +60,7 @@ _PLACES = {
     "cas": "elucid.api.evaluations.cas",
     "class_agreement": "elucid.api.evaluations.agreement",
     "compare": "elucid.api.evaluations.comparing.compare",
+    "ensemble": "elucid.api.evaluations.arrays.ensemble",
     "export_averages": "elucid.api.averages",
     "generate": "elucid.api.generate",
     "heldout_loss": "elucid.api.evaluations.loss",
@@ -65,9 +69,11 @@ _PLACES = {
     "nll": "elucid.api.evaluations.likelihood",
     "reference": "elucid.api.scoring",
     "report": "elucid.api.evaluations.report",
+    "restoration": "elucid.api.evaluations.arrays.restoration",
     "save_grid": "elucid.api.models",
     "score": "elucid.api.scoring",
     "show": "elucid.api.models",
+    "spectrum": "elucid.api.evaluations.arrays.spectrum",
     "sweep": "elucid.api.evaluations.sweep",
     "svc": "elucid.api.evaluations.agreement",
     "toy": "elucid.api.evaluations.toy",

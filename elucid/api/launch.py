@@ -194,7 +194,9 @@ def start(run: Run, folder: Path, state: dict | None) -> None:
             remove_leftovers(folder)
         run.resume(state)
         run.log(f"resuming {folder} at {run.nimg / 1000:.1f} kimg")
-    elif holds_a_run(folder):
+    elif run.loss.tunes and run.transferred is None:
+        run.log(f"note: {type(run.loss).__name__} tunes a diffusion model; --transfer=SNAPSHOT starts from its weights")
+    if state is None and holds_a_run(folder):
         run.log(f"warning: {folder} contains an earlier run; its files are kept or overwritten")
     if run.transferred is not None:
         run.log(run.transferred)
@@ -212,7 +214,7 @@ def describe_run(run: Run, folder: Path) -> None:
     labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
     log(f"folder    {folder}")
     height, width = data.resolution
-    what = "images" if data.encoder is None else "stored latents"
+    what = "stored latents" if data.kind == "latents" else data.kind
     log(f"data      {data.path}: {len(data)} {what}, {height}x{width}, {data.channels} channels, {labels}")
     if run.denoiser.spec.latent:
         channels, height, width = run.denoiser.spec.sample_shape

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from elucid.dnnlib.files import require_writable
 from elucid.torch_utils.distributed import choose_device
+from elucid.training.config.build import make_encoder
 from elucid.training.preconds.base import Preconditioned
 from elucid.training.sampling.generate import seed_list
 from elucid.training.sampling.options import SampleOptions
 from elucid.training.sampling.output import grid
+from elucid.training.sampling.output.colours import pictures_of
 from elucid.training.sampling.pipeline import make_pipeline, require_parts
 from elucid.training.snapshots.snapshot import Snapshot, load_snapshot
 from elucid.training.snapshots.trust import import_plugins
@@ -62,7 +64,9 @@ class Model:
         batch_size: int = 64,
         **options: Any,
     ) -> Tensor:
-        """Generate images u8[N,C,H,W] for the seeds, C 1 or 3; the image of a seed does not depend on the batch.
+        """Generate images u8[N,C,H,W] for the seeds, C 1 or 3, or arrays [N,C,H,W] in the data's own type and units.
+
+        The image of a seed does not depend on the batch.
 
         `classes` is one class for all or one per seed, by number or name; by default they are drawn at random from the
         seed. `options` are the other fields of `SampleOptions`. Raises UserError for options that do not fit the model.
@@ -72,6 +76,13 @@ class Model:
         require_parts(chosen)
         parts = make_pipeline(self.snapshot, chosen, self.device).generate(seeds, batch_size)
         return torch.cat([part.images.cpu() for part in parts])
+
+    def pictures(self, samples: Tensor, colormap: str = "gray", channels: Sequence[int] | None = None) -> Tensor:
+        """Return pictures u8[N,1 or 3,h,w] of samples, of arrays through a colour map, for `show` and `save_grid`.
+
+        `channels` are beside one another, by default the first eight. Raises UserError for those that there are not.
+        """
+        return pictures_of(samples, make_encoder(self.snapshot.encoder), colormap, channels)
 
     def __repr__(self) -> str:
         classes = f", {self.num_classes} classes" if self.num_classes else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from elucid.api.sources import of_dataset, warn
+from elucid.api.sources import of_dataset, require_taken, warn
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import cache_folder
 from elucid.dnnlib.progress import progress_bar
@@ -36,7 +36,8 @@ def references_of_images(
     files and the detector's, and found there the next time. External code may change without changing its hash. Only
     the main process has the features.
     """
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, arrays=True)
+    require_taken(dataset, detectors)
     own = [cache and type(one).__module__.startswith("elucid.") for one in detectors]
     content = on_main(lambda: content_hash(dataset)) if any(own) else ""
     kept = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from elucid.api.evaluator import Evaluator, warn_of_few
 from elucid.api.evaluator import Score as Score
 from elucid.api.references import collect_dataset
-from elucid.api.sources import Source, of_pipeline, open_source
+from elucid.api.sources import Source, of_pipeline, open_source, require_taken
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import require_writable
 from elucid.metrics.detectors import make_detector
@@ -57,7 +57,9 @@ def score(
         raise UserError(f"`images` is of type {type(images).__name__}; give a folder, a zip or a tensor u8[N,C,H,W]")
     images = os.fspath(images) if isinstance(images, os.PathLike) else images
     evaluator = Evaluator(ref, metrics, detector, detector_weights, intervals=intervals, cache=cache, **work)
-    source = images if isinstance(images, Source) else open_source(images, num, seed, batch, workers)
+    source = (
+        images if isinstance(images, Source) else open_source(images, num, seed, batch, workers, evaluator.detectors)
+    )
     return evaluator(source, features)
 
 
@@ -116,8 +118,9 @@ def reference(
         require_writable(dest)
     place = distributed.choose_device(device)
     distributed.init(place)
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, arrays=True)
     network = make_detector(detector, place, detector_weights)
+    require_taken(dataset, [network])
     spatial = features and "spatial" in sizes(network)
     ((found, provenance),) = collect_dataset(dataset, [network], features, spatial, batch, workers)
     warn_of_few(found.num, network.dim)

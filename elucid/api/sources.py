@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.metrics.detectors import Detector, takes_arrays
 from elucid.metrics.images import read_batches
 from elucid.metrics.reference import Provenance
 from elucid.torch_utils import distributed
@@ -35,8 +36,15 @@ class Source:
     provenance: Provenance = field(default_factory=Provenance)
 
 
-def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, workers: int | None) -> Source:
-    """Open the images of a folder, a zip or a tensor."""
+def open_source(
+    images: str | Tensor,
+    num: int | None,
+    seed: int,
+    batch: int,
+    workers: int | None,
+    detectors: Sequence[Detector] = (),
+) -> Source:
+    """Open the images of a folder, a zip or a tensor, for detectors. Raises UserError if one does not take them."""
     if isinstance(images, Tensor):
         if num is not None and num != len(images):
             raise UserError(f"`num`={num}, but there are {len(images)} images; leave `num` out")
@@ -45,8 +53,19 @@ def open_source(images: str | Tensor, num: int | None, seed: int, batch: int, wo
         names = [str(index) for index in range(len(images))]
         made = Provenance(file_format="none (array)", image_shape=shape_text(images.shape[1:]))
         return Source(parts, len(images), {"images": "tensor"}, order, names, made)
-    num = num or DEFAULT_NUM
-    return of_dataset(open_exactly(images, num, seed), batch, workers, {"images": images, "seed": seed})
+    dataset = open_exactly(images, num or DEFAULT_NUM, seed, arrays=True)
+    require_taken(dataset, detectors)
+    return of_dataset(dataset, batch, workers, {"images": images, "seed": seed})
+
+
+def require_taken(dataset: ImageDataset, detectors: Sequence[Detector]) -> None:
+    """Raise UserError if a data set holds arrays and a detector takes pictures."""
+    for one in detectors if dataset.arrays is not None else ():
+        if not takes_arrays(one):
+            raise UserError(
+                f"{dataset.path} holds arrays, and `detector`={one.name} takes pictures; write one with takes = "
+                '"arrays", and give it as `detector`=file.py:Name'
+            )
 
 
 def of_dataset(
@@ -111,9 +130,9 @@ def spans(numbers: list[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
+def open_exactly(path: str, num: int, seed: int, arrays: bool = False) -> ImageDataset:
     """Open `num` images of a folder or zip: all, or a subset determined by the seed; UserError if there are fewer."""
-    dataset = open_dataset(path, max_size=num, seed=seed)
+    dataset = open_dataset(path, max_size=num, seed=seed, arrays=arrays)
     found = dataset.num_images
     if found < num:
         raise UserError(f"{path} has {found} images, fewer than `num`={num}; generate more, or give `num`={found}")
@@ -131,9 +150,9 @@ def open_exactly(path: str, num: int, seed: int) -> ImageDataset:
 
 
 def runs_of(dataset: ImageDataset) -> dict[str | None, int]:
-    """Count images by the options that generated them, which generate.py stores in its samples."""
+    """Count images by the options that generated them, which generate.py stores in pictures."""
     counts: dict[str | None, int] = {}
-    for index in range(len(dataset)):
+    for index in range(len(dataset)) if dataset.arrays is None else ():
         note = read_note(io.BytesIO(dataset.encoded(index)))
         if note is None and index == 0:
             break  # not a folder of samples, so avoid reading all of it twice

@@ -4,6 +4,7 @@ import click
 
 from elucid.commands.command import Group, version_option
 from elucid.commands.evaluations import cas, compare, loss, memorisation, nll, report, svc, sweep, toy, watch
+from elucid.commands.evaluations.arrays import ensemble, restoration, spectrum
 from elucid.commands.processes import processes
 from elucid.dnnlib import cli
 
@@ -22,7 +23,7 @@ def main() -> None:
     """Evaluate trained models. The last line of stdout is the number alone; notes go to stderr."""
 
 
-for module in (cas, compare, loss, memorisation, nll, report, svc, sweep, toy, watch):
+for module in (cas, compare, ensemble, loss, memorisation, nll, report, restoration, spectrum, svc, sweep, toy, watch):
     main.add_command(module.command)
 
 

@@ -1,4 +1,4 @@
-"""Feature detectors, which map uint8 images to float32 features in full precision."""
+"""Feature detectors, which map pictures or arrays to float32 features in full precision."""
 
 import os
 from abc import ABC, abstractmethod
@@ -15,11 +15,13 @@ from elucid.metrics.names import DETECTORS
 
 INTERFACE = Interface("detector", methods={"__call__": ("images",)}, arguments=("device", "weights"))
 ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
+TAKES = ("pictures", "arrays")
 
 
 class Detector(ABC):
     """Base class: maps images u8[B,1 or 3,H,W] to features f32[B,dim], which must not depend on the batch.
 
+    One with `takes = "arrays"` gets arrays f32[B,C,H,W] of any channels instead, in the data's own units.
     `name` and `sha256` (of the weights) identify the detector, `resize` describes how images are resized to the
     network's input. A detector is constructed as `Class(device=torch.device, weights=path or URL, or None)`.
     """
@@ -29,20 +31,22 @@ class Detector(ABC):
     sha256: str
     resize: str
     device: torch.device
+    takes: str = "pictures"
     extra: Mapping[str, int] = {}
     """Dimensions of further `outputs`: "spatial" (of an early layer, flattened) and "logits" (of a classifier)."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Compute features f32[B,dim] of RGB images u8[B,3,H,W] on the detector's device."""
+        """Compute features f32[B,dim] of RGB images u8[B,3,H,W], or arrays f32[B,C,H,W], on the detector's device."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         with full_precision():
-            return self.features(as_rgb(images).to(self.device))
+            images = as_rgb(images) if self.takes == "pictures" else as_arrays(images)
+            return self.features(images.to(self.device))
 
     def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Return "features" and those of `extra` that are named, each f32[B,its size], of images u8[B,1 or 3,H,W].
+        """Return "features" and those of `extra` that are named, each f32[B,its size], of images as for `__call__`.
 
         By default the methods `logits` and `spatial` are called; override it to compute all in one pass.
         """
@@ -58,7 +62,37 @@ def make_detector(name: str, device: torch.device, weights: str | os.PathLike | 
     for attribute, kind in ATTRIBUTES.items():
         if not isinstance(getattr(detector, attribute, None), kind):
             raise UserError(f"detector {name}: {type(detector).__name__} must have {attribute}, a {kind.__name__}")
+    if getattr(detector, "takes", "pictures") not in TAKES:
+        raise UserError(f"detector {name}: takes={detector.takes!r} must be one of {', '.join(TAKES)}")
     return detector
+
+
+def takes_arrays(detector: Detector) -> bool:
+    """Return whether a detector, which need not derive from `Detector`, takes arrays, not pictures."""
+    return getattr(detector, "takes", "pictures") == "arrays"
+
+
+def require_suitable(detector: Detector, images: Tensor) -> None:
+    """Raise UserError for arrays and a detector of pictures, and for values that are not finite, with their place."""
+    if not takes_arrays(detector):
+        kind = str(images.dtype).removeprefix("torch.")
+        if kind != "uint8" or images.shape[1] not in (1, 3):
+            raise UserError(
+                f"`detector`={detector.name} takes gray or RGB pictures, not {kind} arrays of {images.shape[1]} "
+                'channels; write one with takes = "arrays" and give it as `detector`=file.py:Name'
+            )
+    elif images.is_floating_point() and not bool(torch.isfinite(images).all()):
+        _, channel, row, column = (~torch.isfinite(images)).nonzero()[0].tolist()
+        raise UserError(
+            f"an array has NaN or infinity at channel {channel}, row {row}, column {column}; repair it or leave it out"
+        )
+
+
+def as_arrays(images: Tensor) -> Tensor:
+    """Convert arrays [B,C,H,W] of any kind of number to float32."""
+    if images.ndim != 4:
+        raise UserError(f"detectors take arrays [B,C,H,W], not {list(images.shape)}")
+    return images.to(torch.float32)
 
 
 def as_rgb(images: Tensor) -> Tensor:

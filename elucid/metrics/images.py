@@ -17,7 +17,7 @@ from elucid.torch_utils import distributed
 
 
 class Images(Protocol):
-    """A readable set of images: `image(index)` returns u8[C,H,W], all of the same shape, and is thread-safe."""
+    """A readable set of images: `image(index)` returns u8[C,H,W] or arrays, all of one shape, and is thread-safe."""
 
     def __len__(self) -> int: ...
 
@@ -25,7 +25,7 @@ class Images(Protocol):
 
 
 def read_batches(images: Images, batch_size: int, workers: int | None = None) -> Iterator[Tensor]:
-    """Yield this process's share of the images as batches u8[B,C,H,W], decoded in background threads."""
+    """Yield this process's share of the images as batches [B,C,H,W], decoded in background threads."""
     return _decoded(images, distributed.rank_share(range(len(images)), batch_size), workers or os.cpu_count() or 1)
 
 

@@ -75,6 +75,7 @@ def test_samples_are_in_the_data_s_own_units(run, call, folder):
     assert np.array_equal(np.load(folder / "all.npz")["samples"], samples)
     assert np.asarray(Image.open(folder / "grid.png")).ndim == 3
     again = elucid.load(run, device="cpu").sample([3, 5], steps=3)
+    assert elucid.load(run, device="cpu").pictures(again, "heat", [0, 2]).shape == (2, 3, 8, 25)
     assert isinstance(again, torch.Tensor) and np.array_equal(again.numpy(), samples[[3, 5]])
     assert elucid.datasets.open(folder / "out").arrays["units"][1] == "K", "samples are a data set of arrays"
     assert "0 images generated" in call("generate.py", "--network=run", "--outdir=out", "--seeds=0-15", "--steps=3",

@@ -129,3 +129,17 @@ def test_maps_that_are_missing(call, folder, tmp_path):
     said = call("train.py", "--data=pictures", "--outdir=none", *TRAIN, f"--cond_images={tmp_path}/few", code=2)
     assert "pictures/15" in said and "no map" in said
     assert "--cond_dropout" in call("train.py", "--data=pictures", "--outdir=none", "--cond_dropout=0.1", code=2)
+
+
+def test_arrays_are_enlarged_like_pictures(call, folder):
+    fields = np.random.default_rng(4).normal(size=(16, 2, 8, 8)).astype(np.float32)
+    np.save(folder / "fields.npy", fields)
+    call("dataset_tool.py", "--source=fields.npy", "--dest=fields.zip")
+    np.save(folder / "low.npy", fields.reshape(16, 2, 4, 2, 4, 2).mean((3, 5)))
+    call("dataset_tool.py", "--source=low.npy", "--dest=low.zip")
+    call("train.py", "--data=fields.zip", "--outdir=enlarges", "--lowres=2", *TRAIN[:-1], "--nosubdir", "--augment=0")
+    call("generate.py", "--network=enlarges", "--outdir=enlarged", "--seeds=0-3", "--steps=2", "--lowres_from=low.zip",
+         "--device=cpu")  # fmt: skip
+    assert np.load(folder / "enlarged/000002.npy").shape == (2, 8, 8)
+    said = call("generate.py", "--network=enlarges", "--outdir=x", "--lowres_from=pictures", "--device=cpu", code=2)
+    assert "has pictures, but the model enlarges arrays" in said

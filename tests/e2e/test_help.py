@@ -15,6 +15,9 @@ COMMANDS = [
     "dataset_tool -h",
     "dataset_tool verify -h",
     "example -h",
+    "evaluate ensemble -h",
+    "evaluate spectrum -h",
+    "evaluate restoration -h",
 ]
 MISTAKES = ["train --epochs=1", "train --arch=ddpm", "generate --samper=edm", "fid cacl", "dataset_tool --sorce=x"]
 

@@ -30,7 +30,7 @@ DIT = {**transformers.small("dit"), "depth": 1}
 SPEC = NetSpec((8, 8), 1, vector={"labels": 3})
 LABELS = torch.eye(3)[[0, 2, 1, 0]]
 LOSSES = {
-    "mean_flow": ("flow", {"name": "mean_flow", "omega": 2.0, "kappa": 0.3}),
+    "mean_flow": ("flow", {"name": "mean_flow", "omega": 2.0, "kappa": 0.3, "label_dropout": 0.2}),
     "improved_mean_flow": ("flow", {"name": "improved_mean_flow", "ratio": 1.0}),
     "scm": ("edm", {"name": "uncertainty", "features": 16, "base": {"name": "scm", "warmup": 0}}),
     "trigflow": ("trigflow", {"name": "scm", "warmup": 0}),

@@ -18,4 +18,4 @@ def test_one_lower_bound_of_torch(root):
 def test_one_set_of_development_tools(root):
     extra = re.search(r"^dev = \[(.*)\]$", (root / "pyproject.toml").read_text(), re.M)[1]
     in_makefile = re.search(r"^DEV := (.*)$", (root / "Makefile").read_text(), re.M)[1]
-    assert in_makefile.split(" ") == extra.split(", ")
+    assert re.findall(r'"[^"]*"', in_makefile) == extra.split(", ")

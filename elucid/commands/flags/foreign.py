@@ -116,6 +116,7 @@ FOREIGN_FLAGS = {
     "sample_eps": "--set schedule.t_min=X and schedule.t_max=1-X",
     "optim": "--optimizer, as in --optimizer=radam",
     "ema_beta": "--ema, a half-life in millions of images instead of a decay",
+    "q": "--set loss.q=N, of the loss ect",
     "double": "--set loss.double_mimg=X, of the loss ect: ticks x tick / 1000",
     "mapping": "--set loss.mapping=NAME, of the loss ect",
     "mid_t": "--set schedule.levels=[80,X], the levels of one step and of two",

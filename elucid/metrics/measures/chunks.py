@@ -15,7 +15,7 @@ def chunk_size(device: torch.device) -> int:
 
 
 def in_chunks(batches: Iterable[Tensor], size: int) -> Iterator[tuple[Tensor, int]]:
-    """Yield the images of batches u8[B,C,H,W], of any sizes, as chunks u8[size,C,H,W] in the same order.
+    """Yield the images of batches [B,C,H,W], of any sizes, as chunks [size,C,H,W] in the same order.
 
     A library chooses its algorithm, and with it the rounding, by the shape of its input. So the last chunk is filled up
     with copies of its last image; with each chunk goes the number of images before those.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.metrics.detectors import Detector
+from elucid.metrics.detectors import Detector, require_suitable
 from elucid.metrics.measures.chunks import chunk_size, in_chunks
 from elucid.metrics.measures.names import METRICS
 from elucid.metrics.statistics import FeatureStatistics
@@ -59,11 +59,11 @@ def collect(
     order: Sequence[int],
     total: int,
 ) -> list[Collected]:
-    """Compute what is wanted of each detector over the batches u8[B,C,H,W] of all processes, `total` images in all.
+    """Compute what is wanted of each detector over the batches [B,C,H,W] of all processes, `total` images in all.
 
     `order` are the places of this process's images among all. All processes must call it. Detectors see chunks of one
     size whatever that of the batches is. Raises UserError if there are fewer than two images, if all are the
-    same, if a feature is not finite, or if a detector has no such output.
+    same, if a feature is not finite, if a detector has no such output, or does not take such images.
     """
     if total < 2:
         raise UserError(f"a covariance needs at least two images, not {total}")
@@ -76,6 +76,7 @@ def collect(
         for images, count in in_chunks(batches, chunk_size(detectors[0].device)):
             digests += [_digest(image) for image in images[:count].cpu().numpy()]
             for one in passes:
+                require_suitable(one.detector, images)
                 one.update(images, count)
             # The progress bar assumes the same speed on all processes.
             bar.update(min(count * distributed.world_size(), total - bar.n))

@@ -38,6 +38,9 @@ class Loss(nn.Module):
     """Sampler and schedule, as components, that models trained with it are sampled by if none is chosen; empty for the
     preconditioner's."""
 
+    tunes: bool = False
+    """Whether it is meant to go on from a diffusion model's weights; a run without any gets a note."""
+
     batch_multiple: int = 1
     """The images of a pass are a multiple of this number, e.g. of a group that is compared."""
 
@@ -105,6 +108,10 @@ class LossWrapper(Loss):
     @property
     def may_be_negative(self) -> bool:  # type: ignore[override]
         return self.base.may_be_negative
+
+    @property
+    def tunes(self) -> bool:  # type: ignore[override]
+        return self.base.tunes
 
     @property
     def batch_multiple(self) -> int:  # type: ignore[override]

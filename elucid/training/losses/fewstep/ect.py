@@ -32,7 +32,7 @@ class ECT(ConsistencyPairs):
     1 - q^-(stage+1). Raises UserError for impossible numbers.
     """
 
-    uses_all_parameters = True
+    uses_all_parameters = tunes = True
 
     def __init__(
         self,

@@ -39,6 +39,11 @@ class VelocityGuidance:
             raise UserError("loss.omega, loss.kappa and loss.label_dropout need labels, the run has none; use `cond`=1")
         if getattr(denoiser.model, "label_dropout", 0):
             raise UserError("`label_dropout` would drop those of the target, too; set loss.label_dropout instead")
+        if self.active and self.omega + self.kappa != 1 and not self.label_dropout:
+            raise UserError(
+                "loss.omega and loss.kappa guide away from the velocity without labels, which nothing teaches here; set "
+                "loss.label_dropout, e.g. to 0.1"
+            )
 
     def dropped(self, cond: Cond, count: int, device) -> Cond:
         """Return the conditions of which a share has lost its labels."""

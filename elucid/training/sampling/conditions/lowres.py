@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.data.base import Dataset
-from elucid.training.data.dataset import open_dataset
+from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.encoders.base import Encoder
 from elucid.training.sampling.cpu_blocks import Samples
 from elucid.training.sampling.output.forms import read_note
@@ -50,7 +50,7 @@ class FromFolder(LowResImages):
 
     def __init__(self, path: str | os.PathLike, spec: NetSpec, factor: int, class_names: Sequence[str] | None = None):
         self.path, self.spec = os.fspath(path), spec
-        self.dataset = open_dataset(path)
+        self.dataset = open_dataset(path, arrays=True)
         self._require_fitting(factor)
         self._index = self._numbered()
         self._class_of = self._matched(class_names or ())
@@ -110,6 +110,11 @@ class FromFolder(LowResImages):
         return {number: number for number in range(self.spec.label_dim)}
 
     def _require_fitting(self, factor: int) -> None:
+        if not isinstance(self.dataset, ImageDataset):
+            raise UserError(f"`lowres_from`={self.path} is one file; give a folder or zip, as dataset_tool.py makes")
+        if (self.dataset.arrays is not None) != self.spec.arrays:
+            theirs, ours = ("pictures", "arrays") if self.spec.arrays else ("arrays", "pictures")
+            raise UserError(f"`lowres_from`={self.path} has {theirs}, but the model enlarges {ours}; convert them")
         (height, width), (small, narrow) = self.spec.resolution, self.dataset.resolution
         if (small * factor, narrow * factor) != (height, width):
             wanted = f"{width // factor}x{height // factor}"

@@ -1,0 +1,1 @@
+"""Evaluations of arrays of any channels, which apply to pictures, too."""

@@ -1,0 +1,1 @@
+"""Subcommands of evaluate.py for arrays of any channels, which apply to pictures, too."""

@@ -1,0 +1,1 @@
+"""Ensembles of samples against the truth: error, spread, CRPS, ranks, coverage."""
