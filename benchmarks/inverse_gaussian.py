@@ -40,6 +40,9 @@ AFFINE = (torch.tensor([100.0, 60.0]), torch.tensor([120.0, -20.0]))
 QUANTILE = 1.6448536269514722
 """Of the normal distribution, at the ends of 90 % intervals."""
 
+DIVERGED = 10_000.0
+"""An error in percent from which on a number says no more."""
+
 SOLVED = "tolerance=1e-9,iterations=200"
 METHODS = {
     "exact denoiser": None,
@@ -213,8 +216,8 @@ def main(chosen: str, methods: str, steps: int, noise: float, count: int, member
                     sigmas = Karras(number)(denoiser)
                     run: Callable = sampled if name in SAMPLED else moments
                     found = run(denoiser, case, sampler, sigmas, members if run is sampled else draws)
-                    mean, covariance, coverage = (100 * one for one in errors(case, *found))
-                    cells.append(f"{mean:.1f}, {covariance:.1f}, {coverage:.0f}")
+                    percents = [100 * one for one in errors(case, *found)]
+                    cells.append("{:.1f}, {:.1f}, {:.0f}".format(*percents) if max(percents) < DIVERGED else "diverges")
                     bar.update()
                 bar.write(f"| {text} | {name} | {' | '.join(cells)} |", file=sys.stdout)
 

@@ -90,6 +90,11 @@ def test_network_preconditioner_loss_and_detector(call, tmp_path, monkeypatch):
     options = json.loads((tmp_path / "run/training_options.json").read_text())
     assert options["network"] == {"name": "mine.py:Tiny", "width": 16} and options["loss"]["noise"]["P_std"] == 1.2
     call("generate.py", "--network=run", "--outdir=out", "--seeds=0-3", "--plugins=mine.py", "--device=cpu")
+    plain = np.array(Image.open("out/000000.png"))
+    np.save("y.npy", np.zeros((1, plain.shape[0], plain.shape[1] // 2)))
+    flags = ["--operator=mine.py:Alternate", "--measurement=y.npy", "--posterior=mine.py:Descent,rate=1"]
+    call("generate.py", "--network=run", "--outdir=given", "--seeds=0", "--plugins=mine.py", "--device=cpu", *flags)
+    assert not np.array_equal(plain, np.array(Image.open("given/000000.png")))
     call("fid.py", "ref", "--data=digits.zip", "--dest=digits.npz", "--detector=mine.py:Pixels", "--device=cpu")
     flags = ["--images=out", "--num=4", "--ref=digits.npz", "--device=cpu"]
     assert "was made with pixels" in call("fid.py", "calc", *flags, code=2)  # it chooses no code

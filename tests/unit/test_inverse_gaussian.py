@@ -99,7 +99,7 @@ def test_samples_of_heun_are_of_the_posterior():
     levels = [Karras(steps, 0.02, 1000.0)(denoiser) for steps in (32, 64)]
     runs = [errors(case, *moments(denoiser, case, EDMSampler(), sigmas, 0)) for sigmas in levels]
     (_, coarse, _), (mean, fine, coverage) = runs
-    assert mean < 0.003 and fine < 0.04 and coarse / fine == pytest.approx(4, abs=0.8)
+    assert mean < 0.003 and fine < 0.02 and coarse / fine > 3.5
     assert 0.88 < coverage < 0.92
 
 

@@ -15,14 +15,17 @@ from elucid.training.inverse.operators.superres import SuperResolution
 from elucid.training.inverse.problem import InverseProblem
 from elucid.training.noise.discrete import betas, levels_of
 from elucid.training.noise.schedules import Karras
+from elucid.training.preconds.flow import FlowPrecond
 from elucid.training.preconds.wrapper import BoundDenoiser
 from elucid.training.registry.components import make
 from elucid.training.registry.names import POSTERIORS
+from elucid.training.samplers.base import levels_for
 from elucid.training.samplers.ddpm import DDPMSampler
 from elucid.training.samplers.edm import EDMSampler
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.inverse.posterior import described, posterior_denoiser
 from elucid.training.snapshots.snapshot import load_snapshot
+from elucid.training.types import NetSpec
 from tests.oracles import GaussianDenoiser, MixtureDenoiser
 from tests.snapshots import save_random_snapshot
 
@@ -67,7 +70,7 @@ def test_each_method_is_its_equation(operator):
         }
         options = {"pigdm": {"data_std": 0.3}, "diffpir": {"weight": 2.0}}
         for name, change in expected.items():
-            given = {"name": name, **options.get(name, {}), "tolerance": 1e-10, "iterations": 60}
+            given = {"name": name, **options.get(name, {}), "tolerance": 1e-10, "iterations": 32}
             x0 = make(given, "posterior", denoiser=MIXTURE, problem=one)(x, sigma).x0
             assert torch.allclose(x0.flatten(), D + change, atol=1e-6), (name, float(sigma))
         gradient = make({"name": "dps", "scale": "likelihood"}, "posterior", denoiser=MIXTURE, problem=one)
@@ -141,6 +144,20 @@ def test_every_method_passes_on_everything_else(name):
     assert given.spec == prior.spec and not given.starts_from_noise
 
 
+class Single(Blur):
+    """Computes in float32, whatever it is given."""
+
+    def _filtered(self, images, adjoint):
+        return super()._filtered(images.float(), adjoint)
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_an_operator_may_compute_in_float32(name):
+    ours, exact = (problem(kind(1.0)) for kind in (Single, Blur))
+    found = [make(name, "posterior", denoiser=MIXTURE, problem=one)(X, SIGMA).x0 for one in (ours, exact)]
+    assert found[0].dtype == torch.float64 and torch.allclose(*found, atol=1e-3)
+
+
 def test_a_method_without_derivatives_costs_no_backward_pass():
     for name, differentiated in (("replacement", False), ("diffpir", False), ("tmpd", True), ("pigdm", True)):
         wanted = []
@@ -170,6 +187,19 @@ def test_replaced_pixels_end_at_the_measurement():
     clean = (one.measurement - 127.5) / 127.5
     noise = torch.stack([(x - clean) / s for x, s in path[:12]])
     assert torch.allclose(noise[1:], noise[:1].expand_as(noise[1:]), atol=1e-6)  # one n for the whole path
+
+
+def test_a_flow_model_samples_from_its_largest_level():
+    """Not from pure noise, at which the change is infinity times 0."""
+    prior = FlowPrecond(torch.nn.Conv2d(1, 1, 1), NetSpec((4, 4), 1)).eval()
+    prior.model.forward = lambda x, c_noise, cond: 0.3 * x
+    wrapped = make("tmpd", "posterior", denoiser=prior, problem=problem())
+    assert prior.starts_from_noise
+    for sampler, schedule in ((make("flow_euler", "sampler"), make("flow", "schedule")), (EDMSampler(), Karras())):
+        sigmas = levels_for(sampler, schedule, wrapped, 6)
+        with torch.no_grad():
+            end = sampler(BoundDenoiser(wrapped), X * sigmas[0], sigmas, torch.randn_like)
+        assert float(sigmas[0]) <= prior.sigma_max and end.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +256,9 @@ def test_texts_of_options_are_read_and_wrong_ones_refused(tmp_path, snapshot):
     assert made(noise="3").problem.noise.std == made(noise=3.0).problem.noise.std == 3
     assert made(noise="poisson:0.2").problem.noise.gain == 0.2
     assert (made(method="diffpir:7").weight, made(method="tmpd,iterations=3").iterations) == (7, 3)
+    for text, steps in (("dps", 18), ("dps,steps=50", 50), ("tmpd", None)):  # the sampler's number, unless it is given
+        wrapped = posterior_denoiser(snapshot.ema, affine, "superres:2", posterior=text, steps=18)
+        assert getattr(wrapped, "steps", None) == steps
     for wrong, word in (
         ({"operator": "supperres:2"}, "supperres"),
         ({"operator": "superres"}, "factor"),

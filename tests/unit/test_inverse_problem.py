@@ -186,6 +186,9 @@ def test_conjugate_gradients_stay_finite_where_there_is_no_solution():
     for iterations in range(1, 12):
         v = conjugate_gradients(lambda v: v @ skew, b[:1], 1e-12, iterations)
         assert float((b[:1] - v @ skew).norm()) <= float(b[:1].norm())
+    calls = []
+    conjugate_gradients(lambda v: calls.append(1) or -v, b[2:], 1e-12, 50)
+    assert len(calls) == 1  # no direction to go is left
     smallest = conjugate_gradients(lambda v: diagonal[:1] * v, torch.tensor([[3.0, 0.0]]).double(), 1e-12, 50)
     assert smallest.tolist() == [[3.0, 0.0]]
 

@@ -87,15 +87,15 @@ class InverseProblem:
             raise UserError(f"`measurement`: there are {len(y)} for {len(like)} samples; give one, or one for each")
         y = y.to(like.device, like.dtype)
         offset = self.offset.like(y).expand(1, *self.shape)
-        return Observation(self.noise.value(y) - self.operator(offset), self.noise.variance(y))
+        return Observation(self.noise.value(y) - self.operator(offset).to(y.dtype), self.noise.variance(y))
 
     def measure(self, x: Tensor) -> Tensor:
         """Return A (scale x) [B,...] of normalised images x [B,C,H,W]."""
-        return self.operator(self.scale.like(x) * x)
+        return self.operator(self.scale.like(x) * x).to(x.dtype)
 
     def adjoint(self, r: Tensor) -> Tensor:
         """Return scale A^T r [B,C,H,W], the adjoint of `measure`."""
-        return self.scale.like(r) * self.operator.adjoint(r)
+        return self.scale.like(r) * self.operator.adjoint(r).to(r.dtype)
 
 
 def as_channels(values: Tensor | Sequence[float], channels: int) -> Tensor:

@@ -218,7 +218,8 @@ def single_pipeline(
     guided = with_guidance(window, chosen["guidance"], options, device, snapshot.options)
     limited = clipped(guided, options.clip, options.threshold)
     guided_by_all = with_classifier(limited, classifier, names, options)
-    outermost, measurements = with_measurement(guided_by_all, encoder, options)
+    number = len(levels_for(sampler, schedule, guided_by_all)) - 1
+    outermost, measurements = with_measurement(guided_by_all, encoder, options, number)
     given = given_conditions(snapshot, options, device, measurements)
     # So that impossible levels are refused before anything is written.
     levels_for(sampler, schedule, outermost)

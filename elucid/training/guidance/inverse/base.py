@@ -55,9 +55,9 @@ class PosteriorDenoiser(DenoiserWrapper):
             x0 = out.x0.to(x.dtype)
         with torch.no_grad():
             change = self.change(x0.detach(), as_levels(sigma, x, x.dtype), seen, gradient_of(x0, x))
-        kept = {field.name: getattr(out, field.name) for field in dataclasses.fields(out)}
-        detached = {name: one.detach() for name, one in kept.items() if isinstance(one, Tensor)}
-        return Prediction(**{**kept, **detached, "x0": x0.detach() + change})
+        tensors = {field.name: getattr(out, field.name) for field in dataclasses.fields(out)}
+        detached = {name: one.detach() for name, one in tensors.items() if isinstance(one, Tensor)}
+        return dataclasses.replace(out, **{**detached, "x0": x0.detach() + change})
 
 
 def gradient_of(x0: Tensor, x: Tensor) -> Pull:

@@ -16,13 +16,12 @@ SCALES = ("normalised", "likelihood")
 class DPS(PosteriorDenoiser):
     """D + sigma^2 g, g = -c grad_x |y - A D|^2 (Chung et al. 2022, arXiv 2209.14687, section 3).
 
-    `scale` "normalised": c = `step` sqrt(1 - beta) / (beta |y - A D|), beta that at sigma of DDPM's linear schedule of
-    `steps` steps, the number that the sampler takes: so a DDPM step is moved by the paper's step / |y - A D| times the
-    gradient.
-    Norms are in normalised units, as published, and squares weighted by 1 / variance where it varies (Poisson).
-    "likelihood": g = `step` times the gradient of the log-likelihood -|y - A D|^2 / (2 variance) at D, without the
-    doubt about D: without a constant to choose, but stiff where sigma is far above the noise of y. Raises
-    UserError for impossible options, and for "likelihood" if y has no noise.
+    `scale` "normalised": c = `step` sqrt(1 - beta) / (beta |y - A D|), beta that of sigma in DDPM's linear schedule of
+    `steps` steps, the number that the sampler takes: so a step of DDPM is moved by the paper's step / |y - A D| times
+    the gradient. Norms are in normalised units, as published; squares are weighted by 1 / variance where it varies, as
+    of counts. "likelihood": g is `step` times the gradient of -|y - A D|^2 / (2 variance), the log-likelihood of D,
+    without doubt about D: no constant to choose, but stiff where sigma is far above the noise of y. Raises UserError
+    for impossible options, and for "likelihood" if y has no noise.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class DPS(PosteriorDenoiser):
         return levels[1:], -torch.log1p(levels**2)
 
     def beta(self, sigma: Tensor) -> Tensor:
-        """Return 1 - abar_t / abar_(t - 1000 / steps), t the nearest to the level sigma, in its shape [B or 1,1,1,1]."""
+        """Return 1 - abar_t / abar_(t - 1000 / steps) in the shape of sigma, t being the time of the nearest level."""
         levels, log_abar = (one.to(sigma) for one in self.schedule)
         t = nearest_level(levels, sigma) + 1
         before = (t.to(sigma) - 1000 / self.steps).clamp_min(0)

@@ -13,11 +13,14 @@ from elucid.training.sampling.options import SampleOptions
 OTHERS = ("measurement", "measurement_noise", "posterior")
 
 
-def with_measurement(denoiser, encoder: Encoder, options: SampleOptions) -> tuple[object, Tensor | None]:
+def with_measurement(
+    denoiser, encoder: Encoder, options: SampleOptions, steps: int | None = None
+) -> tuple[object, Tensor | None]:
     """Wrap the denoiser, with all its other guidance, so that its images agree with the measurement, if one is given.
 
-    Returns it, and the measurements [N,...] if there are many, one for each group of seeds. Raises UserError for
-    options that lack the others, and for measurements that the operator cannot make of the model's images.
+    `steps` is the number that the sampler takes. Returns it, and the measurements [N,...] if there are many, one for
+    each group of seeds. Raises UserError for options that lack the others, and for measurements that the operator
+    cannot make of the model's images.
     """
     if options.operator is None:
         if given := [name for name in OTHERS if getattr(options, name) is not None]:
@@ -29,8 +32,8 @@ def with_measurement(denoiser, encoder: Encoder, options: SampleOptions) -> tupl
     noise = 0.0 if options.measurement_noise is None else options.measurement_noise
     method = options.posterior or "tmpd"
     if is_one_file(path):
-        return posterior_denoiser(denoiser, encoder.affine, options.operator, path, noise, method), None
-    wrapped = posterior_denoiser(denoiser, encoder.affine, options.operator, None, noise, method)
+        return posterior_denoiser(denoiser, encoder.affine, options.operator, path, noise, method, steps), None
+    wrapped = posterior_denoiser(denoiser, encoder.affine, options.operator, None, noise, method, steps)
     found = open_arrays(path, "measurement")
     many = torch.stack([torch.from_numpy(found.image(index)).to(torch.float64) for index in range(len(found))])
     return wrapped, wrapped.problem.require(as_measured(many, wrapped))

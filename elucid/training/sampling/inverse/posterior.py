@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elucid.dnnlib.values import signature
 from elucid.training.guidance.inverse.base import PosteriorDenoiser
 from elucid.training.inverse.noise import MeasurementNoise
 from elucid.training.inverse.operators.base import LinearOperator
 from elucid.training.inverse.operators.files import read_array
 from elucid.training.inverse.problem import Affine, InverseProblem
-from elucid.training.registry.components import make, resolved
+from elucid.training.registry.components import find, make, resolved
 from elucid.training.sampling.inverse.texts import component_of, noise_of
 
 
@@ -23,6 +24,7 @@ def posterior_denoiser(
     measurement: str | os.PathLike | Tensor | None = None,
     measurement_noise: str | float | MeasurementNoise = 0.0,
     posterior: str | dict[str, Any] = "tmpd",
+    steps: int | None = None,
 ) -> PosteriorDenoiser:
     """Return the denoiser of images given a measurement, around a denoiser with all its other guidance.
 
@@ -30,7 +32,8 @@ def posterior_denoiser(
     `superres:4`, `blur:1.5,boundary=zero`, `mine.py:Name`, `dps,step=0.5`, components, or an operator. `measurement` is
     a picture or .npy in the data's own units, or a tensor; None leaves it to cond["measurement"], one for each sample.
     `measurement_noise` is `gaussian:STD` in units of the measurement, `poisson:GAIN` in counts per unit, or STD alone,
-    0 for none. Raises UserError for texts, files and operators that do not fit each other or the model.
+    0 for none. `steps` is the number that the sampler takes, for methods that ask for it and are not told otherwise
+    (`dps`). Raises UserError for texts, files and operators that do not fit each other or the model.
     """
     if isinstance(operator, (str, dict)):
         operator = make(component_of(operator, "operator"), "operator")
@@ -38,7 +41,10 @@ def posterior_denoiser(
         measurement = read_array(measurement, "`measurement`")
     noise = noise_of(measurement_noise)
     problem = InverseProblem(operator, affine, denoiser.spec.sample_shape, noise, measurement)
-    return make(component_of(posterior, "posterior"), "posterior", denoiser=denoiser, problem=problem)
+    method = component_of(posterior, "posterior")
+    if steps is not None and "steps" in signature(find("posterior", method["name"])).parameters:
+        method = {"steps": steps, **method}
+    return make(method, "posterior", denoiser=denoiser, problem=problem)
 
 
 def described(wrapped: PosteriorDenoiser) -> dict[str, Any]:
