@@ -41,8 +41,8 @@ class VelocityGuidance:
             raise UserError("`label_dropout` would drop those of the target, too; set loss.label_dropout instead")
         if self.active and self.omega + self.kappa != 1 and not self.label_dropout:
             raise UserError(
-                "loss.omega and loss.kappa guide away from the velocity without labels, which nothing teaches here; set "
-                "loss.label_dropout, e.g. to 0.1"
+                "loss.omega and loss.kappa guide away from the velocity without labels, which nothing teaches here; "
+                "set loss.label_dropout, e.g. to 0.1"
             )
 
     def dropped(self, cond: Cond, count: int, device) -> Cond:
