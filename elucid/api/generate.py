@@ -62,7 +62,7 @@ def generate(
     distributed.init(place)
     check_grid(grid, outdir)
     pipeline, output = load_pipeline(network, options, place), output or OutputChoices()
-    output.check(pipeline.encoder)
+    output.check(pipeline.encoder, pipeline.image_shape[0])
     for name, value in (("labels", labels), ("class_dirs", class_dirs)):
         if value and not pipeline.label_dim:
             raise UserError(f"`{name}`: the model was trained without classes; leave `{name}` out")

@@ -7,6 +7,7 @@ from typing import Any
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.report.collect import read_run
 from elucid.training.snapshots.snapshot import Snapshot
+from elucid.training.types import MAPS
 from elucid.version import __version__
 
 
@@ -21,7 +22,8 @@ def model_card(snapshot: Snapshot, license: str | None, folder: Path | None) -> 
     header += [f"license: {_one_line(license)}"] if license else []
     header += ["tags:", "- diffusion", "---", ""]
     height, width = spec.resolution
-    size = f"{spec.image_channels} channels of {height}x{width}{' (latents)' if spec.latent else ''}"
+    kind = " (latents)" if spec.latent else " (arrays, in the data's own units)" if spec.arrays else ""
+    size = f"{spec.image_channels} channels of {height}x{width}{kind}"
     count = sum(parameter.numel() for parameter in snapshot.ema.parameters())
     facts = {
         "samples": size,
@@ -37,7 +39,10 @@ def model_card(snapshot: Snapshot, license: str | None, folder: Path | None) -> 
     lines = [*header, f"# {_one_line(str(data.get('name', 'A diffusion model')))}", ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in facts.items()), ""]
     lines += ["## Use", "", "```python", "import elucid", "", 'model = elucid.load("THIS FOLDER")']
-    lines += ["images = model.sample(seeds=range(16))  # u8[16, C, H, W]", "```", ""]
+    shape = "[16, C, H, W], in the data's own units" if spec.arrays else "u8[16, C, H, W]"
+    needed = [f'{name}="PATH"' for name, takes in (("cond_images", MAPS in spec.spatial),
+                                                  ("cond_labels", data.get("vector_labels"))) if takes]  # fmt: skip
+    lines += [f"images = model.sample({', '.join(['seeds=range(16)', *needed])})  # {shape}", "```", ""]
     lines += _run(folder)
     lines += ["## Training options", "", "```json", json.dumps(snapshot.options, indent=1), "```", ""]
     return "\n".join(lines)

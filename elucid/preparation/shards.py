@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.preparation.fields.statistics import ChannelStream
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import Write, open_destination, require_elsewhere
 from elucid.training.data import npy
 from elucid.training.data.dataset import ImageDataset, open_dataset
-from elucid.training.data.statistics import array_sums, channel_sums, moments_of
+from elucid.training.data.statistics import array_sums, channel_sums
 from elucid.training.data.streaming.description import CLASSES, FILE, VECTORS, Description, LabelFacts, Shard
 
 MB = 10**6  # bytes
@@ -53,13 +53,14 @@ class ShardReport:
 
 
 class Sample(NamedTuple):
-    """What a shard has of an image: extension and content of its file, its label, sums of its values and squares."""
+    """What a shard has of an image: its file and label, sums of its values and squares; itself if it is an array."""
 
     suffix: str
     content: bytes
     label: int | list[float] | None
     total: np.ndarray
     squares: np.ndarray
+    array: np.ndarray | None = None
 
 
 def shard(
@@ -84,15 +85,18 @@ def shard(
     dataset = open_dataset(source, latents=True, arrays=True)
     order = np.random.default_rng(0).permutation(len(dataset)) if shuffle else np.arange(len(dataset))
     total = squares = 0
+    stream = ChannelStream(dataset.channels) if dataset.arrays is not None else None
     with open_destination(destination) as write:
         writer = _Writer(write, round(shard_mb * MB))
         samples = _samples(dataset, order, workers or available_cores())
         for sample in progress_bar(samples, total=len(order), desc="writing shards", disable=not progress, delay=0.5):
             total, squares = total + sample.total, squares + sample.squares
+            if stream is not None and sample.array is not None:
+                stream.add(sample.array)
             writer.add(sample)
         writer.finish()
         # The shards of a folder without it are not read, so that they are complete if it is there.
-        about = _description(dataset, shuffle, total, squares, writer.shards)
+        about = _description(dataset, shuffle, total, squares, writer.shards, stream)
         write(FILE, about.to_json())
     return ShardReport(source, str(destination), dataset.kind, about)
 
@@ -146,7 +150,7 @@ def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator
             suffix = PurePosixPath(dataset.image_name(index)).suffix.lower()
             return Sample(suffix, dataset.encoded(index), label, *channel_sums(dataset, index))
         array = dataset.image(index)  # of a table, or of a file of another format
-        return Sample(npy.SUFFIX, npy.to_npy(array), label, *array_sums(array, dataset, index))
+        return Sample(npy.SUFFIX, npy.to_npy(array), label, *array_sums(array, dataset, index), array)
 
     with ThreadPoolExecutor(workers) as pool:
         at_once = _AHEAD * workers
@@ -158,7 +162,12 @@ def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator
 
 
 def _description(
-    dataset: ImageDataset, shuffled: bool, total: np.ndarray, squares: np.ndarray, shards: list[Shard]
+    dataset: ImageDataset,
+    shuffled: bool,
+    total: np.ndarray,
+    squares: np.ndarray,
+    shards: list[Shard],
+    stream: ChannelStream | None,
 ) -> Description:
     facts, labels = None, dataset.labels
     if labels is not None:
@@ -179,13 +188,18 @@ def _description(
         shards=shards,
         labels=facts,
         class_names=dataset.class_names,
-        encoder=dataset.encoder if dataset.arrays is None else _measured(dataset, total, squares),
+        encoder=dataset.encoder if dataset.arrays is None else _measured(dataset, stream),
     )
 
 
-def _measured(dataset: ImageDataset, total: np.ndarray, squares: np.ndarray) -> dict:
+def _measured(dataset: ImageDataset, stream: ChannelStream) -> dict:
     """Return what is known of the encoder of arrays, with their mean and deviation if it has none."""
-    mean, std = moments_of(total, squares, len(dataset) * math.prod(dataset.resolution))
-    if dataset.arrays.get("mean") is not None or not (std > 0).all():  # training tells which channel is constant
+    found = stream.summary()
+    if constant := found.constant:
+        raise UserError(
+            f"channel {constant[0]} of {dataset.path} is constant ({found.minimum[constant[0]]:g}); leave it out by "
+            "dataset_tool.py --array-channels"
+        )
+    if dataset.arrays.get("mean") is not None:
         return dataset.arrays
-    return {**dataset.arrays, "mean": mean.tolist(), "std": std.tolist()}
+    return {**dataset.arrays, "mean": found.mean.tolist(), "std": found.std.tolist()}

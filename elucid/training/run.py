@@ -53,7 +53,9 @@ def build_for(
     options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
     if dataset.maps is not None:
         about = options.get("maps") or {"name": "maps"}
-        encoder = encoder_for(about.get("encoder") or {"name": "rgb"}, dataset.maps.dataset, options["precond"])
+        encoder = encoder_for(
+            about.get("encoder") or {"name": "rgb"}, dataset.maps.dataset, options["precond"], "maps.encoder"
+        )
         options["maps"] = {**about, "encoder": encoder, "channels": dataset.maps.dataset.channels}
     if options["precond"].get("sigma_data") == AUTO:
         options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}

@@ -2,12 +2,16 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import elucid
+from elucid.training.config.data import open_training_data
+from elucid.training.config.settings import DataOptions
+from elucid.training.encoders.arrays import Arrays
 from tests import scripts
 
 MEAN = np.array([0, 280, 5e4, 0.02, -7], dtype=np.float64)[:, None, None]
@@ -164,3 +168,61 @@ def test_arrays_where_pictures_are_wanted_are_refused(run, call):
         ["train.py", "--data=fields.zip", "--outdir=x", "--train_on_latents=1", *TRAIN],
     ):
         assert "fields.zip holds arrays" in call(*line, code=2)
+
+
+def test_what_is_left_out_leaves_the_others_with_their_maps(call, tmp_path):
+    arrays = np.arange(6, dtype=np.float32)[:, None, None, None] + np.random.default_rng(0).normal(size=(6, 1, 8, 8))
+    np.save(tmp_path / "maps.npy", arrays.astype(np.float32))
+    arrays[2, 0, 1, 1] = np.nan
+    np.save(tmp_path / "fields.npy", arrays.astype(np.float32))
+    for name, more in (("maps", []), ("fields", ["--missing=drop"])):
+        call("dataset_tool.py", f"--source={tmp_path}/{name}.npy", f"--dest={tmp_path}/{name}.zip", *more)
+    options = DataOptions(str(tmp_path / "fields.zip"), cond_images=str(tmp_path / "maps.zip"), cache="none")
+    data = open_training_data(options)
+    assert len(data) == 5
+    for index in range(5):
+        assert np.array_equal(data.maps.read(np.array([index]))[0], data.image(index))
+
+
+def test_values_that_are_not_finite_end_a_run_by_name(call, tmp_path):
+    """Also where the data set states its statistics, so that nothing is measured first."""
+    arrays = np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype(np.float32)
+    arrays[5, 0, 2, 3] = np.inf
+    with h5py.File(tmp_path / "fields.h5", "w") as file:
+        file["x"] = arrays
+        file["x"].attrs["mean"], file["x"].attrs["std"] = [0.0], [1.0]
+    said = call("train.py", f"--data={tmp_path}/fields.h5", f"--outdir={tmp_path}/run", *TRAIN, code=2)
+    assert "fields.h5" in said and "channel 0, row 2, column 3" in said
+
+
+def test_vectors_beside_a_table_are_vectors(call, tmp_path):
+    with h5py.File(tmp_path / "fields.h5", "w") as file:
+        file["x"] = np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype(np.float32)
+        file["labels"] = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+    call("train.py", f"--data={tmp_path}/fields.h5/x", f"--outdir={tmp_path}/run", "--cond=1", *TRAIN)
+    said = call("generate.py", f"--network={tmp_path}/run", f"--outdir={tmp_path}/out", "--device=cpu", code=2)
+    assert "--cond_labels" in said
+
+
+def test_types_that_are_too_coarse_are_refused(call, tmp_path):
+    fields = 1e6 + np.random.default_rng(0).normal(size=(4, 1, 8, 8))
+    np.save(tmp_path / "fine.npy", fields)
+    said = call("dataset_tool.py", f"--source={tmp_path}/fine.npy", f"--dest={tmp_path}/x.zip", code=2)
+    assert "--dtype=float32" in said and "channel 0" in said
+    half = Arrays([50_000.0], [8_000.0], dtype="float16").decode(torch.full((1, 1, 1, 1), 9.0))
+    assert half.isfinite().all()
+
+
+def test_scores_while_training_by_a_detector_of_arrays(run, call, folder):
+    (folder / "own.py").write_text(
+        "import torch\nfrom elucid.metrics.detectors import Detector\n"
+        "class Means(Detector):\n    name, dim, takes, sha256, resize = 'means', 5, 'arrays', '', 'none'\n"
+        "    def __init__(self, device, weights=None):\n        self.device = device\n"
+        "    def features(self, images):\n        return images.mean((2, 3))\n"
+    )
+    flags = ["--eval=16@1", "--set=eval.detector=own.py:Means", "--plugins=own.py", "--set=schedule.num_steps=2"]
+    said = call("train.py", "--data=fields.zip", "--outdir=scored", *TRAIN, *flags)
+    assert "16_means" in said
+    flags = ["--eval=16@1", "--set=eval.detector=random"]
+    said = call("train.py", "--data=fields.zip", "--outdir=none", *TRAIN, *flags, code=2)
+    assert "random" in said and "arrays" in said

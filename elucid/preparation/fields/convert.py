@@ -115,8 +115,8 @@ def convert_arrays(
     summary, dtype = conversion.summary, conversion.require_dtype()
     with open_destination(destination, overwrite) as write:
         bar = progress_bar(kept, desc="writing", disable=not progress, delay=0.5)
-        for number, index in enumerate(bar):
-            write(archive_name(number, npy.SUFFIX), npy.to_npy(conversion.made(index).astype(dtype)))
+        for index in bar:  # numbered as in the source, so that maps beside them stay theirs where some are dropped
+            write(archive_name(index, npy.SUFFIX), npy.to_npy(conversion.made(index).astype(dtype)))
         write("dataset.json", _dataset_json(opened, kept, encoder))
     channels = conversion.channels
     about = (len(kept), (len(channels), *opened.shape[1:]), str(dtype), _labels_line(opened), encoder)
@@ -224,7 +224,23 @@ class _Conversion:
             raise UserError(f"`dtype`={name} does not hold {least:g} to {largest:g} of {own}; use float32")
         if max(abs(least), abs(largest)) > LARGEST[name]:
             raise UserError(f"`dtype`={name} ends at {LARGEST[name]:g}, and there are {least:g} to {largest:g}")
+        self._require_precision(np.dtype(name))
         return np.dtype(name)
+
+    def _require_precision(self, dtype: np.dtype) -> None:
+        """Raise UserError if rounding to this type would change a channel by more than a hundredth of its deviation."""
+        if dtype.kind != "f" or dtype == self.source.dtype:
+            return
+        largest = np.maximum(np.abs(self.summary.minimum), np.abs(self.summary.maximum))
+        with np.errstate(over="ignore"):
+            step = np.spacing(largest.astype(dtype)).astype(np.float64)
+        place = int(np.argmax(step / np.maximum(self.summary.std, 1e-300)))
+        if step[place] > 0.01 * self.summary.std[place]:
+            raise UserError(
+                f"channel {self.channels[place]} of {self.source.name} has deviation {self.summary.std[place]:.3g}, "
+                f"and `dtype`={dtype} steps of {step[place]:.3g} at its largest value; use a type that holds it, or "
+                "subtract a constant"
+            )
 
     def made(self, index: int) -> np.ndarray:
         """Return a kept sample, its missing values replaced."""
@@ -254,11 +270,11 @@ def _dataset_json(source: SampleSource, kept: Sequence[int], encoder: dict) -> b
     content: dict[str, object] = {"labels": None, "encoder": encoder}
     if source.labels is not None:
         pairs = []
-        for number, index in enumerate(kept):
+        for index in kept:
             label = source.label(index)
             label = label.tolist() if isinstance(label, np.ndarray) else label
             if label is not None:
-                pairs.append([archive_name(number, npy.SUFFIX), label])
+                pairs.append([archive_name(index, npy.SUFFIX), label])
         content["labels"] = pairs or None
         if source.labels.class_names:
             content["class_names"] = source.labels.class_names

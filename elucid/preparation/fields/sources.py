@@ -90,7 +90,8 @@ class MemberSource(SampleSource):
 
     def __init__(self, files: FileSet, axes: str | None = None):
         self._files, self.name = files, files.name
-        _require_no_latents(files)
+        encoder = _encoder(files) or {}
+        self.about = {key: encoder[key] for key in ("channel_names", "units") if key in encoder}
         self._axes = Axes(axes.upper()) if axes else None
         self._where = [i for i, name in enumerate(files.names) if is_array(name)]
         if not self._where:
@@ -101,6 +102,8 @@ class MemberSource(SampleSource):
         self.shape, self.dtype = first.shape, first.dtype
         ignored = len(files) - len(self) - found.has_json
         self.notes = (f"{ignored} files that are not arrays were ignored",) if ignored else ()
+        if "mean" in encoder:
+            self.notes += ("mean and deviation are measured anew; `mean` and `std` give those that the source has",)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -130,13 +133,15 @@ class MemberSource(SampleSource):
         return np.ascontiguousarray(axes.sample(array))
 
 
-def _require_no_latents(files: FileSet) -> None:
+def _encoder(files: FileSet) -> dict | None:
+    """Return what a converted dataset says of its arrays. Raises UserError for latents."""
     place = files.find("dataset.json")
     text = b"" if place is None else files.read(place)
     where = f"{files.path}/dataset.json"
     encoder = encoder_of(parse_json(text, where, len(files)), where) if b'"encoder"' in text else None
     if encoder is not None and not are_arrays(encoder):
         raise UserError(f"{files.path} holds latents, not arrays; give what they were encoded from")
+    return encoder
 
 
 def is_array_source(source: str) -> bool:

@@ -9,7 +9,7 @@ from elucid.training.config.settings import DataOptions
 from elucid.training.data.arrays.tables import table_at
 from elucid.training.data.base import Dataset
 from elucid.training.data.cache import cached
-from elucid.training.data.conditions.maps import Maps, require_size
+from elucid.training.data.conditions.maps import Maps, names_of, require_size
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.statistics import statistics
 from elucid.training.data.streaming.sources import is_sharded
@@ -38,18 +38,35 @@ def open_training_data(options: DataOptions):
 
     One process per machine fills the cache while the others wait.
     """
-    dataset = cached_data(options, read_dataset(options))
-    if options.cond_images is not None:
-        own = {"path": options.cond_images, "reader": None, "use_labels": False}
-        given = read_dataset(replace(options, **own))
-        if given.shuffled != dataset.shuffled:
-            raise UserError(
-                f"`cond_images`={given.path}: either it or the images are shards in a random order; write both as "
-                "shards in the same way, or with --shuffle=0"
-            )
-        require_size(given.resolution, dataset.resolution, given.path, options.cond_enlarge)
-        dataset.maps = Maps(cached_data(replace(options, **own, label_dropout=0.0), given), dataset)
+    dataset = read_dataset(options)
+    if options.cond_images is None:
+        return cached_data(options, dataset)
+    given, own = open_maps(options, dataset)
+    maps = Maps(given, dataset)  # which names what is missing, before anything is cached
+    dataset, given = cached_data(options, dataset), cached_data(own, given)
+    dataset.maps = maps.of(given)
     return dataset
+
+
+def open_maps(options: DataOptions, dataset: Dataset) -> tuple[Dataset, DataOptions]:
+    """Open the maps beside the images of a dataset, and return their options as well. Raises UserError."""
+    path, tells = str(options.cond_images), isinstance(options.reader, dict) and "name" not in options.reader
+    reader = options.reader if tells and table_at(path) else None
+    named = {"path": path, "reader": reader, "use_labels": False, "label_dropout": 0.0, "max_size": None}
+    own = replace(options, **named)
+    given = read_dataset(own)
+    if given.shuffled != dataset.shuffled:
+        raise UserError(
+            f"`cond_images`={given.path}: either it or the images are shards in a random order; write both as shards "
+            "in the same way, or with --shuffle=0"
+        )
+    if options.max_size is not None and None in (names_of(given), names_of(dataset)):
+        raise UserError(
+            "`max_size` takes a part of the images, whose maps are found by their names, and there are none; leave it "
+            "out, or convert both with dataset_tool.py"
+        )
+    require_size(given.resolution, dataset.resolution, given.path, options.cond_enlarge)
+    return given, own
 
 
 def cached_data(options: DataOptions, dataset: Dataset) -> Dataset:

@@ -69,12 +69,12 @@ def _takes_their_place(given: dict, stored: dict) -> bool:
     return measured_ones and "scale" in given and "mean" not in given
 
 
-def encoder_for(component: dict, dataset: Dataset, precond: dict) -> dict:
+def encoder_for(component: dict, dataset: Dataset, precond: dict, part: str = "encoder") -> dict:
     """Return `stored_encoder` or that of arrays, with the deviation that the preconditioner wants if none is given.
 
     A flow's path is made for latents of deviation 1, EDM's defaults for 0.5; the options of the run keep which it was.
     """
-    encoder = stored_encoder(component, dataset) if dataset.arrays is None else array_encoder(component, dataset)
+    encoder = stored_encoder(component, dataset) if dataset.arrays is None else array_encoder(component, dataset, part)
     name = encoder.get("name")
     options = merged(OPTIONS["encoder"].get(name, {}), encoder)
     known = ENCODERS.get(name) in (ENCODERS["vae"], ENCODERS["arrays"])
@@ -83,7 +83,7 @@ def encoder_for(component: dict, dataset: Dataset, precond: dict) -> dict:
     return {**encoder, "final_std": find("preconditioner", split(precond, "precond")[0]).latent_std}
 
 
-def array_encoder(component: dict, dataset: Dataset) -> dict:
+def array_encoder(component: dict, dataset: Dataset, part: str = "encoder") -> dict:
     """Return the encoder of a dataset's arrays: statistics as given, or as it says, or else as they are measured now.
 
     Encoders from outside are left as they are. Raises UserError for one of pictures, and for channels that are
@@ -97,7 +97,7 @@ def array_encoder(component: dict, dataset: Dataset) -> dict:
     given = {key: value for key, value in options.items() if value is not None}
     encoder = {**(dataset.arrays or {}), **given, "name": "arrays", "dtype": dataset.image(0).dtype.name}
     if encoder.get("mean") is None and encoder.get("std") is None:
-        found = measured_arrays(dataset) if distributed.is_main() else None
+        found = measured_arrays(dataset, part) if distributed.is_main() else None
         distributed.wait_for_all("mean and deviation of the channels are measured")
         mean, std = distributed.broadcast_object(found)
         distributed.print0(f"channels  mean {pasted(mean)}, deviation {pasted(std)} (measured)")
@@ -105,7 +105,7 @@ def array_encoder(component: dict, dataset: Dataset) -> dict:
     return encoder
 
 
-def measured_arrays(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def measured_arrays(dataset: Dataset, part: str = "encoder") -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation f64[C] of the channels of a dataset, of `MOST_ARRAYS` arrays if it has more.
 
     Raises UserError for values that are not finite, and for channels that are constant.
@@ -122,7 +122,7 @@ def measured_arrays(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     if len(constant):
         raise UserError(
             f"channel {constant[0]} of {dataset.path} is constant ({mean[constant[0]] + shift[constant[0]]:g}); leave "
-            "it out by dataset_tool.py --array-channels, or give encoder.mean and encoder.std"
+            "it out by dataset_tool.py --array-channels, or give {part}.mean and {part}.std"
         )
     return mean + shift, std
 

@@ -73,8 +73,9 @@ def array_sums(array: np.ndarray, dataset: Dataset, index: int) -> tuple[np.ndar
     if not np.isfinite(total).all():
         channel, row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
         raise UserError(
-            f"{dataset.image_name(index)} has {array[channel, row, column]} in channel {channel}, row {row}, column "
-            f"{column}; remove it, or convert the arrays with dataset_tool.py --missing=drop, mean or a number"
+            f"{dataset.path}/{dataset.image_name(index)} has {array[channel, row, column]} in channel {channel}, row "
+            f"{row}, column {column}; remove it, or convert the arrays with dataset_tool.py --missing=drop, mean or a "
+            "number"
         )
     return total, squares
 

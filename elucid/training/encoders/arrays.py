@@ -64,5 +64,6 @@ class Arrays(Encoder):
         """Float [B,C,H,W] -> arrays [B,C,H,W] of the data's type, in its units."""
         own = self.statistics.restore(x)
         if self.dtype.is_floating_point:
-            return own.to(self.dtype)
+            largest = torch.finfo(self.dtype).max  # not infinity, of float16
+            return own.clamp(-largest, largest).to(self.dtype)
         return own.round().clamp(0, torch.iinfo(self.dtype).max).to(self.dtype)

@@ -15,14 +15,13 @@ from elucid.training.guidance.clipping import clipped
 from elucid.training.hooks.base import Hook
 from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make
-from elucid.training.sampling.conditions.given import OfDataset
+from elucid.training.sampling.conditions.given import of_run
 from elucid.training.sampling.conditions.lowres import FromDataset
 from elucid.training.sampling.cpu_blocks import block_size
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.output.colours import pictures_of
 from elucid.training.sampling.output.grid import enlarged_grid, save_grid
 from elucid.training.transforms.lowres import NAME
-from elucid.training.transforms.maps import ConditionMaps
 
 STEPS = 8
 """Number of sampling steps if the run's schedule sets none."""
@@ -84,9 +83,7 @@ class SampleGrid(Hook):
         if NAME in denoiser.spec.spatial and run.options.get("lowres"):
             factor = run.options["lowres"]["factor"]
             options["lowres"] = FromDataset(run.dataset, run.encoder, factor, run.device)
-        transform = next((one for one in run.stream.transforms if isinstance(one, ConditionMaps)), None)
-        if transform is not None or run.dataset.vector_labels:
-            options["given"] = OfDataset(run.dataset, transform)
+        options["given"] = of_run(run)
         parts: list[Tensor] = []
         first = block_size(denoiser) if run.device.type == "cpu" else FIRST
         try:

@@ -85,7 +85,8 @@ def with_guidance(
         parts["guide"] = load_guide(denoiser, options, device)
     own = "distilled" if "guidance_scale" in denoiser.spec.vector else "cfg"
     component = {"name": own if options.guide is None else "autoguidance", **given, **chosen}
-    if component["name"] == "cfg" and "drop" not in component and len(dropped := dropped_in(trained)) > 1:
+    dropped = dropped_in(trained)
+    if component["name"] == "cfg" and "drop" not in component and dropped not in ([], ["labels"]):
         component["drop"] = dropped
     if component["name"] == "distilled":
         component.setdefault("trained", trained_scales(trained.get("loss")))

@@ -26,7 +26,7 @@ from elucid.dnnlib.files import write_output
 from elucid.dnnlib.reading.json_text import read_json
 from elucid.evaluation.history import History, Record, as_result, better, first_to_reach, images_text, reached
 from elucid.evaluation.results import FOLDER
-from elucid.metrics.detectors import Detector, make_detector
+from elucid.metrics.detectors import Detector, make_detector, require_suitable, takes_arrays
 from elucid.metrics.measures.collect import Wanted, require_outputs
 from elucid.metrics.measures.evaluate import require_counts
 from elucid.metrics.measures.names import metric_names
@@ -41,6 +41,7 @@ from elucid.training.preconds.base import Denoiser
 from elucid.training.registry.components import make, resolved
 from elucid.training.run import Run
 from elucid.training.sampling.choices import NUMBER_OF_STEPS
+from elucid.training.sampling.conditions.given import of_run
 from elucid.training.sampling.generate import generate
 from elucid.training.sampling.output.folder import digest
 from elucid.training.snapshots.snapshot import chosen, save_snapshot
@@ -75,11 +76,15 @@ def require_scorable(options: EvalOptions, data: DataOptions, dataset, denoiser,
     if options.ref is None and needs_reference(metrics):
         if dataset.encoder is not None:
             raise UserError(f"`eval`: {dataset.path} holds latents; give images to compare with: --set eval.ref=FILE")
-        open_images(data, 2)
+        open_images(data, 2, dataset.arrays is not None)
     detector = usable_detector(options.detector, options.detector_weights, device)
     require_outputs(detector, Wanted.of(metrics))
     require_counts(metrics, options.num, "generated", detector.dim)
-    if not denoiser.spec.latent:  # the detector may find the images too small
+    if dataset.arrays is not None or takes_arrays(detector):
+        blank = torch.zeros(1, *denoiser.spec.sample_shape)
+        require_suitable(detector, blank if dataset.arrays is not None else blank.to(torch.uint8))
+        detector(blank)
+    elif not denoiser.spec.latent:  # the detector may find the images too small
         channels = 1 if denoiser.spec.image_channels == 1 else 3
         detector(torch.zeros(1, channels, *denoiser.spec.resolution, dtype=torch.uint8))
     return detector
@@ -202,6 +207,7 @@ class OnlineScores(Hook):
                 raise Interrupted
 
         how = {"device": run.device, "sampler": run.sampler, "schedule": self.schedule, "callback": watch}
+        how["given"] = of_run(run)
         parts = generate(self.denoiser, run.encoder, seeds, batch_size=len(seeds), **how)
         return torch.cat([part.images for part in parts])
 

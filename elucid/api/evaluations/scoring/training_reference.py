@@ -14,7 +14,7 @@ from elucid.api.references import DATA_LABELS, crop
 from elucid.api.sources import of_dataset
 from elucid.dnnlib.errors import UserError
 from elucid.evaluation.results import FOLDER
-from elucid.metrics.detectors import Detector
+from elucid.metrics.detectors import Detector, takes_arrays
 from elucid.metrics.measures.collect import Wanted, collect, sizes
 from elucid.metrics.measures.names import METRICS, metric_names
 from elucid.metrics.reference import load_reference, require_same_detector, save_reference
@@ -75,13 +75,13 @@ def training_evaluator(
     if needs_reference(metrics):
         rows = needs_rows(metrics)
         ref = str(folder / FOLDER / f"reference-{re.sub(r'[^A-Za-z0-9_.-]+', '_', network.name)}.npz")
-        images = open_images(data, most or (MOST_ROWS if rows else None))
+        images = open_images(data, most or (MOST_ROWS if rows else None), takes_arrays(network))
         if not distributed.broadcast_object(distributed.is_main() and _fits(ref, images, network, rows)):
             _make(ref, images, network, rows, batch, stop or StopRequest())
     return Evaluator(ref, metrics, detector, detector_weights, batch=batch, device=device)
 
 
-def open_images(data: DataOptions, most: int | None) -> ImageDataset:
+def open_images(data: DataOptions, most: int | None, arrays: bool = False) -> ImageDataset:
     """Open the training images, or a subset of them. Raises UserError if they are no images."""
     if data.reader is not None or is_sharded(data.path):
         raise UserError(
@@ -89,7 +89,8 @@ def open_images(data: DataOptions, most: int | None) -> ImageDataset:
             "or while training --set eval.ref=FILE"
         )
     sizes_given = [size for size in (data.max_size, most) if size is not None]
-    return open_dataset(data.path, max_size=min(sizes_given, default=None), seed=data.subset_seed, check=False)
+    most = min(sizes_given, default=None)
+    return open_dataset(data.path, max_size=most, seed=data.subset_seed, check=False, arrays=arrays)
 
 
 def _fits(ref: str, images: ImageDataset, network: Detector, rows: bool) -> bool:

@@ -116,6 +116,11 @@ class ArrayTable(Dataset):
         return self._labels.dim if self.use_labels and self._labels else 0
 
     @property
+    def vector_labels(self) -> bool:  # type: ignore[override]
+        """Whether labels are used and are vectors."""
+        return self.use_labels and self._labels is not None and not self._labels.are_classes
+
+    @property
     def labels(self) -> Labels | None:
         """The labels, used or not."""
         return self._labels

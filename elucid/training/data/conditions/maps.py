@@ -1,5 +1,6 @@
 """A dataset of maps that belong to the images of another one: pictures or arrays, the condition of each image."""
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -21,6 +22,22 @@ class Maps:
         self.dataset = dataset
         self.positions = _positions(dataset, images)
         self.array = getattr(dataset, "array", None)
+
+    def of(self, dataset: Dataset) -> "Maps":
+        """Return the maps read from another object of the same dataset, as from its cache."""
+        other = copy.copy(self)
+        other.dataset, other.array = dataset, getattr(dataset, "array", None)
+        return other
+
+    @property
+    def arrays(self) -> dict | None:
+        return self.dataset.arrays
+
+    def image_name(self, index: int) -> str:
+        """Return the name of the map of an image."""
+        place = index if self.positions is None else int(self.positions[index])
+        name = getattr(self.dataset, "image_name", str)
+        return name(place)
 
     @property
     def path(self) -> str:

@@ -15,6 +15,7 @@ from elucid.dnnlib.errors import note
 from elucid.torch_utils.batches import as_bits
 from elucid.torch_utils.transfer import moved
 from elucid.training.data.loading.ahead import Ahead
+from elucid.training.data.loading.finite import require_finite
 from elucid.training.data.loading.on_device import on_device
 from elucid.training.data.loading.order import Order, make_order
 from elucid.training.transforms.base import Transform
@@ -115,10 +116,13 @@ class BatchStream:
             chosen = as_bits(self._on_device)[moved(torch.from_numpy(indices), self.device)]
             raw = chosen.view(self._on_device.dtype)
         else:
-            raw = torch.from_numpy(self._read(indices))
+            raw = torch.from_numpy(require_finite(self._read(indices), self.dataset, indices))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
-        maps = () if self._maps is None else (torch.from_numpy(self._maps.read(indices, self._decoders)),)
-        return raw, labels, torch.from_numpy(flips.astype(bool)), *maps
+        flipped = torch.from_numpy(flips.astype(bool))
+        if self._maps is None:
+            return raw, labels, flipped
+        maps = require_finite(self._maps.read(indices, self._decoders), self._maps, indices)
+        return raw, labels, flipped, torch.from_numpy(maps)
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor, maps: Tensor | None = None) -> Batch:
         cond = {"labels": labels.to(self.device, non_blocking=True)} if self.dataset.label_dim else {}

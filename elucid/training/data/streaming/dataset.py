@@ -82,8 +82,8 @@ class ShardDataset(Dataset):
 
     @property
     def vector_labels(self) -> bool:
-        """Whether labels are vectors, not classes."""
-        return self._about.labels is not None and self._about.labels.kind == VECTORS
+        """Whether labels are used and are vectors."""
+        return self.use_labels and self._about.labels is not None and self._about.labels.kind == VECTORS
 
     @property
     def class_counts(self) -> list[int] | None:

@@ -49,7 +49,7 @@ def given_conditions(
         require_fitting(maps, snapshot, transform)
     if options.cond_labels is not None:
         labels = read_vectors(options.cond_labels, spec.label_dim)
-    return GivenConditions(maps, transform, labels, measurements, options.members or 1)
+    return GivenConditions(maps, transform, labels, measurements, 1 if options.members is None else options.members)
 
 
 def require_fitting(maps: Dataset, snapshot: Snapshot, transform: ConditionMaps) -> None:

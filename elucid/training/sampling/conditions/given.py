@@ -13,6 +13,9 @@ from elucid.training.data.base import Dataset
 from elucid.training.transforms.maps import ConditionMaps
 from elucid.training.types import MAPS, Cond, NetSpec
 
+MANY = 1000
+"""Maps above whose number samples depend on path, size and time of their file, not on each map."""
+
 
 class GivenConditions:
     """Condition number s // `members` for seed s, so that a condition has so many samples; a single one serves all.
@@ -84,7 +87,10 @@ class GivenConditions:
             content.update(np.ascontiguousarray(self.labels).tobytes())
         if self.measurements is not None:
             content.update(self.measurements.numpy().tobytes())
-        for index in range(0 if self.maps is None else len(self.maps)):
+        known = getattr(self.maps, "fingerprint", None)
+        if known is not None and len(self.maps) > MANY:
+            content.update(known.encode())  # of path, size and time, as reading all of them would take too long
+        for index in range(0 if self.maps is None or len(self.maps) > MANY else len(self.maps)):
             content.update(np.ascontiguousarray(self.maps.image(index)).tobytes())
         return content.hexdigest()
 
@@ -113,6 +119,12 @@ class OfDataset(GivenConditions):
         return cond
 
 
+def of_run(run) -> OfDataset | None:
+    """Return the conditions of a run's own images, if its model takes maps or vectors; else None."""
+    transform = next((one for one in run.stream.transforms if isinstance(one, ConditionMaps)), None)
+    return OfDataset(run.dataset, transform) if transform is not None or run.dataset.vector_labels else None
+
+
 def read_vectors(path: str | os.PathLike, width: int) -> np.ndarray:
     """Return label vectors f32[N,width] from a `.npy` [N,D] or [D], or the labels of a dataset. Raises UserError.
 
@@ -122,7 +134,10 @@ def read_vectors(path: str | os.PathLike, width: int) -> np.ndarray:
 
     if str(path).endswith(".npy"):
         try:
-            rows = np.atleast_2d(np.load(path, allow_pickle=False)).astype(np.float32)
+            rows = np.atleast_2d(np.load(path, allow_pickle=False))
+            if rows.dtype.kind not in "fiub":
+                raise ValueError(f"{rows.dtype}")
+            rows = rows.astype(np.float32)
         except (OSError, ValueError) as error:
             raise UserError(f"`cond_labels`={path} cannot be read as numbers [N,D]: {error}") from error
     else:

@@ -8,13 +8,20 @@ from elucid.dnnlib.reading.regular import read_regular
 from elucid.training.config.data import read_dataset
 from elucid.training.config.settings import DataOptions
 from elucid.training.data import npy
+from elucid.training.data.arrays.formats.tiff_header import tiff_header
+from elucid.training.data.arrays.members import is_array, read_array
 from elucid.training.data.base import Dataset
 from elucid.training.data.pictures import is_picture, load_picture
 
 
 def is_one_file(path: str) -> bool:
-    """Return whether a path is that of a single picture or array."""
-    return path.endswith(npy.SUFFIX) or is_picture(path)
+    """Return whether a path is that of a single picture or array, not a `.npy` [N,C,H,W] of many."""
+    if not path.lower().endswith(npy.SUFFIX):
+        return is_picture(path)
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False).shape) < 4
+    except (OSError, ValueError):
+        return True  # what it lacks is told by whoever reads it
 
 
 class OneMap(Dataset):
@@ -23,8 +30,8 @@ class OneMap(Dataset):
     def __init__(self, path: str):
         self.path = self.name = path
         data = read_regular(path)
-        if path.endswith(npy.SUFFIX):
-            self._array = npy.from_npy(data, path, npy.ARRAYS)
+        if is_array(path) and not is_plain_picture(data, path):
+            self._array = read_array(data, path)
             self.arrays = {"name": "arrays"}
         else:
             pixels = np.asarray(_plain(load_picture(data, path)))
@@ -38,8 +45,16 @@ class OneMap(Dataset):
         return self._array
 
 
+def is_plain_picture(data: bytes, name: str) -> bool:
+    """Return whether a TIFF is a picture, of one page and 8 bits; no other file that may hold an array is."""
+    if not is_picture(name):
+        return False
+    header = tiff_header(data, name)
+    return header is None or header.picture
+
+
 def _plain(picture: Image.Image) -> Image.Image:
-    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode in ("1", "I;16") else "RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def open_arrays(path: str, what: str) -> Dataset:
@@ -47,6 +62,14 @@ def open_arrays(path: str, what: str) -> Dataset:
     try:
         if is_one_file(path):
             return OneMap(path)
-        return read_dataset(DataOptions(path))
+        found = read_dataset(DataOptions(path))
     except OSError as error:
         raise UserError(f"`{what}`={path} cannot be read: {error.strerror}; check the path") from error
+    except UserError as error:
+        raise UserError(f"`{what}`: {error}") from error
+    if found.shuffled:
+        raise UserError(
+            f"`{what}`={path} are shards in a random order, and no seed's own; give what they were made of, or shards "
+            "of --shuffle=0"
+        )
+    return found

@@ -13,7 +13,7 @@ from elucid.dnnlib.files import atomic_write, require_writable
 from elucid.training.data import npy
 from elucid.training.encoders.base import Encoder
 from elucid.training.registry.components import resolved
-from elucid.training.sampling.output.colours import colour_table, pictures_of
+from elucid.training.sampling.output.colours import colour_table, pictures_of, require_channels
 from elucid.training.sampling.output.folder import SampleFolder
 from elucid.training.sampling.output.forms import ArrayFiles, Form, Pictures
 
@@ -36,8 +36,8 @@ class OutputChoices:
     channels: Sequence[int] | None = None
     summary: str | os.PathLike | None = None
 
-    def check(self, encoder: Encoder) -> None:
-        """Raise UserError for choices that do not fit what an encoder decodes to, before anything is sampled."""
+    def check(self, encoder: Encoder, count: int) -> None:
+        """Raise UserError for choices that do not fit what an encoder decodes to, `count` channels, before sampling."""
         if self.format not in (None, *FORMATS):
             raise UserError(f"`format`={self.format} must be one of {', '.join(FORMATS)}")
         given = [name for name in ("colormap", "channels") if getattr(self, name) is not None]
@@ -45,6 +45,8 @@ class OutputChoices:
             raise UserError(f"`{given[0]}`: the model makes pictures, which have colours of their own; leave it out")
         if self.colormap is not None:
             colour_table(self.colormap)
+        if self.channels is not None:
+            require_channels(self.channels, count)
         for name, value in (("npz", self.npz), ("summary", self.summary)):
             if value is not None and not str(value).endswith(".npz"):
                 raise UserError(f"`{name}`={value} must end in .npz")

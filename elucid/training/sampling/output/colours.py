@@ -57,14 +57,19 @@ def pictures_of(
         return samples
     count, total, _, width = samples.shape
     shown = list(range(min(total, MOST_CHANNELS))) if channels is None else list(channels)
-    if not shown or not all(0 <= one < total for one in shown):
-        raise UserError(f"`channels`={','.join(map(str, shown))} must be from 0 to {total - 1}")
+    require_channels(shown, total)
     values = _in_range(encoder.encode(samples.cpu())[:, shown], encoder)
     if values.shape[2] == 1:
         values = _curves(values)
     table = torch.from_numpy(colour_table(colormap))
     coloured = table[values.mul(255).round().long()].movedim(-1, 2)  # [N,c,3,H,W]
     return _side_by_side(coloured)
+
+
+def require_channels(shown: Sequence[int], total: int) -> None:
+    """Raise UserError unless there are channels to show, all of them from 0 to total - 1."""
+    if not shown or not all(0 <= one < total for one in shown):
+        raise UserError(f"`channels`={','.join(map(str, shown))} must be from 0 to {total - 1}")
 
 
 def _in_range(x: Tensor, encoder: Encoder) -> Tensor:

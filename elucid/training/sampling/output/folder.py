@@ -145,11 +145,12 @@ class SampleFolder:
             file.write(json.dumps(content).encode())
 
     def describe(self) -> None:
-        """Write what is to be known of the samples to `dataset.json`, unless there is one with labels."""
+        """Write what is to be known of the samples to `dataset.json`; labels that it has are kept."""
         path = self.path / "dataset.json"
-        if self.described and not path.exists():
+        if self.described:
+            labels = [[name, label] for name, label in self._read_labels(path)] or None
             with atomic_write(path) as file:
-                file.write(json.dumps({"labels": None, **self.described}).encode())
+                file.write(json.dumps({"labels": labels, **self.described}).encode())
 
     @staticmethod
     def _read_labels(path: Path) -> list:

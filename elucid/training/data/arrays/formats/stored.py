@@ -88,11 +88,12 @@ class PlainArray(StoredArray):
 
     def rows(self, first: int, end: int) -> np.ndarray:
         size = (end - first) * self.row_bytes
+        held = self.handle  # which stays open while it is referred to, whatever another thread opens
         with failures(self.where):
-            data = os.pread(self.handle.number, size, self.offset + first * self.row_bytes)
+            data = os.pread(held.number, size, self.offset + first * self.row_bytes)
             while len(data) < size:  # more than 2 GiB, or some network file systems
                 place = self.offset + first * self.row_bytes + len(data)
-                more = os.pread(self.handle.number, size - len(data), place)
+                more = os.pread(held.number, size - len(data), place)
                 if not more:
                     raise OSError(None, "it ends early")
                 data += more
