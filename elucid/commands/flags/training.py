@@ -21,8 +21,8 @@ DATA = section(
     click.option(
         "--data",
         metavar="ZIP|DIR|URL",
-        help="Dataset: zip or folder from dataset_tool.py, a folder of class folders, arrays (.h5, .zarr, .npy, .npz), or "
-        "shards: DIR, s3://, https://.",
+        help="Dataset: zip or folder from dataset_tool.py, a folder of class folders, arrays (.h5, .zarr, .npy, .npz), "
+        "or shards: DIR, s3://, https://.",
     ),
     click.option("--cond", type=bool, help="Condition on class labels.  [default: 0]"),
     click.option("--xflip", type=bool, help="Double the dataset with horizontal flips.  [default: 0]"),
