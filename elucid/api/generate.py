@@ -1,7 +1,7 @@
 """Samples from a snapshot into a folder, in one process or under torchrun."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from elucid.training.sampling.output.choices import OutputChoices, write_npz
 from elucid.training.sampling.output.folder import SampleFolder, digest
 from elucid.training.sampling.output.grid import enlarged_grid, rows_of_classes, save_grid
 from elucid.training.sampling.output.summary import require_members, write_summary
-from elucid.training.sampling.pipeline import load_pipeline
+from elucid.training.sampling.pipeline import SamplingPipeline, load_pipeline
 
 MOST_IN_GRID = 1024
 DEFAULT_SEEDS = range(64)
@@ -56,12 +56,12 @@ def generate(
         raise UserError("`per_class` makes images of all classes; leave `classes` out, or `per_class`")
     if per_class is not None and options.class_policy is not None:
         raise UserError("`per_class` makes as many images of each class; leave `class_policy` out, or `per_class`")
-    seeds = DEFAULT_SEEDS if given is None else given
     network, outdir, grid = os.fspath(network), os.fspath(outdir), None if grid is None else os.fspath(grid)
     place = distributed.choose_device(device)
     distributed.init(place)
     check_grid(grid, outdir)
     pipeline, output = load_pipeline(network, options, place), output or OutputChoices()
+    seeds = default_seeds(pipeline) if given is None else given
     output.check(pipeline.encoder, pipeline.image_shape[0])
     for name, value in (("labels", labels), ("class_dirs", class_dirs)):
         if value and not pipeline.label_dim:
@@ -117,6 +117,13 @@ def generate(
             write_npz(folder, classes, output.npz)
     distributed.print0(f"{folder.path}: {len(missing)} images generated, {len(seeds) - len(missing)} already present")
     return folder.path
+
+
+def default_seeds(pipeline: SamplingPipeline) -> Sequence[int]:
+    """Return all samples of all conditions, if a number for each is given, or else the first 64 seeds."""
+    if pipeline.given is None or pipeline.given.members == 1:
+        return DEFAULT_SEEDS
+    return range(pipeline.given.members * len(pipeline.given))
 
 
 def check_grid(grid: str | None, outdir: str) -> None:

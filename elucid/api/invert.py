@@ -58,6 +58,8 @@ def invert(
         raise UserError(f"`sampler`={options.sampler} cannot be inverted; use ddim, or leave `sampler` out")
     place, folder = choose_device(device), Path(outdir)
     pipeline = load_pipeline(os.fspath(network), dataclasses.replace(options, sampler="ddim"), place, "`invert`")
+    if options is not None and options.operator is not None:
+        raise UserError("`invert` finds the noise of images that are known whole; leave `operator` out")
     if pipeline.lowres is not None:
         raise UserError("`invert`: models that enlarge images are not inverted; leave `upsample` and `lowres_from` out")
     sampler = pipeline.sampler

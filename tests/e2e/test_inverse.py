@@ -123,3 +123,31 @@ def test_arrays_in_their_own_units(call, folder):
 def test_problems_that_cannot_be_solved(prior, call, folder, flags, named):
     said = call("generate.py", *prior, *flags, "--outdir=bad", code=2)
     assert named in said and said.strip().count("\n") == 0 and not (folder / "bad").exists()
+
+
+def test_a_file_of_many_measurements_gives_each_seed_its_own(prior, call, folder):
+    np.save(folder / "many.npy", np.stack([np.load(folder / f"measured/{index}.npy") for index in range(3)]))
+    flags = ["--operator=inpaint:mask.png", "--members=2", "--measurement_noise=2"]
+    call("generate.py", *prior, *flags, "--measurement=measured", "--outdir=by-folder")
+    call("generate.py", *prior, *flags, "--measurement=many.npy", "--outdir=by-file", "--seeds=3-5")
+    paths = sorted((folder / "by-folder").glob("*.png"))
+    assert len(paths) == 6, "by default all samples of all conditions"
+    for seed in (3, 4, 5):
+        one, other = (folder / f"{name}/{seed:06d}.png" for name in ("by-folder", "by-file"))
+        assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+    said = call("generate.py", *prior, *flags, "--measurement=measured", "--outdir=by-folder", "--summary=late.npz")
+    assert "0 images generated" in said and np.load(folder / "late.npz")["mean"].shape == (3, 1, 8, 8)
+
+
+def test_channels_of_very_different_units(call, folder):
+    """A channel of small numbers is solved for as one of large ones is."""
+    scale = np.array([3000.0, 5e-4])[:, None, None]
+    np.save(folder / "units.npy", (scale * np.random.default_rng(3).normal(size=(16, 2, 8, 8))).astype(np.float32))
+    call("train.py", "--data=units.npy", "--outdir=units", *TRAIN)
+    np.save(folder / "known.npy", np.broadcast_to(0.9 * scale, (2, 8, 8)))
+    for method in ("tmpd", "pigdm"):
+        call("generate.py", "--network=units", "--device=cpu", "--steps=6", f"--outdir=units-{method}", "--seeds=0-3",
+             "--operator=identity", "--measurement=known.npy", f"--posterior={method}",
+             "--measurement_noise=gaussian:30,5e-6")  # fmt: skip
+        samples = np.stack([np.load(path) for path in (folder / f"units-{method}").glob("*.npy")]) / scale
+        assert np.abs(samples.mean((0, 2, 3)) - 0.9).max() < 0.1, method

@@ -9,7 +9,7 @@ from elucid.dnnlib.errors import UserError
 from elucid.training.inverse.operators.base import LinearOperator
 
 TOLERANCE = 1e-5
-"""Relative to the norms; lets operators pass that compute in float32 inside."""
+"""Relative to the size of such numbers; lets operators pass that compute in float32 inside."""
 
 SAMPLES = 2
 """More than one, so that an operator that mixes the samples of a batch is found."""
@@ -32,7 +32,8 @@ def require_adjoint(operator: LinearOperator, shape: Sequence[int], seed: int = 
             f"`operator`: the adjoint of {name} returned {list(back.shape)} for images of {list(images.shape)}; "
             "return their shape"
         )
-    sizes = measured.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1) + back.flatten(1).norm(dim=1)
+    # As large as products of independent random numbers are: |A u| |y| itself grows faster with the size of images.
+    sizes = 30 * measured.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1) / y[0].numel() ** 0.5
     for one, other, size in zip(dot(measured, y), dot(images, back), sizes.tolist(), strict=True):
         if not abs(one - other) <= TOLERANCE * size:
             raise UserError(

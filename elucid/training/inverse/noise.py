@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,21 +30,35 @@ class MeasurementNoise(ABC):
 
 
 class GaussianNoise(MeasurementNoise):
-    """y ~ N(A u, std^2), `std` in the units of y; 0 means that y is exact. Raises UserError for a negative one."""
+    """y ~ N(A u, std^2), `std` in the units of y, one or one for each entry of its first axis; 0 means that y is exact.
 
-    def __init__(self, std: float = 0.0):
-        if not 0 <= std < math.inf:
-            raise UserError(f"`measurement_noise`: std={std:g} must be a finite number of at least 0, in units of y")
-        self.std = float(std)
+    Raises UserError for negative ones, and for another number of them than y has entries.
+    """
+
+    def __init__(self, std: float | Sequence[float] = 0.0):
+        every = [float(one) for one in (std if isinstance(std, Sequence) else [std])]
+        if not every or not all(0 <= one < math.inf for one in every):
+            given = ",".join(f"{one:g}" for one in every)
+            raise UserError(f"`measurement_noise`: std={given} must be finite numbers of at least 0, in units of y")
+        self.std = every[0] if len(every) == 1 else every
 
     def sample(self, clean: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        return clean + self.std * torch.randn(clean.shape, generator=noise, dtype=clean.dtype)
+        return clean + self.variance(clean).sqrt() * torch.randn(clean.shape, generator=noise, dtype=clean.dtype)
 
     def value(self, y: Tensor) -> Tensor:
         return y
 
     def variance(self, y: Tensor) -> Tensor:
-        return y.new_full((1,) * y.ndim, self.std**2)
+        if not isinstance(self.std, list):
+            return y.new_full((1,) * y.ndim, self.std**2)
+        return y.new_tensor(self.std).square().reshape(1, -1, *(1,) * (y.ndim - 2))
+
+    def require(self, y: Tensor) -> None:
+        if isinstance(self.std, list) and len(self.std) != y.shape[1]:
+            raise UserError(
+                f"`measurement_noise` has {len(self.std)} deviations, the measurement {y.shape[1]} channels; give one, "
+                "or one for each"
+            )
 
 
 class PoissonNoise(MeasurementNoise):

@@ -1,6 +1,7 @@
 """An inverse problem: an operator, its noise and a measurement, in the network's normalised units."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -47,14 +48,21 @@ class InverseProblem:
         self.scale, self.offset = (Constant(as_channels(one, self.shape[0])) for one in affine)
         require_linear(operator, self.shape)
         require_adjoint(operator, self.shape)
-        blank = torch.zeros(1, *self.shape, dtype=torch.float64)
-        self.measured_shape = tuple(called(operator, "__call__", blank).shape[1:])
+        random = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        made = called(operator, "__call__", random)
+        self.measured_shape = tuple(made.shape[1:])
+        self.reached = made[0] != 0  # not where a mask hides the images
         self.measurement = None if measurement is None else self.require(torch.as_tensor(measurement))
 
-    @property
-    def unit(self) -> float:
-        """Own units of a normalised one, the root mean square of the channels' scales."""
-        return float(self.scale.value.square().mean().sqrt())
+    @cached_property
+    def units(self) -> Constant:
+        """Own units of a normalised one, for numbers [1,...] of a measurement: of its channel, if it has the image's.
+
+        Else the root mean square of all. Residuals in these units weigh channels alike, whatever they are measured in.
+        """
+        if self.measured_shape[:1] == self.shape[:1]:
+            return Constant(self.scale.value.abs().reshape(1, -1, *(1,) * (len(self.measured_shape) - 1)))
+        return Constant(self.scale.value.square().mean().sqrt().reshape((1,) * (1 + len(self.measured_shape))))
 
     def require(self, y: Tensor) -> Tensor:
         """Return a measurement as [B,...], with 0 where nothing is measured. Raises UserError if it is impossible.

@@ -181,6 +181,7 @@ def upsampled(base: SamplingPipeline, options: SampleOptions, device: torch.devi
     snapshot = load_snapshot(path, device, adm=chosen_options(options)["upsample"])
     require_pair(path, snapshot, base.image_shape, base.label_dim, base.class_names)
     parts = {"sampler": base.sampler, "schedule": base.schedule, "lowres": base.lowres, "noise": base.noise}
+    parts["given"] = base.given
     make = sampling(base.denoiser, base.encoder, device, **parts)
     if device.type == "cpu":
         make = whole_blocks(make, block_size(base.denoiser))

@@ -75,12 +75,18 @@ def gradient_of(x0: Tensor, x: Tensor) -> Pull:
 def solved(
     problem: InverseProblem, x0: Tensor, seen: Observation, project: Pull, tolerance: float, iterations: int
 ) -> Tensor:
-    """Return v = (A C A^T + s^2)^-1 (y - A x0) [B,...], by conjugate gradients; `project` returns C A^T v [B,C,H,W]."""
+    """Return v = (A C A^T + s^2)^-1 (y - A x0) [B,...], by conjugate gradients; `project` returns C A^T v [B,C,H,W].
 
-    def covariance(v: Tensor) -> Tensor:
-        return problem.measure(project(v)) + seen.variance * v
+    They are taken in normalised units, as else a channel of small numbers would seem to be solved from the beginning.
+    """
+    weight = 1 / problem.units.like(x0)
 
-    return conjugate_gradients(covariance, seen.value - problem.measure(x0), tolerance, iterations)
+    def covariance(u: Tensor) -> Tensor:
+        v = weight * u
+        return weight * (problem.measure(project(v)) + seen.variance * v)
+
+    right = weight * (seen.value - problem.measure(x0))
+    return weight * conjugate_gradients(covariance, right, tolerance, iterations)
 
 
 def require_solver(tolerance: float, iterations: int) -> None:

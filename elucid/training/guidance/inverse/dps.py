@@ -59,18 +59,22 @@ class DPS(PosteriorDenoiser):
             if not bool((seen.variance > 0).all()):
                 raise UserError("`posterior`: dps with scale=likelihood needs noise; set `measurement_noise`")
             return self.step * sigma**2 * pull(self.problem.adjoint(missing / seen.variance))
-        weights = relative_weights(seen.variance)
-        unit = self.problem.unit
-        norm = (weights.sqrt() * missing / unit).flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-        gradient = 2 * pull(self.problem.adjoint(weights * missing)) / unit**2
+        units = self.problem.units.like(missing)
+        weights = relative_weights(seen.variance / units**2, self.problem.reached.to(missing))
+        norm = (weights.sqrt() * missing / units).flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        gradient = 2 * pull(self.problem.adjoint(weights * missing / units**2))
         beta = self.beta(sigma)
         factor = self.step * sigma**2 * (1 - beta).sqrt() / beta
         return factor * gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
 
-def relative_weights(variance: Tensor) -> Tensor:
-    """Return 1 / variance, divided by its mean over each measurement: 1 if all variances are the same."""
-    if variance[0].numel() == 1:
+def relative_weights(variance: Tensor, reached: Tensor) -> Tensor:
+    """Return 1 / variance [B,...], divided by its mean over what is measured: 1 if all variances are the same.
+
+    `reached` [...] is 1 for numbers that depend on the image, 0 elsewhere.
+    """
+    if variance[0].numel() == 1 or not bool((variance > 0).all()):
         return torch.ones_like(variance)
-    weights = 1 / variance
-    return weights / weights.flatten(1).mean(1).reshape(-1, *[1] * (variance.ndim - 1))
+    weights = 1 / variance * reached
+    mean = weights.flatten(1).sum(1) / reached.sum()
+    return weights / mean.reshape(-1, *[1] * (variance.ndim - 1))

@@ -1,14 +1,16 @@
 """Arrays of operators and measurements in files: `.npy`, or pictures."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.reading.regular import read_regular
 
 
 def read_array(path: str | os.PathLike, what: str) -> Tensor:
@@ -19,10 +21,10 @@ def read_array(path: str | os.PathLike, what: str) -> Tensor:
     """
     try:
         if Path(path).suffix.lower() == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = np.load(io.BytesIO(read_regular(os.fspath(path))), allow_pickle=False)
         else:
             values = _picture(path)
-    except (OSError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001  numpy and Pillow fail in many ways on damaged files
         raise UserError(f"{what}={path} cannot be read ({error}); give a .npy of numbers, or a picture") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif" or not values.size:
         raise UserError(f"{what}={path} holds no real numbers; give a .npy of numbers, or a picture")

@@ -53,6 +53,8 @@ class GivenConditions:
 
     def require(self, seeds: Sequence[int]) -> None:
         """Raise UserError if a seed has no condition."""
+        if not len(seeds):
+            return
         last = max(seeds) // self.members
         if (len(self) > 1 and last >= len(self)) or min(seeds) < 0:
             each = f", {self.members} of each" if self.members > 1 else ""

@@ -1,12 +1,15 @@
 """The options of sampling that state an inverse problem: operator, measurements, noise and method."""
 
+import os
+
 import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
+from elucid.training.data.pictures import is_picture
 from elucid.training.encoders.base import Encoder
-from elucid.training.guidance.inverse.base import PosteriorDenoiser
-from elucid.training.sampling.conditions.opening import is_one_file, open_arrays
+from elucid.training.inverse.operators.files import read_array
+from elucid.training.sampling.conditions.opening import open_arrays
 from elucid.training.sampling.inverse.posterior import posterior_denoiser
 from elucid.training.sampling.options import SampleOptions
 
@@ -28,18 +31,40 @@ def with_measurement(
         return denoiser, None
     if options.measurement is None:
         raise UserError(f"`operator`={options.operator} needs a `measurement`: a file, or a folder or zip of many")
-    path, many = str(options.measurement), None
+    path = str(options.measurement)
     noise = 0.0 if options.measurement_noise is None else options.measurement_noise
     method = options.posterior or "tmpd"
-    if is_one_file(path):
-        return posterior_denoiser(denoiser, encoder.affine, options.operator, path, noise, method, steps), None
     wrapped = posterior_denoiser(denoiser, encoder.affine, options.operator, None, noise, method, steps)
+    found = wrapped.problem.require(read_measurements(path, wrapped.problem.measured_shape))
+    if len(found) > 1:
+        return wrapped, found
+    wrapped.problem.measurement = found
+    return wrapped, None
+
+
+def read_measurements(path: str, shape: tuple[int, ...]) -> Tensor:
+    """Return what a file holds, one measurement of this shape or [N,...] of many, or the files of a folder or zip.
+
+    Raises UserError naming a file that cannot be read, or is of another shape than the first.
+    """
+    if os.path.isdir(path):
+        names = sorted(name for name in os.listdir(path) if is_picture(name) or name.lower().endswith(".npy"))
+        if not names:
+            raise UserError(
+                f"`measurement`={path} has no .npy and no pictures; give a folder with one of each condition"
+            )
+        every = [read_array(os.path.join(path, name), "`measurement`") for name in names]
+        other = next((place for place, one in enumerate(every) if one.shape != every[0].shape), None)
+        if other is not None:
+            shapes = [list(every[0].shape), list(every[other].shape)]
+            raise UserError(
+                f"`measurement`={path}: {names[0]} is {shapes[0]}, {names[other]} {shapes[1]}; make them alike"
+            )
+        return torch.stack(every)
+    if is_picture(path) or path.lower().endswith(".npy"):
+        return read_array(path, "`measurement`")
     found = open_arrays(path, "measurement")
     many = torch.stack([torch.from_numpy(found.image(index)).to(torch.float64) for index in range(len(found))])
-    return wrapped, wrapped.problem.require(as_measured(many, wrapped))
-
-
-def as_measured(many: Tensor, wrapped: PosteriorDenoiser) -> Tensor:
-    """Return measurements [N,1,1,D] or [N,1,H,W] without the axes that the operator's lack."""
-    shape = wrapped.problem.measured_shape
-    return many.reshape(len(many), *shape) if many[0].numel() == torch.Size(shape).numel() else many
+    lacking = many.ndim - 1 - len(shape)  # axes that a data set puts before those of the operator
+    ones = lacking > 0 and many.shape[1 : 1 + lacking] == (1,) * lacking
+    return many.flatten(0, lacking) if ones else many

@@ -1,12 +1,14 @@
 """Makes the denoiser of images given a measurement."""
 
 import hashlib
+import inspect
 import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from elucid.dnnlib.files import sha256
 from elucid.dnnlib.values import signature
 from elucid.training.guidance.inverse.base import PosteriorDenoiser
 from elucid.training.inverse.noise import MeasurementNoise
@@ -52,6 +54,9 @@ def described(wrapped: PosteriorDenoiser) -> dict[str, Any]:
     problem = wrapped.problem
     operator, noise = problem.operator, problem.noise
     named = resolved(operator) if hasattr(operator, "config") else {"name": type(operator).__qualname__}
+    code = inspect.getsourcefile(type(operator)) if not type(operator).__module__.startswith("elucid.") else None
+    if code is not None and os.path.isfile(code):  # so that samples of an operator that was changed are not kept
+        named["code"] = sha256(code)
     measured = problem.measurement
     return {
         "posterior": resolved(wrapped),

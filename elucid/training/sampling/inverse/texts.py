@@ -64,6 +64,8 @@ def noise_of(text: str | float | MeasurementNoise) -> MeasurementNoise:
             f"`measurement_noise`={text}: unknown kind{did_you_mean(name, NOISES)}; write gaussian:STD or poisson:GAIN"
         )
     try:
+        if name == "gaussian" and "," in value:  # one for each channel
+            return NOISES[name]([float(one) for one in value.split(",")])  # type: ignore[arg-type]
         number = float(value)
     except ValueError as error:
         raise UserError(

@@ -50,9 +50,9 @@ class OutputChoices:
         for name, value in (("npz", self.npz), ("summary", self.summary)):
             if value is not None and not str(value).endswith(".npz"):
                 raise UserError(f"`{name}`={value} must end in .npz")
+            if value is not None and self.format == "png" and not encoder.pictures:
+                raise UserError(f"`{name}` holds arrays and `format`=png pictures of them; leave one out")
         if self.npz is not None:
-            if self.form(encoder).suffix != npy.SUFFIX and not encoder.pictures:
-                raise UserError("`npz` holds arrays and `format`=png pictures of them; leave one out")
             require_writable(os.fspath(self.npz))
 
     def form(self, encoder: Encoder) -> Form:
