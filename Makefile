@@ -17,7 +17,7 @@ DEV := "pytest>=8,<10" "hypothesis>=6.100,<7" "pytest-xdist>=3.6,<4" "ruff>=0.8,
 # What PyPI has for Linux on x86-64 is the CUDA build; other builds have a name like torch-2.13.0+cpu.
 CUDA_WHEEL := /torch-[0-9.]*-[^"]*manylinux[^"]*x86_64
 
-.PHONY: demo test lint format docs setup dev browser kernels bench clean
+.PHONY: demo test test-all lint format docs setup dev browser kernels bench clean
 
 setup: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -59,6 +59,10 @@ format: dev
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=15
+
+# With the tests of tests/slow.txt, which take as long again as minutes allow.
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=15 -m "slow or not slow"
 
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(OUT) $(SEEDS)

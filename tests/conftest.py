@@ -33,3 +33,14 @@ def cache_of_the_tests(tmp_path_factory):
 def root() -> Path:
     """The repository's folder, where the scripts lie."""
     return ROOT
+
+
+SLOW = ROOT / "tests" / "slow.txt"
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that `make test-all` runs and `make test` does not."""
+    listed = {line for line in SLOW.read_text().splitlines() if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid.partition("[")[0] in listed or item.nodeid in listed:
+            item.add_marker("slow")

@@ -11,10 +11,14 @@ ENTRANCES = {
     r"(?<!library\.)\btorch\.load\(": {  # which look first; safetensors has one of its own
         "torch_utils/guards/torch_files.py", "torch_utils/pickled.py",
     },
-    r"\bnp\.load\(": {"metrics/reference.py", "training/data/cache.py", "training/data/index/table.py"},
+    r"\bnp\.load\(": {
+        "training/inverse/operators/files.py",  # read whole within the limit of a file
+        "training/sampling/conditions/opening.py",  # its header alone
+        "training/sampling/conditions/given.py",
+        "metrics/reference.py", "training/data/cache.py", "training/data/index/table.py"},
     r"\bpickle\.(load|loads|Unpickler)\(": set(),
     r"\blmdb\.open\(": {"preparation/lmdb_file.py", "preparation/sources.py"},
-    r"\btarfile\.open\(": {"preparation/arrays.py"},
+    r"\btarfile\.open\(": {"preparation/arrays.py", "preparation/shards.py", "training/data/streaming/tar.py"},
     r"\bgzip\.(open|GzipFile)\(": {"dnnlib/reading/streams.py"},
     r"\bextractall\(|\bshell=True|\bos\.system\(|\beval\(|\bexec\(": set(),
     r"\bimport_module\(": {  # names from our tables, from the command line, or of trusted plug-ins

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.regular import read_regular
+from elucid.training.data.pictures import opened
 
 
 def read_array(path: str | os.PathLike, what: str) -> Tensor:
@@ -32,7 +32,7 @@ def read_array(path: str | os.PathLike, what: str) -> Tensor:
 
 
 def _picture(path: str | os.PathLike) -> np.ndarray:
-    with Image.open(path) as image:
+    with opened(path) as image:
         gray = image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
         if image.mode in ("1", "LA"):
             image = image.convert("L")
