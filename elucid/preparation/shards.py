@@ -15,10 +15,10 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
-from elucid.preparation.fields.statistics import ChannelStream
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import Write, open_destination, require_elsewhere
 from elucid.training.data import npy
+from elucid.training.data.arrays.statistics import ChannelStream
 from elucid.training.data.dataset import ImageDataset, open_dataset
 from elucid.training.data.statistics import array_sums, channel_sums
 from elucid.training.data.streaming.description import CLASSES, FILE, VECTORS, Description, LabelFacts, Shard

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from elucid.preparation.fields.statistics import MAD_TO_STD, ChannelStream, channel_statistics
+from elucid.training.data.arrays.statistics import MAD_TO_STD, ChannelStream, channel_statistics
 
 
 def samples(kind="float32", count=37, missing=0.0, seed=0):

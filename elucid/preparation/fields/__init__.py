@@ -1,1 +1,1 @@
-"""Arrays of any source as datasets: sources, statistics of channels, conversion, verification."""
+"""Arrays of any source as datasets: sources, conversion, verification."""

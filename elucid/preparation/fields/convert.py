@@ -12,11 +12,11 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.fields.sources import SampleSource, open_array_source
-from elucid.preparation.fields.statistics import ChannelStream, ChannelSummary
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
 from elucid.training.data import npy
 from elucid.training.data.arrays.form import DTYPES, NAME
 from elucid.training.data.arrays.missing import MissingValues
+from elucid.training.data.arrays.statistics import ChannelStream, ChannelSummary
 
 LARGEST = {name: np.iinfo(name).max if name.startswith("u") else float(np.finfo(name).max) for name in DTYPES}
 MISSING = ("refuse", "drop", "mean")
@@ -167,8 +167,6 @@ class _Conversion:
     def measure(self, index: int) -> bool:
         """Add a sample to the statistics; returns whether it is kept."""
         array, name = self.chosen(index), self.source.array_name(index)
-        if array.dtype.kind == "c":
-            raise UserError(f"{name} holds complex numbers; store real and imaginary part as two channels")
         if self.missing.add(name, array):
             if self.options.missing == "refuse":
                 raise UserError(

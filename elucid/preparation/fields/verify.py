@@ -9,8 +9,8 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.fields.convert import channel_table
-from elucid.preparation.fields.statistics import ChannelStream, ChannelSummary
 from elucid.training.data.arrays.missing import MissingValues
+from elucid.training.data.arrays.statistics import ChannelStream, ChannelSummary
 from elucid.training.data.base import Dataset
 
 _AHEAD = 256  # arrays per thread that may wait to be measured

@@ -39,6 +39,10 @@ def open_training_data(options: DataOptions):
     One process per machine fills the cache while the others wait.
     """
     dataset = read_dataset(options)
+    if dataset.has_labels and not options.use_labels:
+        distributed.print0("warning: the dataset has labels, which are not used; --cond=1 uses them")
+    if options.label_dropout and not dataset.label_dim:
+        distributed.print0("warning: label_dropout has no effect without --cond=1")
     if options.cond_images is None:
         return cached_data(options, dataset)
     given, own = open_maps(options, dataset)
@@ -52,8 +56,7 @@ def open_maps(options: DataOptions, dataset: Dataset) -> tuple[Dataset, DataOpti
     """Open the maps beside the images of a dataset, and return their options as well. Raises UserError."""
     path, tells = str(options.cond_images), isinstance(options.reader, dict) and "name" not in options.reader
     reader = options.reader if tells and table_at(path) else None
-    named = {"path": path, "reader": reader, "use_labels": False, "label_dropout": 0.0, "max_size": None}
-    own = replace(options, **named)
+    own = replace(options, path=path, reader=reader, use_labels=False, max_size=None)
     given = read_dataset(own)
     if given.shuffled != dataset.shuffled:
         raise UserError(
@@ -76,10 +79,6 @@ def cached_data(options: DataOptions, dataset: Dataset) -> Dataset:
             f"`xflip`=1: {options.path} contains latents, and a flipped latent is not the latent of the flipped image; "
             "train without it, or on images"
         )
-    if dataset.has_labels and not options.use_labels and options.path == dataset.path:
-        distributed.print0("warning: the dataset has labels, which are not used; --cond=1 uses them")
-    if options.label_dropout and not dataset.label_dim:
-        distributed.print0("warning: label_dropout has no effect without --cond=1")
     if options.cache == "none" or not isinstance(dataset, ImageDataset):
         distributed.wait_for_all("all have opened the dataset")
         return dataset

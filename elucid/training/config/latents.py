@@ -7,6 +7,8 @@ import numpy as np
 from elucid.dnnlib.errors import UserError, note
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
+from elucid.training.data.arrays.missing import finite_image
+from elucid.training.data.arrays.statistics import ChannelStream
 from elucid.training.data.base import Dataset
 from elucid.training.data.latents import as_flags, pasted
 from elucid.training.data.statistics import channel_sums, moments_of
@@ -111,20 +113,17 @@ def measured_arrays(dataset: Dataset, part: str = "encoder") -> tuple[np.ndarray
     Raises UserError for values that are not finite, and for channels that are constant.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(MOST_ARRAYS, len(dataset))).astype(int))
-    shift = dataset.image(0).reshape(dataset.channels, -1).astype(np.float64).mean(1)  # keeps squares small
-    total, squares, pixels = np.zeros_like(shift), np.zeros_like(shift), math.prod(dataset.resolution)
+    stream = ChannelStream(dataset.channels)
     for index in progress_bar(chosen, desc="mean and deviation of channels", delay=1, leave=False):
-        added, added_squares = channel_sums(dataset, int(index))
-        total += added - pixels * shift
-        squares += added_squares - 2 * shift * added + pixels * shift**2
-    mean, std = moments_of(total, squares, len(chosen) * pixels)
-    constant = np.flatnonzero(std <= 1e-12 * np.maximum(np.abs(mean + shift), 1e-30))
-    if len(constant):
+        stream.add(finite_image(dataset, int(index)))
+    found = stream.summary()
+    if found.constant:
+        place = found.constant[0]
         raise UserError(
-            f"channel {constant[0]} of {dataset.path} is constant ({mean[constant[0]] + shift[constant[0]]:g}); leave "
-            "it out by dataset_tool.py --array-channels, or give {part}.mean and {part}.std"
+            f"channel {place} of {dataset.path} is constant ({found.minimum[place]:g}); leave it out by "
+            f"dataset_tool.py --array-channels, or give {part}.mean and {part}.std"
         )
-    return mean + shift, std
+    return found.mean, found.std
 
 
 def _require_same(dataset: Dataset, stored: dict, given: dict) -> None:

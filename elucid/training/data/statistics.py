@@ -8,6 +8,7 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
+from elucid.training.data.arrays.missing import require_finite
 from elucid.training.data.base import Dataset
 from elucid.training.encoders.statistics import ChannelStatistics
 
@@ -68,16 +69,8 @@ def channel_sums(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 def array_sums(array: np.ndarray, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Return f64[C], sums and sums of squares of each channel. Raises UserError for values that are not finite."""
-    rows = array.reshape(len(array), -1).astype(np.float64)
-    total, squares = rows.sum(1), (rows**2).sum(1)
-    if not np.isfinite(total).all():
-        channel, row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
-        raise UserError(
-            f"{dataset.path}/{dataset.image_name(index)} has {array[channel, row, column]} in channel {channel}, row "
-            f"{row}, column {column}; remove it, or convert the arrays with dataset_tool.py --missing=drop, mean or a "
-            "number"
-        )
-    return total, squares
+    rows = require_finite(array, dataset, index).reshape(len(array), -1).astype(np.float64)
+    return rows.sum(1), (rows**2).sum(1)
 
 
 def latent_sums(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

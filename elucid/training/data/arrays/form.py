@@ -1,7 +1,5 @@
 """What a dataset says of its arrays: the options of the encoder `arrays`, in the `encoder` of its `dataset.json`."""
 
-import numpy as np
-
 from elucid.dnnlib.errors import UserError
 from elucid.training.encoders.statistics import ChannelStatistics
 
@@ -37,12 +35,6 @@ def form_of(encoder: dict, where: str) -> dict:
             f'{where}: "encoder" of arrays is damaged: channel_names and units are lists of one text for each channel'
         )
     return {"name": NAME, **found}
-
-
-def require_dtype(dtype: np.dtype, where: str) -> None:
-    """Raise UserError for arrays of a type in which none are stored."""
-    if dtype.name not in DTYPES:
-        raise UserError(f"{where} is of {dtype}, not {', '.join(DTYPES)}; convert it with dataset_tool.py")
 
 
 def _is_texts(value: object) -> bool:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from elucid.dnnlib.errors import UserError
+
 
 class Place(NamedTuple):
     """The place of a value in a sample [C,H,W], counted from 0, and the value: nan, inf or -inf."""
@@ -24,6 +26,31 @@ def first_missing(array: np.ndarray) -> Place | None:
         return None
     channel, row, column = (int(one) for one in np.unravel_index(int(bad.argmax()), array.shape))
     return Place(channel, row, column, float(array[channel, row, column]))
+
+
+def require_finite(array: np.ndarray, dataset, index: int) -> np.ndarray:
+    """Return a sample [C,H,W] of a dataset. Raises UserError naming its first value that is NaN or infinite."""
+    place = first_missing(array)
+    if place is None:
+        return array
+    name = getattr(dataset, "image_name", str)(index)
+    raise UserError(
+        f"{dataset.path}: {name} has {place.value:g} in channel {place.channel}, row {place.row}, column "
+        f"{place.column}; remove it, or convert the arrays with dataset_tool.py --missing=drop, mean or a number"
+    )
+
+
+def finite_image(dataset, index: int) -> np.ndarray:
+    """Return a sample of a dataset. Raises UserError like `require_finite`."""
+    return require_finite(dataset.image(index), dataset, index)
+
+
+def finite_batch(arrays: np.ndarray, dataset, indices: np.ndarray) -> np.ndarray:
+    """Return samples [B,C,H,W] of a dataset, of which only arrays of floats are looked at. Raises UserError, too."""
+    if arrays.dtype.kind == "f" and getattr(dataset, "arrays", None) is not None and not np.isfinite(arrays).all():
+        for array, index in zip(arrays, indices.tolist(), strict=True):
+            require_finite(array, dataset, index)
+    return arrays
 
 
 def count_missing(array: np.ndarray) -> np.ndarray:

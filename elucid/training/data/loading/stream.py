@@ -14,8 +14,8 @@ from torch import Tensor
 from elucid.dnnlib.errors import note
 from elucid.torch_utils.batches import as_bits
 from elucid.torch_utils.transfer import moved
+from elucid.training.data.arrays.missing import finite_batch
 from elucid.training.data.loading.ahead import Ahead
-from elucid.training.data.loading.finite import require_finite
 from elucid.training.data.loading.on_device import on_device
 from elucid.training.data.loading.order import Order, make_order
 from elucid.training.transforms.base import Transform
@@ -94,9 +94,13 @@ class BatchStream:
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Return images [len(indices),C,H,W] in the memory of the host."""
         read = getattr(self.dataset, "read", None)
-        if self._array is None and read is None:
-            return np.stack(list(self._decoders.map(self.dataset.image, indices.tolist())))
-        return self._array[indices] if read is None else read(indices)
+        if read is not None:
+            found = read(indices)
+        elif self._array is not None:
+            found = self._array[indices]
+        else:
+            found = np.stack(list(self._decoders.map(self.dataset.image, indices.tolist())))
+        return finite_batch(found, self.dataset, indices)
 
     def next(self, count: int) -> Batch:
         """Return the next `count` images of this process, [count,C,H,W], with their conditions."""
@@ -116,12 +120,12 @@ class BatchStream:
             chosen = as_bits(self._on_device)[moved(torch.from_numpy(indices), self.device)]
             raw = chosen.view(self._on_device.dtype)
         else:
-            raw = torch.from_numpy(require_finite(self._read(indices), self.dataset, indices))
+            raw = torch.from_numpy(self._read(indices))
         labels = torch.from_numpy(np.stack([self.dataset.label(int(index)) for index in indices]))
         flipped = torch.from_numpy(flips.astype(bool))
         if self._maps is None:
             return raw, labels, flipped
-        maps = require_finite(self._maps.read(indices, self._decoders), self._maps, indices)
+        maps = finite_batch(self._maps.read(indices, self._decoders), self._maps, indices)
         return raw, labels, flipped, torch.from_numpy(maps)
 
     def _prepare(self, raw: Tensor, labels: Tensor, flips: Tensor, maps: Tensor | None = None) -> Batch:
