@@ -165,3 +165,16 @@ def exit_code(monkeypatch, script: str, *args) -> int:
 def newest(folder, kind: str = "network-snapshot") -> Path:
     """The newest snapshot, `training-state` or picture of `samples` in a run folder."""
     return sorted(Path(folder).glob(f"{kind}-*"))[-1]
+
+
+def caller(folder: Path, monkeypatch, capsys):
+    """A function that calls a script in a folder, in this process, checks its exit code, and returns all it said."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ELUCID_CACHE", str(folder / "cache"))
+
+    def run(script: str, *args, code: int = 0) -> str:
+        found, out, err = call(monkeypatch, capsys, script, *args)
+        assert found == code, err or out
+        return out + err
+
+    return run

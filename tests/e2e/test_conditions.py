@@ -32,15 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def call(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("ELUCID_CACHE", str(folder / "cache"))
-
-    def run(script, *args, code=0):
-        found, out, err = scripts.call(monkeypatch, capsys, script, *args)
-        assert found == code, err or out
-        return out + err
-
-    return run
+    return scripts.caller(folder, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from elucid.dnnlib.progress import progress_bar
 from elucid.training.data import npy
 from elucid.training.data.archives import FileSet
 from elucid.training.data.arrays.form import are_arrays
-from elucid.training.data.base import Dataset
 from elucid.training.data.folders import find_labels
 from elucid.training.data.index.opening import note_checked, opened
-from elucid.training.data.labels import Labels
+from elucid.training.data.labels import LabelledDataset
 from elucid.training.data.latents import note_recognised, stored_by
 from elucid.training.data.pictures import header, is_picture, load_picture
 
@@ -72,7 +71,7 @@ def open_dataset(
     return dataset
 
 
-class ImageDataset(Dataset):
+class ImageDataset(LabelledDataset):
     """Images in the order of their sorted names. Can be read from threads, pickled, and used after a fork."""
 
     def __init__(self, source: FileSet, use_labels: bool = False, max_size: int | None = None, seed: int = 0):
@@ -109,43 +108,6 @@ class ImageDataset(Dataset):
         return f"<{type(self).__name__} {self.path}: {content}, {labels}>"
 
     @property
-    def has_labels(self) -> bool:
-        """Whether the file has labels, used or not."""
-        return self._labels is not None
-
-    @property
-    def vector_labels(self) -> bool:
-        """Whether labels are used and are vectors."""
-        return self.use_labels and self._labels is not None and not self._labels.are_classes
-
-    @property
-    def label_dim(self) -> int:
-        """Number of classes, or width of vector labels; 0 if labels are not used."""
-        return self._labels.dim if self.use_labels else 0
-
-    @property
-    def labels(self) -> Labels | None:
-        """The labels in the file, used or not."""
-        return self._labels
-
-    @property
-    def raw_labels(self) -> np.ndarray | None:
-        """Labels as int64 [N], -1 if missing, or float32 [N, D], NaN if missing."""
-        return None if self._labels is None else self._labels.values
-
-    @property
-    def class_names(self) -> list[str] | None:
-        return None if self._labels is None else self._labels.class_names
-
-    @property
-    def class_counts(self) -> list[int] | None:
-        """Number of images of each class; None if labels are not used or are vectors."""
-        if not self.use_labels or self._labels is None or not self._labels.are_classes:
-            return None
-        values = self._labels.values
-        return np.bincount(values[values >= 0], minlength=self._labels.dim).tolist()
-
-    @property
     def fingerprint(self) -> str:
         """Return a hex digest of path, size, modification time and subset, e.g. as a cache key."""
         return hashlib.sha256(f"v1:{self._files.fingerprint()}:{self._subset}".encode()).hexdigest()[:32]
@@ -165,10 +127,6 @@ class ImageDataset(Dataset):
         self._require_same(index, picture.size, picture.mode)
         pixels = np.array(picture)
         return pixels[np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-    def label(self, index: int) -> np.ndarray:
-        """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
-        return self._labels.vector(index) if self.use_labels else np.zeros(0, dtype=np.float32)
 
     def check_headers(self) -> None:
         """Read all headers. Raises UserError naming the first image of another size or mode."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.reading.json_text import parse_json
+from elucid.training.data.base import Dataset
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_CLASSES = 1_000_000
@@ -53,6 +54,55 @@ class Labels:
     def select(self, positions: Iterable[int]) -> "Labels":
         """Return the labels of some of the images; the number of classes does not change."""
         return Labels(self.values[np.asarray(positions, dtype=np.int64)], self.class_names, self.dim)
+
+
+class LabelledDataset(Dataset):
+    """Base class of datasets whose labels are in memory: `_labels`, None if there are none, used if `use_labels`."""
+
+    use_labels: bool
+    _labels: Labels | None
+
+    @property
+    def has_labels(self) -> bool:  # type: ignore[override]
+        """Whether there are labels, used or not."""
+        return self._labels is not None
+
+    @property
+    def vector_labels(self) -> bool:  # type: ignore[override]
+        """Whether labels are used and are vectors."""
+        return self.use_labels and self._labels is not None and not self._labels.are_classes
+
+    @property
+    def label_dim(self) -> int:  # type: ignore[override]
+        """Number of classes, or width of vector labels; 0 if labels are not used."""
+        return self._labels.dim if self.use_labels and self._labels is not None else 0
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels, used or not."""
+        return self._labels
+
+    @property
+    def raw_labels(self) -> np.ndarray | None:
+        """Labels as int64 [N], -1 if missing, or float32 [N, D], NaN if missing."""
+        return None if self._labels is None else self._labels.values
+
+    @property
+    def class_names(self) -> list[str] | None:  # type: ignore[override]
+        return None if self._labels is None else self._labels.class_names
+
+    @property
+    def class_counts(self) -> list[int] | None:  # type: ignore[override]
+        """Number of images of each class; None if labels are not used or are vectors."""
+        if not self.use_labels or self._labels is None or not self._labels.are_classes:
+            return None
+        values = self._labels.values
+        return np.bincount(values[values >= 0], minlength=self._labels.dim).tolist()
+
+    def label(self, index: int) -> np.ndarray:
+        """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
+        used = self.use_labels and self._labels is not None
+        return self._labels.vector(index) if used and self._labels else np.zeros(0, dtype=np.float32)
 
 
 def from_json(text: bytes, images: list[str], where: str, files: int = 0) -> Labels | None:

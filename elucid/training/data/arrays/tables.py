@@ -19,9 +19,8 @@ from elucid.training.data.arrays.formats.hdf5 import open_hdf5
 from elucid.training.data.arrays.formats.npz import open_npy, open_npz
 from elucid.training.data.arrays.formats.stored import StoredArray, require_sane
 from elucid.training.data.arrays.formats.zarr_array import open_zarr
-from elucid.training.data.base import Dataset
 from elucid.training.data.dataset import subset
-from elucid.training.data.labels import MAX_CLASSES, Labels, class_names
+from elucid.training.data.labels import MAX_CLASSES, LabelledDataset, Labels, class_names
 
 _READERS = {
     **dict.fromkeys((".h5", ".hdf5", ".he5", ".nc", ".nc4"), open_hdf5),
@@ -51,7 +50,7 @@ def table_at(path: str | os.PathLike) -> Place | None:
     return None
 
 
-class ArrayTable(Dataset):
+class ArrayTable(LabelledDataset):
     """One array of all samples: [N,C,H,W], [N,H,W] with one channel, or other `axes` such as NHWC, NCW and NW.
 
     `path` is a `.h5`, `.zarr`, `.npy` or `.npz`, or an array in one, `fields.h5/group/name`. Samples are in the data's
@@ -106,43 +105,6 @@ class ArrayTable(Dataset):
         return f"<{type(self).__name__} {self._stored.where}: {len(self)} samples, {size}>"
 
     @property
-    def has_labels(self) -> bool:  # type: ignore[override]
-        """Whether there are labels, used or not."""
-        return self._labels is not None
-
-    @property
-    def label_dim(self) -> int:  # type: ignore[override]
-        """Number of classes, or width of vector labels; 0 if labels are not used."""
-        return self._labels.dim if self.use_labels and self._labels else 0
-
-    @property
-    def vector_labels(self) -> bool:  # type: ignore[override]
-        """Whether labels are used and are vectors."""
-        return self.use_labels and self._labels is not None and not self._labels.are_classes
-
-    @property
-    def labels(self) -> Labels | None:
-        """The labels, used or not."""
-        return self._labels
-
-    @property
-    def raw_labels(self) -> np.ndarray | None:
-        """Labels as int64 [N], -1 if missing, or float32 [N, D], NaN if missing."""
-        return None if self._labels is None else self._labels.values
-
-    @property
-    def class_names(self) -> list[str] | None:  # type: ignore[override]
-        return None if self._labels is None else self._labels.class_names
-
-    @property
-    def class_counts(self) -> list[int] | None:  # type: ignore[override]
-        """Number of samples of each class; None if labels are not used or are vectors."""
-        if not self.use_labels or self._labels is None or not self._labels.are_classes:
-            return None
-        values = self._labels.values
-        return np.bincount(values[values >= 0], minlength=self._labels.dim).tolist()
-
-    @property
     def fingerprint(self) -> str:
         """Return a hex digest of path, size, modification time, axes and subset, e.g. as a cache key."""
         text = f"v1:{self._stored.fingerprint()}:{self._axes.letters}:{self._subset}"
@@ -169,11 +131,6 @@ class ArrayTable(Dataset):
         if self._stored.fill is not None:
             values[values == self.dtype.type(self._stored.fill)] = np.nan
         return values
-
-    def label(self, index: int) -> np.ndarray:
-        """Return a label, float32 [label_dim], one-hot for classes; empty if labels are not used."""
-        used = self.use_labels and self._labels is not None
-        return self._labels.vector(index) if used and self._labels else np.zeros(0, dtype=np.float32)
 
     def _place(self, index: int) -> int:
         if not -len(self) <= index < len(self):

@@ -3,26 +3,16 @@
 import torch
 from torch import Tensor
 
-from elucid.dnnlib.files import sha256
-from elucid.training.inverse.operators.base import Constant, LinearOperator
-from elucid.training.inverse.operators.files import mask_of, read_array, require_mask_fits
+from elucid.training.inverse.operators.files import require_mask_fits
+from elucid.training.inverse.operators.masked import MaskedOperator
 
 
-class FourierMask(LinearOperator):
+class FourierMask(MaskedOperator):
     """y [B,C,2,H,W]: real and imaginary parts of m F u, F the unitary transform with the zero frequency in the middle.
 
     The zero frequency is at (H // 2, W // 2). `mask` m is a picture or .npy [H,W] or [C,H,W] of the same order, known
     where it is not 0. Raises UserError as for inpainting.
     """
-
-    def __init__(self, mask: str):
-        self.name = f"`operator`: the mask {mask}"
-        self.mask = Constant(mask_of(read_array(mask, "`operator`: mask"), self.name))
-        self.digest = sha256(mask)
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        return {"sha256": self.digest}
 
     def __call__(self, images: Tensor) -> Tensor:
         require_mask_fits(self.mask.value, images, self.name)
