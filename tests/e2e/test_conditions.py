@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from elucid.training.snapshots.snapshot import load_snapshot, save_snapshot
 from tests import scripts
 from tests.fault.trials import differences
 
@@ -135,3 +136,16 @@ def test_arrays_are_enlarged_like_pictures(call, folder):
     assert np.load(folder / "enlarged/000002.npy").shape == (2, 8, 8)
     said = call("generate.py", "--network=enlarges", "--outdir=x", "--lowres_from=pictures", "--device=cpu", code=2)
     assert "has pictures, but the model enlarges arrays" in said
+
+
+def test_code_that_a_snapshot_names_for_its_maps_is_not_run(run, call, folder):
+    (folder / "strange.py").write_text(
+        "from pathlib import Path\nPath('ran').write_text('')\n"
+        "from elucid.training.encoders.rgb import RGB\nclass Own(RGB):\n    pass\n"
+    )
+    snapshot = load_snapshot(scripts.newest(run))
+    snapshot.options["maps"]["encoder"] = {"name": "strange.py:Own"}
+    save_snapshot(folder / "network-snapshot-strange.pkl", snapshot)
+    flags = ["--network=network-snapshot-strange.pkl", "--outdir=x", "--cond_images=maps", "--cond_labels=vectors.npy"]
+    said = call("generate.py", *flags, "--device=cpu", code=2)
+    assert "strange.py:Own" in said and not (folder / "ran").exists()

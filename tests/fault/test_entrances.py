@@ -12,10 +12,9 @@ ENTRANCES = {
         "torch_utils/guards/torch_files.py", "torch_utils/pickled.py",
     },
     r"\bnp\.load\(": {
-        "training/inverse/operators/files.py",  # read whole within the limit of a file
-        "training/sampling/conditions/opening.py",  # its header alone
-        "training/sampling/conditions/given.py",
-        "metrics/reference.py", "training/data/cache.py", "training/data/index/table.py"},
+        "metrics/reference.py", "training/data/cache.py", "training/data/index/table.py",
+        "training/inverse/operators/files.py",  # of bytes that were read within the limit of a file
+    },
     r"\bpickle\.(load|loads|Unpickler)\(": set(),
     r"\blmdb\.open\(": {"preparation/lmdb_file.py", "preparation/sources.py"},
     r"\btarfile\.open\(": {"preparation/arrays.py", "preparation/shards.py", "training/data/streaming/tar.py"},

@@ -11,7 +11,7 @@ from elucid.training.data.conditions.maps import require_size
 from elucid.training.sampling.conditions.given import GivenConditions, read_vectors
 from elucid.training.sampling.conditions.opening import open_arrays
 from elucid.training.sampling.options import SampleOptions
-from elucid.training.snapshots.snapshot import Snapshot
+from elucid.training.snapshots.snapshot import Snapshot, check_component
 from elucid.training.transforms.maps import ConditionMaps
 from elucid.training.types import MAPS
 
@@ -23,7 +23,7 @@ def given_conditions(
 
     Raises UserError if it takes some that are not given, or is given some that it does not take, or of another form.
     """
-    spec, about = snapshot.ema.spec, snapshot.options.get("maps")
+    spec = snapshot.ema.spec
     maps = transform = labels = None
     vectors = bool(snapshot.dataset.get("vector_labels"))
     for name, takes, why in (
@@ -42,14 +42,22 @@ def given_conditions(
             raise UserError("`members` is the number of samples of each condition, and none are given; leave it out")
         return None
     if options.cond_images is not None:
-        if not about:
-            raise UserError("the snapshot's options do not say how it takes its maps; train it with `cond_images`")
-        transform = ConditionMaps(make_encoder(about["encoder"], device), about["channels"])
+        transform = transform_of(snapshot, device)
         maps = open_arrays(str(options.cond_images), "cond_images")
         require_fitting(maps, snapshot, transform)
     if options.cond_labels is not None:
         labels = read_vectors(options.cond_labels, spec.label_dim)
     return GivenConditions(maps, transform, labels, measurements, 1 if options.members is None else options.members)
+
+
+def transform_of(snapshot: Snapshot, device: torch.device) -> ConditionMaps:
+    """Return how a model sees maps. Raises UserError if its snapshot does not say, or names code that is not trusted."""
+    about = snapshot.options.get("maps")
+    encoder, channels = (about.get("encoder"), about.get("channels")) if isinstance(about, dict) else (None, None)
+    if not isinstance(encoder, dict) or type(channels) is not int:
+        raise UserError("the snapshot's options do not say how it takes its maps; get the file again")
+    check_component("encoder", encoder)
+    return ConditionMaps(make_encoder(encoder, device), channels)
 
 
 def require_fitting(maps: Dataset, snapshot: Snapshot, transform: ConditionMaps) -> None:

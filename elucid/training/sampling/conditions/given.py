@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.data.base import Dataset
+from elucid.training.inverse.operators.files import read_array
 from elucid.training.transforms.maps import ConditionMaps
 from elucid.training.types import MAPS, Cond, NetSpec
 
@@ -135,13 +136,7 @@ def read_vectors(path: str | os.PathLike, width: int) -> np.ndarray:
     from elucid.training.data.dataset import open_dataset
 
     if str(path).endswith(".npy"):
-        try:
-            rows = np.atleast_2d(np.load(path, allow_pickle=False))
-            if rows.dtype.kind not in "fiub":
-                raise ValueError(f"{rows.dtype}")
-            rows = rows.astype(np.float32)
-        except (OSError, ValueError) as error:
-            raise UserError(f"`cond_labels`={path} cannot be read as numbers [N,D]: {error}") from error
+        rows = np.atleast_2d(read_array(path, "`cond_labels`").numpy()).astype(np.float32)
     else:
         dataset = open_dataset(path, use_labels=True, latents=True, arrays=True)
         rows = np.stack([dataset.label(index) for index in range(len(dataset))])

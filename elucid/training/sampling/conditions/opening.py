@@ -8,6 +8,7 @@ from elucid.dnnlib.reading.regular import read_regular
 from elucid.training.config.data import read_dataset
 from elucid.training.config.settings import DataOptions
 from elucid.training.data import npy
+from elucid.training.data.arrays.formats.npy_header import npy_header
 from elucid.training.data.arrays.formats.tiff_header import tiff_header
 from elucid.training.data.arrays.members import is_array, read_array
 from elucid.training.data.base import Dataset
@@ -19,8 +20,9 @@ def is_one_file(path: str) -> bool:
     if not path.lower().endswith(npy.SUFFIX):
         return is_picture(path)
     try:
-        return len(np.load(path, mmap_mode="r", allow_pickle=False).shape) < 4
-    except (OSError, ValueError):
+        with open(path, "rb") as file:
+            return len(npy_header(file, path).shape) < 4
+    except (OSError, UserError):
         return True  # what it lacks is told by whoever reads it
 
 
