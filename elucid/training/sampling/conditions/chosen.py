@@ -51,7 +51,7 @@ def given_conditions(
 
 
 def transform_of(snapshot: Snapshot, device: torch.device) -> ConditionMaps:
-    """Return how a model sees maps. Raises UserError if its snapshot does not say, or names code that is not trusted."""
+    """Return how a model sees maps. Raises UserError if its snapshot does not say, or names code not trusted."""
     about = snapshot.options.get("maps")
     encoder, channels = (about.get("encoder"), about.get("channels")) if isinstance(about, dict) else (None, None)
     if not isinstance(encoder, dict) or type(channels) is not int:
