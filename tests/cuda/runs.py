@@ -16,7 +16,7 @@ import torch
 from elucid.torch_utils.precision import set_precision
 from elucid.training.run import Run
 from elucid.training.samplers.sde import reverse_sde_path
-from tests import small_runs
+from tests import small_runs, transformers
 
 DEVICE = torch.device(os.environ.get("ELUCID_CUDA_TESTS_ON", "cuda"))
 CPU = torch.device("cpu")
@@ -27,6 +27,8 @@ CIFAR = {"network": NETWORK, "augment": {"name": "edm", "p": 0.5}, "loss": {"nam
 """The recipe of CIFAR-10 with that network: EDM's loss, augmentation, classes, Adam, two averages, dropout."""
 
 EDM = {"name": "edm"}
+PLAIN = {**CIFAR, "augment": None}
+FLOW = {"precond": {"name": "flow"}, "loss": {"name": "flow"}}
 LEVELS = {"name": "ddpm", "diffusion_steps": 50}
 RECIPES = {
     "edm": CIFAR,
@@ -37,6 +39,21 @@ RECIPES = {
     "hybrid": {**CIFAR, "precond": LEVELS, "loss": {"name": "hybrid"}},
     "vp": {**CIFAR, "precond": {"name": "vp"}, "loss": {"name": "vp"}},
     "iddpm": {**CIFAR, "precond": {"name": "iddpm"}, "loss": {"name": "iddpm"}},
+    "edm2": {
+        "network": {**NETWORK, "name": "edm2", "channels_per_head": 16},
+        "augment": None,
+        "precond": {"name": "edm2"},
+        "loss": {"name": "uncertainty", "base": EDM},
+    },
+    "dit": {**PLAIN, "network": transformers.small("dit"), **FLOW},
+    "lightningdit": {**PLAIN, "network": transformers.small("lightningdit"), **FLOW},
+    "jit": {**PLAIN, "network": transformers.small("jit"), **FLOW},
+    "ddt": {**PLAIN, "network": transformers.small("ddt"), **FLOW},
+    "ict": {**PLAIN, "loss": {"name": "ict", "end": 40}},
+    "ect": {**PLAIN, "loss": {"name": "ect", "stages": 4}},
+    "scm": {**PLAIN, "precond": {"name": "trigflow"}, "loss": {"name": "uncertainty", "base": {"name": "scm"}}},
+    "mean_flow": {**PLAIN, "precond": {"name": "flow"}, "loss": {"name": "mean_flow"}},
+    "imm": {**PLAIN, "precond": {"name": "imm"}, "loss": {"name": "imm"}},
 }
 
 

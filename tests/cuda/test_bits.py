@@ -26,6 +26,10 @@ CASES = {
     "bf16, CDM": ("cdm", {"precision": "bf16"}),
     "bf16, patches": ("patch", {"precision": "bf16", "duration_mimg": 192e-6}),
     "bf16, a learned variance": ("hybrid", {"precision": "bf16"}),
+    "bf16, EDM2's network": ("edm2", {"precision": "bf16"}),
+    "bf16, a transformer": ("dit", {"precision": "bf16"}),
+    "bf16, ECT": ("ect", {"precision": "bf16"}),
+    "bf16, MeanFlow": ("mean_flow", {"precision": "bf16"}),
 }
 
 

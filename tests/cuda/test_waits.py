@@ -13,6 +13,7 @@ from tests.cuda.runs import CIFAR, DEVICE, RECIPES, away_from_the_start, new_run
 COLOURS = dict.fromkeys(("brightness", "contrast", "lumaflip", "hue", "saturation"), 1)
 SHAPES = dict.fromkeys(("xflip", "yflip", "rotate_int", "translate_int", "scale", "rotate_frac", "aniso"), 1)
 LOSS_AWARE = {"name": "simple", "noise": {"name": "loss_aware", "history": 1}}
+NEWER = ("adm", "edm2", "dit", "lightningdit", "jit", "ddt", "ict", "ect", "scm", "mean_flow", "imm")
 
 STEPS = {
     "bf16": (CIFAR, {"precision": "bf16"}),
@@ -28,7 +29,7 @@ STEPS = {
     "discrete levels": (RECIPES["simple"], {"precision": "bf16"}),
     "a learned variance": (RECIPES["hybrid"], {"precision": "bf16"}),
     "levels by their loss": ({**CIFAR, "precond": {"name": "ddpm"}, "loss": LOSS_AWARE}, {"precision": "bf16"}),
-    "another network": (RECIPES["adm"], {"precision": "bf16"}),
+    **{name: (RECIPES[name], {"precision": "bf16"}) for name in NEWER},
     "deterministic": (CIFAR, {"precision": "bf16", "deterministic": True}),
 }
 
