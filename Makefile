@@ -1,4 +1,4 @@
-# make demo: train, sample and score a small model in minutes. make test: everything that is checked.
+# make demo: train, sample and score a small model in minutes. make test: what is checked within ten minutes, make test-all: all.
 # make docs: the documentation as a site, in site/. make browser: what tests reports in a Chromium that is installed.
 # make kernels: what tests the fused kernels of GPUs without one.
 # make bench: what training and sampling cost here, as a table and bench.json; on a GPU after a check of the numbers.
