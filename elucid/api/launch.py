@@ -14,7 +14,9 @@ from elucid.evaluation.weighting import LearnedWeighting
 from elucid.torch_utils import distributed
 from elucid.torch_utils.checkpoint import states_in
 from elucid.torch_utils.signals import StopRequest, stop_signals
-from elucid.training.config.options import describe, explicit, options_from, set_teacher
+from elucid.training.config.check import check
+from elucid.training.config.loss_chains import set_teacher
+from elucid.training.config.options import describe, explicit, options_from
 from elucid.training.config.run_folders import (
     claim,
     find_state,
@@ -35,7 +37,7 @@ from elucid.training.loop import train as train_loop
 from elucid.training.memory import fit_batch
 from elucid.training.registry.components import find, make, split
 from elucid.training.report import LoggingHook
-from elucid.training.run import Run, check, write_options
+from elucid.training.run import Run, write_options
 from elucid.training.snapshots.snapshot import load_snapshot
 from elucid.training.snapshots.trust import code_names, import_plugins, require_named
 from elucid.training.stopping import limit_time, stopped_by_itself

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from elucid.dnnlib.config import bind
-from elucid.dnnlib.errors import UserError, note
+from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.files import write_output
 from elucid.torch_utils import distributed
 from elucid.torch_utils.determinism import prepare_cublas
@@ -18,15 +18,14 @@ from elucid.torch_utils.rng import random_state, seed_everything, set_random_sta
 from elucid.torch_utils.sharding.states import fitted
 from elucid.torch_utils.signals import StopRequest
 from elucid.torch_utils.stats import Statistics
-from elucid.training.config.build import Components, build
-from elucid.training.config.data import AUTO, dataset_spec, measured_sigma_data, open_training_data
-from elucid.training.config.latents import check_statistics, encoder_for
+from elucid.training.config.build import Components
+from elucid.training.config.check import build_for, require_multiple
+from elucid.training.config.data import open_training_data
 from elucid.training.config.settings import DataOptions, LoopOptions, eval_options
-from elucid.training.data.base import Dataset
 from elucid.training.data.loading.order import Shuffled
 from elucid.training.data.loading.stream import BatchStream
 from elucid.training.divergence import Divergence
-from elucid.training.losses.base import Loss, require_no_forward_derivative
+from elucid.training.losses.base import require_no_forward_derivative
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.objective import Objective
@@ -41,42 +40,6 @@ from elucid.training.snapshots.transfer import load_teacher, transfer
 from elucid.training.types import Step
 
 STATE_VERSION = 2
-
-
-def build_for(
-    options: dict, dataset: Dataset, precision: str = "fp32", weights: bool = True, skeleton: bool = False
-) -> Components:
-    """Call `build` for a dataset, which determines encoders of latents, arrays, maps, and `sigma_data` if "auto"."""
-    check_statistics(options["encoder"], dataset)
-    if dataset.arrays is not None and options.get("augment") and distributed.is_main():
-        note("arrays are augmented as pictures are, by flips, rotations, scales; `augment`=0 if directions matter")
-    options = {**options, "encoder": encoder_for(options["encoder"], dataset, options["precond"])}
-    if dataset.maps is not None:
-        about = options.get("maps") or {"name": "maps"}
-        encoder = encoder_for(
-            about.get("encoder") or {"name": "rgb"}, dataset.maps.dataset, options["precond"], "maps.encoder"
-        )
-        options["maps"] = {**about, "encoder": encoder, "channels": dataset.maps.dataset.channels}
-    if options["precond"].get("sigma_data") == AUTO:
-        options["precond"] = {**options["precond"], "sigma_data": measured_sigma_data(dataset, options["encoder"])}
-    return build(options, dataset_spec(dataset), precision, weights, skeleton)
-
-
-def check(options: dict) -> tuple[Dataset, Components]:
-    """Raise UserError for every mistake that can be found before training; returned components have no weights."""
-    loop = LoopOptions(**bind(LoopOptions, options["loop"], "loop"))
-    loop.micro_batch(distributed.world_size())
-    data = DataOptions(**bind(DataOptions, options["dataset"], "dataset"))
-    dataset = open_training_data(replace(data, cache="none"))
-    parts = build_for(options, dataset, weights=False)
-    require_multiple(parts.loss, loop.micro_batch(distributed.world_size())[0])
-    ema = make(options["ema"], "ema", "ema", denoiser=parts.denoiser)
-    optimizer = make_optimizer(options["optimizer"], parts.loss.parameters_of(parts.denoiser, "main"))
-    others = {name: make(options[name], name) for name in ("lr_schedule", "sampler", "schedule")}
-    parts.options |= {name: resolved(one) for name, one in {"ema": ema, "optimizer": optimizer, **others}.items()}
-    scoring = eval_options(options)
-    parts.options |= {"dataset": asdict(data), "loop": asdict(loop), "eval": asdict(scoring) if scoring else {}}
-    return dataset, parts
 
 
 class Run:
@@ -319,15 +282,6 @@ class Run:
             },
             options=self.options,
             nimg=self.nimg,
-        )
-
-
-def require_multiple(loss: Loss, images: int) -> None:
-    """Raise UserError unless a pass has a multiple of the images that the loss compares."""
-    of = loss.batch_multiple
-    if images % of:
-        raise UserError(
-            f"the loss compares groups of {of} images, a pass has {images}; choose multiples as `batch`, `batch_gpu`"
         )
 
 

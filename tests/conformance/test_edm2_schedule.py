@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from elucid import TrainOptions
-from elucid.training.config.edm2_presets import EDM2_PRESETS
 from elucid.training.config.options import options_from
+from elucid.training.config.presets.edm2 import EDM2_PRESETS
 from elucid.training.optim.schedules import Constant, InverseSqrt
 from elucid.training.registry.components import make
 from tests import vectors

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from elucid.training.config.discrete_presets import half_life
+from elucid.training.config.presets.discrete import half_life
 from elucid.training.guidance.base import levels_of_times
 from elucid.training.losses.flow import FlowMatching
 from elucid.training.losses.variational import HybridLoss

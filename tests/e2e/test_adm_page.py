@@ -11,7 +11,7 @@ from PIL import Image
 from elucid.commands.flags.foreign import FOREIGN_FLAGS
 from elucid.dnnlib.values import signature
 from elucid.training.config.build import make_denoiser
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.networks.adm_unet import ADMUNet
 from elucid.training.registry.adm_options import DIFFUSION, OTHERS, RENAMED, network_options
 from elucid.training.registry.adm_presets import PRESETS as ADM_PRESETS

@@ -9,7 +9,7 @@ from elucid.dnnlib.config import parse_chain
 from elucid.dnnlib.errors import UserError
 from elucid.preparation.encode import encode
 from elucid.training.config.build import build
-from elucid.training.config.options import find_in_chain
+from elucid.training.config.loss_chains import find_in_chain
 from elucid.training.loop import train_step
 from elucid.training.noise.schedules import Karras
 from elucid.training.run import Run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elucid.training.config.discrete_presets import DISCRETE_PRESETS, IMAGES
+from elucid.training.config.presets.discrete import DISCRETE_PRESETS, IMAGES
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests import scripts
 

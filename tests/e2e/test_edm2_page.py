@@ -10,7 +10,7 @@ from PIL import Image
 from elucid import SampleOptions, TrainOptions
 from elucid.commands.flags.foreign import FOREIGN_FLAGS, FOREIGN_FLAGS_OF_TRAINING
 from elucid.dnnlib.errors import UserError
-from elucid.training.config.edm2_presets import EDM2_PRESETS, SIZES
+from elucid.training.config.presets.edm2 import EDM2_PRESETS, SIZES
 from elucid.training.registry.edm2_pairs import PAIRS
 from elucid.training.registry.names import TABLES
 from tests import published, scripts, vectors

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from elucid.training.config.fewstep_presets import FEWSTEP_PRESETS
+from elucid.training.config.presets.fewstep import FEWSTEP_PRESETS
 from tests import scripts
 from tests.snapshots import save_random_snapshot
 from tests.vaes import save_pictures

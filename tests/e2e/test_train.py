@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from elucid.api import estimate
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.registry.names import TABLES
 from tests import scripts, transformers
 from tests.vaes import save_tiny_vae

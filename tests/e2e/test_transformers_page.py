@@ -8,7 +8,7 @@ import torch
 
 from elucid.commands.flags.foreign import FOREIGN_FLAGS
 from elucid.dnnlib import errors
-from elucid.training.config.transformer_presets import TRANSFORMER_PRESETS
+from elucid.training.config.presets.transformers import TRANSFORMER_PRESETS
 from elucid.training.registry.public_transformers import GUIDED
 from elucid.training.registry.transformer_options import SIZES
 from tests import scripts

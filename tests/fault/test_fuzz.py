@@ -22,11 +22,11 @@ from elucid.dnnlib.reading import checksums
 from elucid.metrics.reference import load_reference
 from elucid.preparation.convert import convert
 from elucid.torch_utils.checkpoint import load_state
+from elucid.training.config.check import check
 from elucid.training.config.options import options_from
 from elucid.training.config.run_folders import stored_options
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.data.dataset import open_dataset
-from elucid.training.run import check
 from elucid.training.snapshots.snapshot import load_snapshot
 from tests.fault.hostile.kit import Kit
 from tests.fault.hostile.pickles import changed, with_network

@@ -3,8 +3,8 @@
 import pytest
 
 from elucid import TrainOptions
-from elucid.training.config.edm2_presets import EDM2_PRESETS
 from elucid.training.config.options import options_from
+from elucid.training.config.presets.edm2 import EDM2_PRESETS
 
 RECIPES = {  # channels, Mi images, peak rate, steps before the rate falls, dropout, P_mean, P_std
     "img512-xxs": (64, 2048, 0.0170, 70000, 0, -0.4, 1.0),

@@ -6,9 +6,9 @@ import pytest
 
 from elucid import TrainOptions
 from elucid.training.config.build import build
-from elucid.training.config.fewstep_presets import FEWSTEP_PRESETS
 from elucid.training.config.options import options_from
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.fewstep import FEWSTEP_PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.noise.schedules import rho_levels
 from elucid.training.registry.components import find, make
 from elucid.training.types import NetSpec

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.determinism import deterministic
 from elucid.training.config.options import options_from
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.config.settings import LoopOptions
 from elucid.training.config.train_options import TrainOptions
 from elucid.training.loop import train_step, working_as_asked

@@ -5,7 +5,7 @@ import pytest
 from elucid import TrainOptions
 from elucid.training.config.build import build
 from elucid.training.config.options import options_from
-from elucid.training.config.transformer_presets import TRANSFORMER_PRESETS
+from elucid.training.config.presets.transformers import TRANSFORMER_PRESETS
 from elucid.training.registry.components import make
 from elucid.training.registry.public_transformers import GUIDED, SAMPLING
 from elucid.training.types import NetSpec

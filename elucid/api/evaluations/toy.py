@@ -18,7 +18,8 @@ from elucid.evaluation.toy.measures import Quality, quality, score_errors
 from elucid.evaluation.toy.one_thread import one_thread
 from elucid.evaluation.toy.picture import REACH, Panel, picture
 from elucid.evaluation.toy.training import RANGE, PointRun
-from elucid.training.config.options import PRECOND_ALIASES, default_of
+from elucid.training.config.loss_chains import default_of
+from elucid.training.config.options import PRECOND_ALIASES
 from elucid.training.config.settings import require as require_option
 from elucid.training.config.train_options import as_assignments
 from elucid.training.losses.by_level import undisturbed

@@ -4,7 +4,7 @@ import click
 
 from elucid.commands.command import Chain, Name, section, version_option
 from elucid.dnnlib import cli
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.config.settings import ON_FULL_DISK, PRECISIONS, LoopOptions
 from elucid.training.config.train_options import DEFAULTS
 from elucid.training.noise.choices import BETA_SCHEDULES

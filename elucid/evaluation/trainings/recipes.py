@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elucid.dnnlib.errors import UserError, did_you_mean
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 
 OWN = {
     **dict.fromkeys(("outdir", "nosubdir", "resume", "desc", "experiment_name", "dry-run", "n"), "leave it out"),

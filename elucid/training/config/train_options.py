@@ -9,7 +9,7 @@ from typing import Any
 
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.values import component_name, images_in, repr_of_set, whole_images
-from elucid.training.config.presets import PRESETS
+from elucid.training.config.presets.table import PRESETS
 from elucid.training.config.settings import LoopOptions
 
 _LOOP = LoopOptions()

@@ -1,14 +1,14 @@
 """Presets of train.py's flags. `--preset=NAME` selects one; explicit flags override it.
 
 The published presets are from Karras et al. 2022, cdm-* from Daras et al. 2023, patch-* from Wang et al. 2023; those of
-models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete_presets`, EDM2's in `edm2_presets`,
-transformers' in `transformer_presets`, those of one and two steps in `fewstep_presets`.
+models with discrete noise levels (ddpm-*, landscape-*, adm-*) are in `discrete`, EDM2's in `edm2`, transformers' in
+`transformers`, those of one and two steps in `fewstep`.
 """
 
-from elucid.training.config.discrete_presets import DISCRETE_PRESETS
-from elucid.training.config.edm2_presets import EDM2_PRESETS
-from elucid.training.config.fewstep_presets import FEWSTEP_PRESETS
-from elucid.training.config.transformer_presets import TRANSFORMER_PRESETS
+from elucid.training.config.presets.discrete import DISCRETE_PRESETS
+from elucid.training.config.presets.edm2 import EDM2_PRESETS
+from elucid.training.config.presets.fewstep import FEWSTEP_PRESETS
+from elucid.training.config.presets.transformers import TRANSFORMER_PRESETS
 
 _AFHQ_SIZE = {"batch": 256, "cres": [1, 2, 2, 2], "lr": 2e-4}
 _LARGE_ADM = {"arch": "adm", "lr": 1e-4, "ema": [50.0], "dropout": 0.10, "augment": 0.0, "fp16": True, "ls": 100}

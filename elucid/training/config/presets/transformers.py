@@ -7,7 +7,7 @@ Sources: Peebles & Xie 2022 (arXiv 2212.09748), Ma et al. 2024 (2401.08740), Li 
 import json
 from typing import Any
 
-from elucid.training.config.discrete_presets import NO_WARMUP, PLAIN_EMA, half_life
+from elucid.training.config.presets.discrete import NO_WARMUP, PLAIN_EMA, half_life
 from elucid.training.registry.public_transformers import PATCHES, SAMPLING
 from elucid.training.registry.transformer_options import SIZES
 

@@ -10,9 +10,9 @@ Fourier features in ict-*.
 
 from typing import Any
 
-from elucid.training.config.discrete_presets import NO_WARMUP, PLAIN_EMA, half_life
-from elucid.training.config.edm2_presets import SIZES
-from elucid.training.config.transformer_presets import SD_LATENTS, assignments
+from elucid.training.config.presets.discrete import NO_WARMUP, PLAIN_EMA, half_life
+from elucid.training.config.presets.edm2 import SIZES
+from elucid.training.config.presets.transformers import SD_LATENTS, assignments
 
 CIFAR10 = {"cond": False, "arch": "ddpmpp", "augment": 0.0}
 IMAGENET64 = {"cond": True, "arch": "adm", "augment": 0.0, "optimizer": "radam", "lr": 1e-4, "precond": "cm"}

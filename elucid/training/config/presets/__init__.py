@@ -1,0 +1,1 @@
+"""Presets of train.py's flags: published recipes by family."""
