@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from elucid.training.loop import train_step
+from elucid.training.losses.base import Copies
 from elucid.training.run import Run
 
 PATIENCE = 20.0
@@ -17,18 +18,23 @@ OPTIMIZER_COPIES = 2
 """Number of weight-sized tensors in the state of Adam, the usual optimizer."""
 
 
-def estimate(options: dict, device: torch.device, parameters: int) -> Iterator[str]:
-    """Yield lines about memory, time and disk space. A network that does not fit into memory is not built."""
-    loop, copies = options["loop"], 2 + OPTIMIZER_COPIES + len(_averages(options))
+def estimate(options: dict, device: torch.device, parameters: int, of_loss: Copies) -> Iterator[str]:
+    """Yield lines about memory, time and disk space. A network that does not fit into memory is not built.
+
+    `of_loss` are networks of the same number of parameters that the loss has besides it.
+    """
+    loop, trained = options["loop"], 1 + of_loss.trained
+    copies = (2 + OPTIMIZER_COPIES) * trained + len(_averages(options)) + of_loss.opened + of_loss.kept
     need, free = 4 * parameters * copies, _free_memory(device)
-    yield f"memory    {_gb(need)} for weights, gradients, optimizer and EMA; {_gb(free)} free on {device}"
+    also = f" of {sum(of_loss) + 1} networks" if any(of_loss) else ""
+    yield f"memory    {_gb(need)} for weights, gradients, optimizer and EMA{also}; {_gb(free)} free on {device}"
     if PATIENCE and need > 0.7 * free:
         yield "time      not measured, as the network does not fit into memory"
     elif PATIENCE:
         yield from timed(Run(options, device))
     snapshots, states = (_count(loop, key) for key in ("snapshot_ticks", "state_ticks"))
     snapshot = 4 * parameters * len(_averages(options))
-    state = 4 * parameters * (1 + OPTIMIZER_COPIES + len(_averages(options)))
+    state = 4 * parameters * ((1 + OPTIMIZER_COPIES) * trained + len(_averages(options)) + of_loss.kept)
     yield (
         f"disk      {_gb(snapshots * snapshot + states * state)}: {snapshots} snapshots of {_gb(snapshot)}, "
         f"{states} states of {_gb(state)}"

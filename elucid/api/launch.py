@@ -116,7 +116,7 @@ def dry_run(options: TrainOptions) -> None:
     check_scoring(whole, dataset, parts.denoiser, device)
     distributed.print0(json.dumps(whole, indent=2))
     count = sum(parameter.numel() for parameter in parts.denoiser.parameters())
-    for line in estimate(whole, device, count) if distributed.world_size() == 1 else ():
+    for line in estimate(whole, device, count, parts.loss.copies) if distributed.world_size() == 1 else ():
         distributed.print0(line)
     height, width = dataset.resolution
     distributed.print0(f"dry run: {len(dataset)} images of {height}x{width}, {count:,} parameters; nothing written")

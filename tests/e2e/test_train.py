@@ -1,6 +1,7 @@
 """train.py as users call it: run folders, presets, dry runs, bad input."""
 
 import json
+import re
 import pickle
 
 import numpy as np
@@ -234,6 +235,30 @@ def test_a_dry_run_says_how_long_and_how_large(data, monkeypatch, capsys):
     lines = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
     assert "per step of 16 images" in lines["time"] and "for 10 kimg on cpu" in lines["time"]
     assert "1 snapshots" in lines["disk"] and "2 states" in lines["disk"] and "GB" in lines["memory"] + lines["peak"]
+
+
+def test_the_estimate_counts_networks_of_losses(data, tmp_path, monkeypatch, capsys):
+    """Teachers, averages, fake scores and discriminators: as many as the run then has, and states as large as said."""
+    said = []
+    monkeypatch.setattr(estimate, "_gb", lambda size: said.append(size) or "")
+    tiny = [*scripts.TINY, f"--data={data}", "--batch=4", "--duration=0.000004"]
+    plain = [*tiny, f"--outdir={tmp_path / 'plain'}", "--nosubdir"]
+    assert scripts.call(monkeypatch, capsys, "train.py", *plain)[0] == 0
+    teacher = f"--teacher={scripts.newest(tmp_path / 'plain')}"
+    for loss, flags in {
+        "progressive": [teacher],
+        "adversarial(cd)": [teacher, "--set=loss.width=8"],
+        "dmd2": [teacher, "--set=loss.gan_weight=0", "--set=loss.classifier_weight=0"],
+    }.items():
+        said.clear()
+        flags = [f"--loss={loss}", *flags, *tiny]
+        code, out, err = scripts.call(monkeypatch, capsys, "train.py", "-n", *flags)
+        assert code == 0, err
+        network, state = 4 * int(re.search(r"([\d,]+) parameters", out)[1].replace(",", "")), said[-1]
+        folder = tmp_path / loss
+        assert scripts.call(monkeypatch, capsys, "train.py", *flags, f"--outdir={folder}", "--nosubdir")[0] == 0
+        size = next(folder.glob("training-state-*.pt")).stat().st_size
+        assert abs(size - state) < 0.4 * network, (loss, size, state, network)
 
 
 def test_resume_auto_goes_on_with_a_run_that_started_from_other_weights(data, tmp_path, monkeypatch, capsys):

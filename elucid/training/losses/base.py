@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,6 +12,17 @@ from elucid.training.types import Batch, LossOutput, NetSpec, Step
 
 Load = Callable[[str], Callable]
 """Opens a snapshot by path or URL as a frozen denoiser, e.g. a teacher; it is not saved in states or averaged."""
+
+
+class Copies(NamedTuple):
+    """How many networks of the denoiser's size a loss has besides it, for the estimate of memory and disk space."""
+
+    opened: int = 0
+    """Teachers, which are in no state."""
+    kept: int = 0
+    """Frozen ones that states hold, e.g. an average."""
+    trained: int = 0
+    """Those with gradients, and moments of an optimizer."""
 
 
 class Loss(nn.Module):
@@ -46,6 +58,9 @@ class Loss(nn.Module):
 
     predicts_images: bool = True
     """Whether its first call of the denoiser predicts the clean images of the batch, for losses that look at it."""
+
+    copies: Copies = Copies()
+    """What `setup` will open or make."""
 
     all_phases: tuple[str, ...] = ("main",)
     """All phases that `phases` may return; each has its own optimizer."""
@@ -128,6 +143,10 @@ class LossWrapper(Loss):
     @property
     def forward_derivative(self) -> bool:  # type: ignore[override]
         return self.base.forward_derivative
+
+    @property
+    def copies(self) -> Copies:  # type: ignore[override]
+        return self.base.copies
 
     @property
     def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]  # delegated and read-only

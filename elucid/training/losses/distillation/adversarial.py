@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss, LossWrapper, elements, name_of, require_denoiser, with_total
+from elucid.training.losses.base import Copies, Load, Loss, LossWrapper, elements, name_of, require_denoiser, with_total
 from elucid.training.losses.distillation import discriminator
 from elucid.training.losses.distillation.discriminator import Diffusion, logits
 from elucid.training.losses.patch import PatchLoss
@@ -52,6 +52,10 @@ class AdversarialLoss(LossWrapper):
     @property
     def all_phases(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("discriminator", *self.base.all_phases)
+
+    @property
+    def copies(self) -> Copies:  # type: ignore[override]
+        return self.base.copies._replace(trained=self.base.copies.trained + 1)
 
     def phases(self, step: Step) -> tuple[str, ...]:
         return ("discriminator", *self.base.phases(step))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss, require_denoiser, with_levels
+from elucid.training.losses.base import Copies, Load, Loss, require_denoiser, with_levels
 from elucid.training.losses.distillation import discriminator
 from elucid.training.losses.distillation.discriminator import Diffusion, logits
 from elucid.training.losses.distillation.teacher import copy_of_teacher, open_teacher, require_path
@@ -33,6 +33,7 @@ class DMD2(Loss):
     """
 
     mean, predicts_images = True, False
+    copies = Copies(opened=1, trained=1)
     all_phases = ("fake", "main")
     sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0]}}
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.guidance.base import Interval
-from elucid.training.losses.base import Load
+from elucid.training.losses.base import Copies, Load
 from elucid.training.losses.distillation.teacher import open_teacher, require_path
 from elucid.training.losses.dsm import DSM, DSMEvaluation
 from elucid.training.noise.distributions import NoiseDistribution
@@ -23,6 +23,7 @@ class GuidanceDistillation(DSM):
     """
 
     uses_all_parameters = True
+    copies = Copies(opened=1)
 
     def __init__(
         self,

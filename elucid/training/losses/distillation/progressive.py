@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, Loss, require_denoiser
+from elucid.training.losses.base import Copies, Load, Loss, require_denoiser
 from elucid.training.losses.distillation.teacher import copy_of_teacher, open_teacher, require_path
 from elucid.training.losses.fewstep.curricula import halving
 from elucid.training.noise.schedules import rho_levels
@@ -26,6 +26,7 @@ class ProgressiveDistillation(Loss):
 
     uses_all_parameters = True
     mean = True
+    copies = Copies(kept=1)
     sampling = {"sampler": {"name": "flow_map"}, "schedule": {"name": "halvings"}}
 
     @classmethod

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load
+from elucid.training.losses.base import Copies, Load
 from elucid.training.losses.distillation.teacher import open_teacher, require_path
 from elucid.training.losses.fewstep.distances import sigma_data
 from elucid.training.losses.fewstep.scm import SCM, trigflow
@@ -16,6 +16,7 @@ class SCD(SCM):
     """sCM's loss with dx/dt = s F of the `teacher`, a diffusion model, at x_t. Other options are those of `SCM`."""
 
     uses_all_parameters = True
+    copies = Copies(opened=1)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.transfer import moved
-from elucid.training.losses.base import Load, with_levels
+from elucid.training.losses.base import Copies, Load, with_levels
 from elucid.training.losses.fewstep.curricula import doubling, growing, steps_of, target_decay
 from elucid.training.losses.fewstep.pairs import ConsistencyPairs
 from elucid.training.noise.schedules import rho_levels
@@ -71,6 +71,10 @@ class ConsistencyTraining(ConsistencyPairs):
         return with_levels(
             cls.sampling, [float(options.get("sigma_max", 80.0)), *cls.sampling["schedule"]["levels"][1:]]
         )
+
+    @property
+    def copies(self) -> Copies:  # type: ignore[override]
+        return super().copies._replace(kept=int(self.target_decay is not None))
 
     def setup(self, denoiser: Denoiser, load: Load) -> None:
         super().setup(denoiser, load)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils.rng import random_state, random_state_kept, set_random_state
-from elucid.training.losses.base import Load, Loss, name_of, require_denoiser
+from elucid.training.losses.base import Copies, Load, Loss, name_of, require_denoiser
 from elucid.training.losses.distillation.teacher import open_teacher
 from elucid.training.losses.fewstep.distances import Distance, weight_of
 from elucid.training.preconds.base import LEAST_LEVEL, Denoiser, Preconditioned
@@ -43,6 +43,10 @@ class ConsistencyPairs(Loss):
         self.distance, self.weighting = Distance(distance, c), weight_of(weighting)
         self.teacher_path, self.solver = teacher, solver
         self.teacher = None
+
+    @property
+    def copies(self) -> Copies:  # type: ignore[override]
+        return Copies(opened=int(self.teacher_path is not None))
 
     def check(self, denoiser: Preconditioned) -> None:
         require_denoiser(self, denoiser)

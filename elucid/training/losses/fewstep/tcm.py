@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from elucid.dnnlib.errors import UserError
-from elucid.training.losses.base import Load, with_levels
+from elucid.training.losses.base import Copies, Load, with_levels
 from elucid.training.losses.distillation.teacher import open_teacher, require_path
 from elucid.training.losses.fewstep.ect import below
 from elucid.training.losses.fewstep.pairs import ConsistencyPairs
@@ -26,6 +26,7 @@ class TCM(ConsistencyPairs):
     """
 
     uses_all_parameters = True
+    copies = Copies(opened=1)
     sampling = {"sampler": {"name": "consistency"}, "schedule": {"name": "chosen", "levels": [80.0, 1.0]}}
 
     def __init__(
