@@ -22,6 +22,7 @@ from elucid.training.losses.by_level import (
 )
 from elucid.training.losses.dsm import DSM
 from elucid.training.preconds.base import Denoiser
+from elucid.training.transforms.maps import maps_among
 
 IMAGES, LEVELS, BATCH = 32, 12, 32
 PICTURE = "weighting-{}.svg"
@@ -70,6 +71,7 @@ def measured(run, denoiser: Denoiser) -> tuple[Curve, float | None]:
         count = min(IMAGES, len(run.dataset))
         chosen = np.sort(np.random.default_rng(0).permutation(len(run.dataset))[:count]).tolist()
         how = {"seed": 0, "batch": BATCH, "device": run.device, "step": lambda images: None}
+        how["maps"] = maps_among(run.stream.transforms)
         errors = errors_of(denoiser, run.encoder, run.dataset, chosen, sigmas, **how)
         losses = loss_weights(denoiser, sigmas.to(run.device), run.loss).numpy() * errors.mean(axis=0)
         points = tuple(zip(sigmas.tolist(), losses.tolist(), strict=True))

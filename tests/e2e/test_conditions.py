@@ -1,6 +1,7 @@
 """Maps and vectors of labels as conditions: training, guidance, samples for each condition."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,6 +49,25 @@ def run(folder, call):
 
 def samples(folder, name):
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))])
+
+
+def test_the_loss_of_held_out_images_with_their_maps(folder, call):
+    """The same images with the same maps have the same loss, with the maps of others another."""
+    (folder / "others").mkdir()
+    for index in range(16):
+        shutil.copy(folder / f"maps/{15 - index:02d}.npy", folder / f"others/{index:02d}.npy")
+    flags = ["--data=pictures", *TRAIN, "--cond_images=maps", "--lr=0.02", "--set=lr_schedule.warmup_kimg=0"]
+    for maps in ("maps", "others"):
+        call("train.py", *flags, f"--outdir=held-{maps}", "--heldout=pictures", f"--heldout_cond_images={maps}")
+        line = json.loads((folder / f"held-{maps}/stats.jsonl").read_text().splitlines()[-1])
+        same = line["Heldout/loss"]["mean"] == line["Heldout/train_loss"]["mean"]
+        assert same is (maps == "maps"), line
+    said = call("train.py", *flags, "--outdir=x", "--heldout=pictures", code=2)
+    assert "`--heldout_cond_images`" in said or "--heldout_cond_images" in said
+    assert "give both" in call("train.py", *flags, "--outdir=x", "--heldout_cond_images=maps", code=2)
+    wrong = ["--heldout=pictures", "--heldout_cond_images=pictures"]
+    assert "1 channels" in call("train.py", *flags, "--outdir=x", *wrong, code=2)
+    assert not (folder / "x").exists()
 
 
 def test_samples_of_each_condition(run, call, folder):

@@ -1,8 +1,8 @@
 """train.py as users call it: run folders, presets, dry runs, bad input."""
 
 import json
-import re
 import pickle
+import re
 
 import numpy as np
 import pytest

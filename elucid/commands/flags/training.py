@@ -222,6 +222,7 @@ OUTPUT = section(
         help=f"Interval of states to resume from, likewise; 0: only at the end.  [default: {LOOP.state_ticks}]",
     ),
     click.option("--heldout", metavar="ZIP|DIR", help="Log the loss of these images at each snapshot, too."),
+    click.option("--heldout_cond_images", metavar="PATH", help="The maps of the images of --heldout."),
     click.option(
         "--eval",
         metavar="N@TICKS",

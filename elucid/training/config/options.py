@@ -149,7 +149,10 @@ def options_from(flags: dict) -> dict:
 
 def hooks_of(flags: dict) -> list[dict]:
     """Return the hooks of `hooks` and of the flags that stand for one."""
-    held_out = [{"name": "heldout", "data": flags["heldout"]}] if flags["heldout"] else []
+    data, maps = flags["heldout"], flags["heldout_cond_images"]
+    if maps and not data:
+        raise UserError("`heldout_cond_images` are the maps of the images of `heldout`; give both, or leave it out")
+    held_out = [{"name": "heldout", "data": data, **({"cond_images": maps} if maps else {})}] if data else []
     return [*({"name": name} for name in flags["hooks"]), *held_out]
 
 
@@ -191,7 +194,11 @@ def describe(options: dict, world_size: int, desc: str | None) -> str:
 def explicit(flags: dict, given: set[str], options: dict) -> dict[str, object]:
     """Return the options set explicitly on the command line (flags in `given` and --set), by dotted path."""
     result: dict[str, object] = {}
-    given = given | ({"precision"} if "fp16" in given else set()) | ({"hooks"} if "heldout" in given else set())
+    given = (
+        given
+        | ({"precision"} if "fp16" in given else set())
+        | ({"hooks"} if given & {"heldout", "heldout_cond_images"} else set())
+    )
     for flag, path in FLAGS.items():
         part, name = path.split(".")
         if flag in given and options[part] is None:

@@ -134,6 +134,7 @@ class TrainOptions:
     max_bad_steps: int | None = None
     time_limit: str | float | None = None
     heldout: str | os.PathLike | None = None
+    heldout_cond_images: str | os.PathLike | None = None
     eval: str | None = None
     hooks: Sequence[str | type] | None = None
     loggers: Sequence[str | type] | None = None

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
-from elucid.training.data.dataset import open_dataset
+from elucid.training.config.data import open_maps, read_dataset
+from elucid.training.config.settings import DataOptions
+from elucid.training.data.arrays.tables import table_at
+from elucid.training.data.base import Dataset
+from elucid.training.data.conditions.maps import Maps
 from elucid.training.hooks.base import Hook, Values
 from elucid.training.losses.by_level import (
     errors_of,
@@ -19,6 +24,7 @@ from elucid.training.losses.by_level import (
     training_levels,
     undisturbed,
 )
+from elucid.training.transforms.maps import maps_among
 
 
 class HeldoutLoss(Hook):
@@ -29,30 +35,59 @@ class HeldoutLoss(Hook):
     noise levels, quantiles of those in training. Images and noise are the same at each call, chosen by `seed`. The gap
     is held-out minus training loss; `Heldout/gap_sigmas` is it in standard errors: above 3, the model overfits.
     `Heldout/loss_sigma=S` and so on are those of a level, `Timing/heldout_sec` is the time that it took. The training
-    is bit by bit the same as without.
+    is bit by bit the same as without. `cond_images` are the maps of the images of `data`, for models that take maps.
     """
 
     adds_values = True
 
-    def __init__(self, data: str, num: int = 256, levels: int = 4, seed: int = 0, batch_size: int = 64):
+    def __init__(
+        self,
+        data: str,
+        num: int = 256,
+        levels: int = 4,
+        seed: int = 0,
+        batch_size: int = 64,
+        cond_images: str | None = None,
+    ):
         for name, value in (("num", num), ("levels", levels), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < (2 if name == "num" else 1):
                 raise UserError(f"hook heldout: {name}={value!r} must be an integer of at least {1 + (name == 'num')}")
         self.data, self.num, self.levels, self.seed, self.batch_size = data, num, levels, seed, batch_size
+        self.cond_images = cond_images
 
     def check(self, run) -> None:
         """Open the images. Raises UserError if they do not fit the run."""
         require_measurable(run.denoiser, run.encoder, run.dataset, "`heldout`")
-        known = {"use_labels": bool(run.denoiser.spec.label_dim), "latents": run.dataset.encoder is not None}
-        known["arrays"] = run.dataset.arrays is not None
-        held_out = open_dataset(self.data, max_size=self.num, seed=self.seed, **known)
+        self.maps = maps_among(run.stream.transforms)
+        if self.maps is None and self.cond_images is not None:
+            raise UserError(f"`heldout_cond_images`={self.cond_images}: the model takes no maps; leave it out")
+        held_out = self.opened(run)
         require_measurable(run.denoiser, run.encoder, held_out, "`heldout`")
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(run.dataset))[: self.num])
-        self.sets = {"loss": (held_out, list(range(len(held_out)))), "train_loss": (run.dataset, chosen.tolist())}
+        self.sets = {
+            name: (dataset, np.sort(np.random.default_rng(self.seed).permutation(len(dataset))[: self.num]).tolist())
+            for name, dataset in (("loss", held_out), ("train_loss", run.dataset))
+        }
         smallest = min(len(indices) for _, indices in self.sets.values())
         if smallest < 2:
             raise UserError(f"`heldout`: a loss needs at least 2 images on each side, not {smallest}; give more")
         self.sigmas = training_levels(noise_of(run.loss), run.denoiser, self.levels)
+
+    def opened(self, run) -> Dataset:
+        """Open the held-out images, with labels, axes and maps as those of the run are."""
+        of_run = DataOptions(**run.options["dataset"])
+        own = replace(of_run, path=str(self.data), cond_images=self.cond_images, cache="none", subset_seed=self.seed)
+        own = replace(own, max_size=None if self.cond_images else self.num)  # maps are found by the names of all
+        if not (isinstance(of_run.reader, dict) and "name" not in of_run.reader and table_at(own.path)):
+            own = replace(own, reader=None)
+        held_out = read_dataset(own)
+        if self.cond_images is not None:
+            held_out.maps = Maps(open_maps(own, held_out)[0], held_out)
+            theirs, ours = held_out.maps.dataset.channels, self.maps.channels
+            if theirs != ours:
+                raise UserError(
+                    f"`heldout_cond_images`={self.cond_images} has maps of {theirs} channels, the model takes {ours}"
+                )
+        return held_out
 
     def on_start(self, run, folder: Path) -> None:
         counts = " and ".join(str(len(indices)) for _, indices in self.sets.values())
@@ -75,6 +110,7 @@ class HeldoutLoss(Hook):
         with progress_bar(total=total, desc="held out", leave=False, delay=2, disable=not distributed.is_main()) as bar:
             for name, (dataset, indices) in self.sets.items():
                 how = {"seed": self.seed, "batch": self.batch_size, "device": run.device, "step": bar.update}
+                how["maps"] = self.maps
                 losses = weights * errors_of(denoiser, run.encoder, dataset, indices, self.sigmas, **how)
                 means[name] = losses.mean(1)
                 found[f"Heldout/{name}"] = statistics(means[name])

@@ -12,10 +12,13 @@ from elucid.torch_utils import distributed
 from elucid.torch_utils.rng import PerSeedRandom, random_state, set_random_state
 from elucid.training.noise.distributions import DiscreteLevels, LogNormal, NoiseDistribution
 from elucid.training.preconds.base import Denoiser
+from elucid.training.transforms.maps import ConditionMaps
 from elucid.training.types import MAPS, Cond
 
 DRAWS = 4096
 """Noise levels drawn to find the quantiles of a continuous distribution."""
+
+MAPS_FIX = "train with `heldout` and `heldout_cond_images`, which knows both"
 
 
 def noise_of(loss) -> NoiseDistribution:
@@ -76,10 +79,12 @@ def errors_of(
     batch: int,
     device,
     step: Callable,
+    maps: ConditionMaps | None = None,
 ) -> np.ndarray:
     """Return the squared errors f64[len(indices),N] of images of a dataset on all processes, which must all call it.
 
-    The i-th of them has the noise of `seed` + i. `step(images)` is called after each batch.
+    The i-th of them has the noise of `seed` + i. `step(images)` is called after each batch. `maps` reads the maps
+    beside the images for a model that takes them.
     """
     own: list[tuple[list[int], np.ndarray]] = []
     for places in distributed.rank_share(range(len(indices)), batch):
@@ -88,6 +93,8 @@ def errors_of(
         labels = torch.from_numpy(np.stack([dataset.label(index) for index in chosen])).to(device)
         images = encoded(encoder, raw, seeds) if denoiser.spec.latent else encoder.encode(raw)
         cond = {"labels": labels} if denoiser.spec.label_dim else {}
+        if maps is not None:
+            cond[MAPS] = maps.read(dataset, np.array(chosen), images.shape[2:], device)
         own.append((list(places), squared_errors(denoiser, images, cond, sigmas, seeds).numpy()))
         step(len(places))
     errors = np.zeros((len(indices), len(sigmas)))
@@ -111,8 +118,8 @@ def require_measurable(denoiser, encoder, dataset, what: str) -> None:
     spec = denoiser.spec
     if not isinstance(denoiser, Denoiser):
         raise UserError(f"{what}: the model is a {type(denoiser).__name__}, not a denoiser; leave it out")
-    if MAPS in spec.spatial:
-        raise UserError(f"{what} is not supported for models with `cond_images`; leave it out")
+    if MAPS in spec.spatial and dataset.maps is None:
+        raise UserError(f"{what}: the model takes maps, and none are given beside {dataset.path}; {MAPS_FIX}")
     if "lowres" in spec.spatial:
         raise UserError(f"{what} is not supported for models that enlarge images; use one trained without lowres")
     stored = dataset.encoder is not None

@@ -1,5 +1,8 @@
 """Maps given beside each image, as a condition that is concatenated with the noisy image."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,3 +45,12 @@ class ConditionMaps(Transform):
         if self.dropout:
             seen = seen * (torch.rand(len(seen), 1, 1, 1, device=seen.device) >= self.dropout)
         return Batch(batch.images, {**batch.cond, MAPS: seen}, batch.mirrored, batch.raw)
+
+    def read(self, dataset, indices: np.ndarray, resolution: tuple[int, int], device: torch.device) -> Tensor:
+        """Return the maps of images of a dataset by their positions, without dropout."""
+        return self.encode(torch.from_numpy(dataset.maps.read(indices)).to(device), resolution)
+
+
+def maps_among(transforms: Iterable[Transform]) -> ConditionMaps | None:
+    """Return the one of a run's transforms that gives maps as a condition."""
+    return next((one for one in transforms if isinstance(one, ConditionMaps)), None)

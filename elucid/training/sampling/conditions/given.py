@@ -11,7 +11,7 @@ from torch import Tensor
 from elucid.dnnlib.errors import UserError
 from elucid.training.data.base import Dataset
 from elucid.training.inverse.operators.files import read_array
-from elucid.training.transforms.maps import ConditionMaps
+from elucid.training.transforms.maps import ConditionMaps, maps_among
 from elucid.training.types import MAPS, Cond, NetSpec
 
 MANY = 1000
@@ -117,14 +117,13 @@ class OfDataset(GivenConditions):
         if spec.label_dim:
             cond["labels"] = torch.from_numpy(np.stack([self.dataset.label(int(place)) for place in places])).to(device)
         if self.transform is not None:
-            raw = torch.from_numpy(self.dataset.maps.read(places)).to(device)
-            cond[MAPS] = self.transform.encode(raw, spec.resolution)
+            cond[MAPS] = self.transform.read(self.dataset, places, spec.resolution, device)
         return cond
 
 
 def of_run(run) -> OfDataset | None:
     """Return the conditions of a run's own images, if its model takes maps or vectors; else None."""
-    transform = next((one for one in run.stream.transforms if isinstance(one, ConditionMaps)), None)
+    transform = maps_among(run.stream.transforms)
     return OfDataset(run.dataset, transform) if transform is not None or run.dataset.vector_labels else None
 
 
