@@ -42,5 +42,6 @@ def pytest_collection_modifyitems(items):
     """Mark the tests that `make test-all` runs and `make test` does not."""
     listed = {line for line in SLOW.read_text().splitlines() if line and not line.startswith("#")}
     for item in items:
-        if item.nodeid.partition("[")[0] in listed or item.nodeid in listed:
+        whole, _, _ = item.nodeid.partition("[")
+        if listed & {item.nodeid, whole, whole.partition("::")[0]}:
             item.add_marker("slow")
