@@ -59,7 +59,13 @@ METHODS: dict[str, dict] = {
         "lr": 1e-2,
     },
     "cd": {"loss": {"name": "cd"}, "start": "diffusion", "teacher": "diffusion", "steps": 3000},
-    "dmd2": {"loss": {"name": "dmd2"}, "start": "diffusion", "teacher": "diffusion", "steps": 1000, "lr": 1e-3},
+    "dmd2": {
+        "loss": {"name": "dmd2", "fake_lr": 1e-2, "gan_weight": 0.0, "classifier_weight": 0.0},
+        "start": "diffusion",
+        "teacher": "diffusion",
+        "steps": 2000,
+        "lr": 5e-3,
+    },
 }
 """Loss, what differs from COMMON, and the models that a method starts and learns from."""
 
