@@ -105,7 +105,8 @@ class Laboratory:
 def once(denoiser: Denoiser, noise: Tensor) -> Tensor:
     """Return one evaluation for unit noise [N,2]; a flow map goes to level 0."""
     level = min(SIGMA, denoiser.sigma_max)
-    return denoiser((level * noise).float()[:, :, None, None], level).x0.flatten(1).double()
+    to_data = {"sigma_to": torch.zeros(len(noise))} if "sigma_to" in denoiser.spec.vector else {}
+    return denoiser((level * noise).float()[:, :, None, None], level, to_data).x0.flatten(1).double()
 
 
 @torch.no_grad()
