@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Conformance cases are found by listing the folder in `VECTORS`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,21 @@ def cache_of_the_tests(tmp_path_factory):
 def root() -> Path:
     """The repository's folder, where the scripts lie."""
     return ROOT
+
+
+SIGNALS = {
+    number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Undo what commands that ran in this process did to signals: a forked pool with a handler of SIGTERM may hang."""
+    try:
+        return (yield)
+    finally:
+        for number, handler in SIGNALS.items():
+            signal.signal(number, handler)
 
 
 SLOW = ROOT / "tests" / "slow.txt"

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -49,14 +48,10 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(monkeypatch, capsys, data, tmp_path):
-    """Run train.py in this process; what it does to signals is undone."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """Run train.py in this process."""
     few = [f"--data={data}", "--cbase=8", "--cres=1", "--batch=4", "--seed=1", "--device=cpu", "--duration=0.000016"]
     few += ["--set=network.num_blocks=1", "--set=network.attn_resolutions=[]", "--tick=0.004", "--nosubdir"]
-    yield lambda *flags: scripts.call(monkeypatch, capsys, "train.py", *few, f"--outdir={tmp_path / 'run'}", *flags)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return lambda *flags: scripts.call(monkeypatch, capsys, "train.py", *few, f"--outdir={tmp_path / 'run'}", *flags)
 
 
 SIGNALS = """

@@ -52,11 +52,15 @@ def open_training_data(options: DataOptions):
     return dataset
 
 
+def options_beside(options: DataOptions, path: str) -> DataOptions:
+    """Return the options to read another dataset like a run's own: of the reader, what is about axes goes along."""
+    tells = isinstance(options.reader, dict) and "name" not in options.reader and table_at(path)
+    return replace(options, path=path, reader=options.reader if tells else None)
+
+
 def open_maps(options: DataOptions, dataset: Dataset) -> tuple[Dataset, DataOptions]:
     """Open the maps beside the images of a dataset, and return their options as well. Raises UserError."""
-    path, tells = str(options.cond_images), isinstance(options.reader, dict) and "name" not in options.reader
-    reader = options.reader if tells and table_at(path) else None
-    own = replace(options, path=path, reader=reader, use_labels=False, max_size=None)
+    own = replace(options_beside(options, str(options.cond_images)), use_labels=False, max_size=None)
     given = read_dataset(own)
     if given.shuffled != dataset.shuffled:
         raise UserError(

@@ -10,9 +10,8 @@ import numpy as np
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.progress import progress_bar
 from elucid.torch_utils import distributed
-from elucid.training.config.data import open_maps, read_dataset
+from elucid.training.config.data import open_maps, options_beside, read_dataset
 from elucid.training.config.settings import DataOptions
-from elucid.training.data.arrays.tables import table_at
 from elucid.training.data.base import Dataset
 from elucid.training.data.conditions.maps import Maps
 from elucid.training.hooks.base import Hook, Values
@@ -74,11 +73,9 @@ class HeldoutLoss(Hook):
 
     def opened(self, run) -> Dataset:
         """Open the held-out images, with labels, axes and maps as those of the run are."""
-        of_run = DataOptions(**run.options["dataset"])
-        own = replace(of_run, path=str(self.data), cond_images=self.cond_images, cache="none", subset_seed=self.seed)
+        own = options_beside(DataOptions(**run.options["dataset"]), str(self.data))
+        own = replace(own, cond_images=self.cond_images, cache="none", subset_seed=self.seed)
         own = replace(own, max_size=None if self.cond_images else self.num)  # maps are found by the names of all
-        if not (isinstance(of_run.reader, dict) and "name" not in of_run.reader and table_at(own.path)):
-            own = replace(own, reader=None)
         held_out = read_dataset(own)
         if self.cond_images is not None:
             held_out.maps = Maps(open_maps(own, held_out)[0], held_out)
