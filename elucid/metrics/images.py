@@ -1,15 +1,15 @@
 """Reads batches of images and computes their feature statistics, on one or more processes."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from elucid.dnnlib.in_threads import in_threads
 from elucid.metrics.detectors import Detector
 from elucid.metrics.measures.collect import Wanted, collect
 from elucid.metrics.statistics import FeatureStatistics
@@ -26,25 +26,16 @@ class Images(Protocol):
 
 def read_batches(images: Images, batch_size: int, workers: int | None = None) -> Iterator[Tensor]:
     """Yield this process's share of the images as batches [B,C,H,W], decoded in background threads."""
-    return _decoded(images, distributed.rank_share(range(len(images)), batch_size), workers or os.cpu_count() or 1)
+    shares = list(distributed.rank_share(range(len(images)), batch_size))
+    return _decoded(images, shares, workers or os.cpu_count() or 1)
 
 
-def _decoded(images: Images, shares: Iterable[Sequence[int]], workers: int, ahead: int = 3) -> Iterator[Tensor]:
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque = deque()
-        try:
-            for share in shares:
-                waiting.append([pool.submit(images.image, index) for index in share])
-                if len(waiting) > ahead:
-                    yield _stack(waiting.popleft())
-            while waiting:
-                yield _stack(waiting.popleft())
-        finally:  # on a corrupt image or early exit, do not decode the rest
-            pool.shutdown(cancel_futures=True)
-
-
-def _stack(futures: list) -> Tensor:
-    return torch.from_numpy(np.stack([future.result() for future in futures]))
+def _decoded(images: Images, shares: Sequence[Sequence[int]], workers: int, batches: int = 3) -> Iterator[Tensor]:
+    """Yield a batch for each share; as many more are decoded meanwhile."""
+    indices = (index for share in shares for index in share)
+    decoded = in_threads(images.image, indices, workers, batches * max(map(len, shares), default=0))
+    for share in shares:
+        yield torch.from_numpy(np.stack(list(islice(decoded, len(share)))))
 
 
 def feature_statistics(detector: Detector, batches: Iterable[Tensor], total: int) -> FeatureStatistics:

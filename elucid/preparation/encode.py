@@ -4,12 +4,13 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.in_threads import in_threads
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import archive_name, open_destination, require_elsewhere
@@ -136,13 +137,9 @@ def _measured(about: dict, mean: np.ndarray, std: np.ndarray, final_std: float |
 
 def _batches(dataset: ImageDataset, size: int, workers: int) -> Iterator[np.ndarray]:
     """Yield batches of images u8 [B,C,H,W] in order; the next batch is decoded in the background."""
-    parts = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = pool.map(dataset.image, parts[0])
-        for part in [*parts[1:], range(0)]:
-            following = pool.map(dataset.image, part)
-            yield np.stack(list(waiting))
-            waiting = following
+    images = in_threads(dataset.image, range(len(dataset)), workers, size)
+    while batch := list(islice(images, size)):
+        yield np.stack(batch)
 
 
 def _rounded(moments: np.ndarray, dtype: str, name: str) -> np.ndarray:

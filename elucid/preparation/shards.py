@@ -6,7 +6,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from elucid.dnnlib.errors import UserError
+from elucid.dnnlib.in_threads import in_threads
 from elucid.dnnlib.progress import progress_bar
 from elucid.preparation.pool import available_cores
 from elucid.preparation.writer import Write, open_destination, require_elsewhere
@@ -140,7 +140,7 @@ class _Writer:
 
 
 def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator[Sample]:
-    """Yield the samples in order; the next ones are read in threads."""
+    """Return the samples in order; the next ones are read in threads."""
     labels = dataset.labels
     missing = set() if labels is None else set(labels.missing.tolist())
 
@@ -152,13 +152,7 @@ def _samples(dataset: ImageDataset, order: np.ndarray, workers: int) -> Iterator
         array = dataset.image(index)  # of a table, or of a file of another format
         return Sample(npy.SUFFIX, npy.to_npy(array), label, *array_sums(array, dataset, index), array)
 
-    with ThreadPoolExecutor(workers) as pool:
-        at_once = _AHEAD * workers
-        waiting = pool.map(sample, order[:at_once].tolist())
-        for start in range(at_once, len(order) + at_once, at_once):
-            following = pool.map(sample, order[start : start + at_once].tolist())
-            yield from waiting
-            waiting = following
+    return in_threads(sample, order.tolist(), workers, _AHEAD * workers)
 
 
 def _description(

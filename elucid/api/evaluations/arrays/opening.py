@@ -1,15 +1,14 @@
 """Opens images or arrays of any channels: files, data sets, or arrays in memory; and reads them one after another."""
 
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from elucid.dnnlib.errors import UserError, did_you_mean
+from elucid.dnnlib.in_threads import in_threads
 from elucid.metrics.images import Images
 from elucid.training.data.dataset import open_dataset
 
@@ -61,19 +60,9 @@ class Opened:
         return image
 
     def stream(self, indices: Iterable[int], workers: int | None = None) -> Generator[np.ndarray, None, None]:
-        """Yield images in order, read in threads; few more than `workers` wait in memory."""
+        """Return images in order, read in threads; few more than `workers` wait in memory."""
         workers = workers or os.cpu_count() or 1
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque = deque()
-            try:
-                for index in indices:
-                    waiting.append(pool.submit(self.image, index))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:  # on a damaged image, do not read the rest
-                pool.shutdown(cancel_futures=True)
+        return in_threads(self.image, indices, workers, workers)
 
 
 def open_images(given: Given, what: str, channels: str | Sequence[str | int] | None = None) -> Opened:
