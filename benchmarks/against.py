@@ -31,7 +31,7 @@ def work(arch: str, precision: str) -> dict:
     import tempfile
 
     import torch
-    from throughput import BATCHES, new_run  # beside this file; the package is the other version's
+    from recipes import BATCHES, new_run  # beside this file; the package is the other version's
 
     from elucid.training.loop import train_step
     from elucid.training.noise.schedules import Karras

@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.throughput import NETWORKS, cpu_has_bf16  # noqa: E402
+from benchmarks.recipes import NETWORKS  # noqa: E402
+from benchmarks.throughput import cpu_has_bf16  # noqa: E402
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.torch_utils.distributed import choose_device  # noqa: E402
 

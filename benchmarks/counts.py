@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.throughput import NETWORKS, new_run
+from benchmarks.recipes import NETWORKS, new_run
 from elucid.dnnlib import cli
 from elucid.training.loop import train_step
 from tests.device import simulated

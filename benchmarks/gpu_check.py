@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.throughput import new_run
+from benchmarks.recipes import new_run
 from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision

@@ -15,7 +15,8 @@ import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.throughput import NETWORKS, new_run, seconds
+from benchmarks.recipes import NETWORKS, new_run
+from benchmarks.throughput import seconds
 from elucid.dnnlib import cli
 from elucid.torch_utils.distributed import choose_device
 from elucid.torch_utils.precision import set_precision

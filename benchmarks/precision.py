@@ -4,9 +4,11 @@
 
 Each precision trains the same small DDPM++ with the seeds of float32, which draw the same images, levels and noise. At
 each tick, the distance of a pair is |L / L_fp32 - 1| of their losses, and the spread of float32 the standard deviation
-of its seeds over their mean. A precision passes if the largest distance of any pair and tick is at most `--tolerance`
-times the spread, the root mean square over the ticks; else the script ends with code 1. Gradients are compared with
-those in float64, at the weights of a float32 run. TF32 is emulated: the inputs of convolutions and linear maps are
+of its seeds over their mean, as root mean square over the ticks. A precision passes if the root mean square of all
+distances is at most the spread, and the largest at most `--tolerance` times that; else the script ends with code 1. Of
+sixty values that are normally distributed, the largest is 2.5 deviations on average, so that a precision without any
+effect of its own but other chance passes both. Gradients are compared with those in float64, at the weights of a
+float32 run. TF32 is emulated: the inputs of convolutions and linear maps are
 rounded to its 10 bits, forward and backward; attention stays float32. A second call goes on where the first stopped.
 """
 
@@ -72,22 +74,20 @@ def curves_table(curves: dict[str, list[list[float]]], tolerance: float) -> bool
     exact = torch.tensor(curves["fp32"], dtype=torch.float64)  # [seeds, ticks]
     spread = float((exact.std(dim=0) / exact.mean(dim=0)).square().mean().sqrt())
     last = max(exact.shape[1] // 4, 1)
-    print("\n| precision | loss at the end, each seed | largest distance of a pair | rms | spread of fp32 | ratio | |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| precision | loss at the end, each seed | distance of a pair, rms, in spreads | largest, in spreads | |")
+    print("|---|---|---|---|---|")
     good = True
     for name, curve in curves.items():
         values = torch.tensor(curve, dtype=torch.float64)
         ends = ", ".join(f"{value:.4f}" for value in values[:, -last:].mean(dim=1))
         distance = (values / exact - 1).abs()
-        ratio = float(distance.max()) / spread
-        within = ratio <= tolerance
+        rms, largest = float(distance.square().mean().sqrt()) / spread, float(distance.max()) / spread
+        within = rms <= 1 and largest <= tolerance
         good = good and within
         verdict = "reference" if name == "fp32" else "within" if within else "**outside**"
-        rms = float(distance.square().mean().sqrt())
-        print(f"| {name} | {ends} | {float(distance.max()):.2%} | {rms:.2%} | {spread:.2%} | {ratio:.2f} | {verdict} |")
-    print(
-        f"\nThe ratio may be at most {tolerance:g}. The end is the mean of the last {last} of {exact.shape[1]} ticks."
-    )
+        print(f"| {name} | {ends} | {rms * spread:.2%}, {rms:.2f} | {largest * spread:.2%}, {largest:.2f} | {verdict} |")
+    print(f"\nThe spread of fp32 is {spread:.2%}. In spreads, the rms may be at most 1 and the largest {tolerance:g}.")
+    print(f"The end is the mean of the last {last} of {exact.shape[1]} ticks.")
     return good
 
 
@@ -237,7 +237,7 @@ def first_images(data: str, count: int) -> Batch:
 @click.option("--ticks", type=cli.Count(min=2), default=20, show_default=True, help="Points of each curve.")
 @click.option("--seeds", type=cli.Count(min=2), default=3, show_default=True)
 @click.option("--precision", multiple=True, help="Beside fp32.  [default: bf16 if this CPU has its instructions]")
-@click.option("--tolerance", default=1.0, show_default=True, help="Largest distance allowed, in spreads of fp32.")
+@click.option("--tolerance", default=3.0, show_default=True, help="Largest distance allowed, in spreads of fp32.")
 @click.option("--images", type=cli.Count(), default=32, show_default=True, help="Images of the fixed batch.")
 def main(data, out, kimg, ticks, seeds, precision, tolerance, images):
     """Print three tables: loss curves, gradients, and the precision of cdm's paths."""

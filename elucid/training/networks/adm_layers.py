@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.attention import attention, forward_derivatives_active
+from elucid.training.networks.kernels.dropout import dropout
 from elucid.training.networks.kernels.fused_norm import norm_silu
 from elucid.training.networks.kernels.fused_residual import FusedResidual
 from elucid.training.networks.kernels.rows import runs_fused
@@ -134,7 +135,7 @@ class Block(nn.Module):
         return self.style.run(self._forward, x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        first, (dropout, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
+        first, (thinning, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
         fused = self.in_layers[0].fused and self.style.activation == "silu" and runs_fused(x)
         # The biases of convolutions are added where their sums are read anyway.
         how = {"biased": False} if fused else {}
@@ -145,7 +146,7 @@ class Block(nn.Module):
             h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = self._norm_act(self.out_layers, h, condition, before=before)
-        x, h = self.resample(x), dropout(h)
+        x, h = self.resample(x), dropout(h, thinning.p, thinning.training)
         if not fused:
             return self.style.join(skip(x), last(h))
         narrow = isinstance(skip, nn.Identity)

@@ -1,9 +1,9 @@
 """Blocks shared by the U-Nets, composed of `layers`."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
+from elucid.training.networks.kernels.dropout import dropout
 from elucid.training.networks.kernels.fused_norm import norm_silu
 from elucid.training.networks.kernels.fused_residual import FusedResidual
 from elucid.training.networks.kernels.rows import runs_fused
@@ -66,7 +66,7 @@ class ResidualBlock(nn.Module):
             h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = norm_silu(self.norm1, h, condition, before=before)
-        h = self.conv1(F.dropout(h, self.dropout, self.training), **how)
+        h = self.conv1(dropout(h, self.dropout, self.training), **how)
         bias = self.conv1.bias.to(x.dtype) if fused else None
         if self.skip is not None:
             x = self.skip(x, **how)
@@ -82,7 +82,8 @@ class ResidualBlock(nn.Module):
         return self._scaled(x + self.proj(self.attend(self.norm2(x))))
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return x if self.skip_scale == 1 else x * self.skip_scale
+        """Multiply a sum that nothing else reads, in its place."""
+        return x if self.skip_scale == 1 else x.mul_(self.skip_scale)
 
     def attend(self, x: Tensor) -> Tensor:
         """Self-attention over the H*W positions."""

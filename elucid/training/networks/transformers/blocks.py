@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
 from elucid.training.networks.kernels.cpu_linear import linear
+from elucid.training.networks.kernels.dropout import dropout
 from elucid.training.networks.layers import Linear, Weighted, xavier_uniform, zeros
 
 Norm = Callable[[int], nn.Module]
@@ -154,7 +155,7 @@ class Attention(nn.Module):
         if rotary:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         x = self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout, self.training)
 
 
 class GELUMLP(nn.Module):
@@ -168,7 +169,7 @@ class GELUMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x), approximate="tanh")
-        return self.fc2(F.dropout(x, self.dropout, self.training) if self.dropout else x)
+        return self.fc2(dropout(x, self.dropout, self.training))
 
 
 class SwiGLU(nn.Module):
@@ -183,7 +184,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
         x = F.silu(gate) * value
-        return self.w3(F.dropout(x, self.dropout, self.training) if self.dropout else x)
+        return self.w3(dropout(x, self.dropout, self.training))
 
 
 class SplitSwiGLU(nn.Module):
@@ -198,7 +199,7 @@ class SplitSwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.w1(x)) * self.w3(x)
-        return self.w2(F.dropout(x, self.dropout, self.training) if self.dropout else x)
+        return self.w2(dropout(x, self.dropout, self.training))
 
 
 class Block(nn.Module):
