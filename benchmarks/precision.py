@@ -85,7 +85,8 @@ def curves_table(curves: dict[str, list[list[float]]], tolerance: float) -> bool
         within = rms <= 1 and largest <= tolerance
         good = good and within
         verdict = "reference" if name == "fp32" else "within" if within else "**outside**"
-        print(f"| {name} | {ends} | {rms * spread:.2%}, {rms:.2f} | {largest * spread:.2%}, {largest:.2f} | {verdict} |")
+        distances = f"{rms * spread:.2%}, {rms:.2f} | {largest * spread:.2%}, {largest:.2f}"
+        print(f"| {name} | {ends} | {distances} | {verdict} |")
     print(f"\nThe spread of fp32 is {spread:.2%}. In spreads, the rms may be at most 1 and the largest {tolerance:g}.")
     print(f"The end is the mean of the last {last} of {exact.shape[1]} ticks.")
     return good
