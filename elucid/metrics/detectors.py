@@ -43,7 +43,7 @@ class Detector(ABC):
     def __call__(self, images: Tensor) -> Tensor:
         with full_precision():
             images = as_rgb(images) if self.takes == "pictures" else as_arrays(images)
-            return self.features(images.to(self.device))
+            return self.features(images.to(self.device, non_blocking=True))
 
     def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return "features" and those of `extra` that are named, each f32[B,its size], of images as for `__call__`.

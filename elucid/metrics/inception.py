@@ -49,7 +49,7 @@ class InceptionDetector(Detector):
     def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return several of `inception_network.LAYERS` from one forward pass over images u8[B,1 or 3,H,W]."""
         with full_precision():
-            return self.network(as_rgb(images).to(self.device), names)
+            return self.network(as_rgb(images).to(self.device, non_blocking=True), names)
 
 
 def public_weights() -> Path:

@@ -35,7 +35,7 @@ class EfficientNetLiteDetector(Detector):
         Both come from one pass.
         """
         with full_precision():
-            features = self.features(as_rgb(images).to(self.device))
+            features = self.features(as_rgb(images).to(self.device, non_blocking=True))
             values = {"features": features, "logits": self.network.fc(features)}
         return {name: values[name] for name in names}
 
@@ -82,7 +82,7 @@ class SqueezeNetDetector(Detector):
         Both come from one pass.
         """
         with full_precision():
-            maps = self._map(as_rgb(images).to(self.device))
+            maps = self._map(as_rgb(images).to(self.device, non_blocking=True))
             values = {"features": maps.mean((2, 3))}
             if "logits" in names:
                 values["logits"] = self.network.scores(maps)

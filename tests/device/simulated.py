@@ -132,7 +132,10 @@ class Simulated(torch.Tensor):
         out = func(*pytree.tree_map(_host_of, args), **pytree.tree_map(_host_of, kwargs))
         if name == "_local_scalar_dense":
             return out
-        out = pytree.tree_map(lambda one: Simulated(one) if isinstance(one, torch.Tensor) else one, out)
+        kind = args[0] if name in VIEWS and isinstance(args[0], Simulated) else None
+        # A view has its base's versions, which tensors of inference do not have.
+        with torch.inference_mode(torch.is_inference_mode_enabled() if kind is None else kind.is_inference()):
+            out = pytree.tree_map(lambda one: Simulated(one) if isinstance(one, torch.Tensor) else one, out)
         return return_and_correct_aliasing(func, args, kwargs, out)
 
 

@@ -103,6 +103,16 @@ def test_a_state_of_the_device_goes_on_on_the_cpu(counts):
     assert counts["resumed"]["difference"] < 2e-5
 
 
+def test_scoring_waits_for_rows_and_pixels_only(counts):
+    """600 images in 38 chunks, whose rows are moved by 512; images of the device are hashed on the host."""
+    seen = counts["scored"]
+    assert seen["difference"] < 1e-5 and len(set(seen["digests"])) == 1
+    for name, chunks in {"host": 0, "device": 38}.items():
+        assert sum(seen[name]["waits"].values()) == chunks + 3  # two blocks of rows, and whether all is finite
+        assert all("measures/collect.py" in place for place in seen[name]["waits"])
+    assert seen["host"]["to_device"] == 38 and seen["device"]["to_device"] == 0
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_guided_sampling_waits_for_nothing(counts, sampler):
     """The images are those of the CPU, which computes other batches, up to a gray level."""

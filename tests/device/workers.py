@@ -11,11 +11,14 @@ from pathlib import Path
 
 import torch
 
+from elucid.metrics.detectors import make_detector
+from elucid.metrics.measures.collect import Wanted, collect
 from elucid.torch_utils.rng import seed_everything
 from elucid.training.guidance.classifier_free import ClassifierFreeGuidance
 from elucid.training.guidance.distilled import DistilledGuidance
 from elucid.training.loop import train_step
 from elucid.training.losses.dsm import DSM
+from elucid.training.networks.kernels import dropout
 from elucid.training.registry.components import make
 from elucid.training.run import Run
 from elucid.training.sampling.generate import generate
@@ -179,6 +182,26 @@ def resumed(folder: Path) -> dict:
     return {"difference": float((ends[0] - ends[1]).abs().max())}
 
 
+def scored(folder: Path) -> dict:
+    """Count the scoring of images of the host and of the device, and compare the statistics with those of the CPU."""
+    images = torch.randint(256, (600, 3, 16, 16), dtype=torch.uint8)
+    wanted = [Wanted(frozenset({"features"}), frozenset({"features"}))]
+    found, counted = [], {}
+    for name in ("cpu", "host", "device"):
+        device = torch.device("cpu") if name == "cpu" else simulated.register()
+        detectors = [make_detector("random", device)]
+        batches = images.to(device).split(64) if name == "device" else images.split(64)
+        with simulated.counting() as counts:
+            found.append(collect(detectors, wanted, batches, range(len(images)), len(images))[0])
+        counted[name] = counts.as_dict()
+    exact, *others = found
+    differences = [
+        float((one.statistics["features"].scatter.cpu() / exact.statistics["features"].scatter - 1).abs().max())
+        for one in others
+    ] + [float((one.rows["features"] - exact.rows["features"]).abs().max()) for one in others]
+    return {**counted, "difference": max(differences), "digests": [one.sha256 for one in found]}
+
+
 IMM = {"network": NETWORK, "precond": {"name": "imm"}, "loss": {"name": "imm"}, "augment": None}
 """A flow map, trained by moments of particles."""
 
@@ -208,6 +231,7 @@ CASES = {
     "itself": itself,
     "bad step": bad_step,
     "resumed": resumed,
+    "scored": scored,
     "edm": lambda folder: trained(folder, CIFAR),
     "accumulated": lambda folder: trained(folder, CIFAR, batch_gpu=4, max_grad_norm=0.1),
     "bf16": lambda folder: trained(folder, CIFAR, precision="bf16"),
@@ -242,6 +266,7 @@ CASES = {
 
 def main(folder: Path, output: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
+    dropout._draws_at_once = lambda x: False  # so that both devices drop the same
     os.environ["ELUCID_CACHE"] = str(folder / "cache")
     pictures(folder)
     output.write_text(json.dumps({name: CASES[name](folder) for name in names}, indent=1))

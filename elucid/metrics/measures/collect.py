@@ -74,17 +74,18 @@ def collect(
     names = " and ".join(detector.name for detector in detectors)
     with progress_bar(total=total, desc=f"{names} features", disable=not distributed.is_main(), delay=1) as bar:
         for images, count in in_chunks(batches, chunk_size(detectors[0].device)):
-            digests += [_digest(image) for image in images[:count].cpu().numpy()]
+            pixels = images[:count].cpu().numpy()  # first, since it waits for what the device has been given
             for one in passes:
                 require_suitable(one.detector, images)
                 one.update(images, count)
+            digests += map(_digest, pixels)
             # The progress bar assumes the same speed on all processes.
             bar.update(min(count * distributed.world_size(), total - bar.n))
     everywhere = sorted(digest for part in distributed.gather_objects(digests) for digest in part)
     if len(set(everywhere)) == 1:
         raise UserError(f"all {total} images are the same one; check what made them")
-    pixels = hashlib.sha256(b"".join(everywhere)).hexdigest()
-    return [one.finish(order, total, pixels) for one in passes]
+    together = hashlib.sha256(b"".join(everywhere)).hexdigest()
+    return [one.finish(order, total, together) for one in passes]
 
 
 def require_outputs(detector: Detector, want: Wanted) -> None:
