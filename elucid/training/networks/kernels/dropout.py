@@ -36,7 +36,8 @@ class Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, dropped: int) -> Tensor:
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = torch.empty_like(x, dtype=torch.bool)  # in the order in memory of x, without holes
+        # In the order in memory of x, without holes; of numbers, as torch is ten times slower with bool.
+        kept = torch.empty_like(x, dtype=torch.uint8)
         torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=kept.as_strided((x.numel(),), (1,)))
         ctx.save_for_backward(kept)
         ctx.scale = LEVELS / (LEVELS - dropped)
@@ -48,5 +49,5 @@ class Dropout(torch.autograd.Function):
 
 
 def scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    """Return scale * x where it is kept, and 0 elsewhere."""
+    """Return scale * x where `kept` is 1, and 0 where it is 0."""
     return kept.to(x.dtype).mul_(scale).mul_(x)
