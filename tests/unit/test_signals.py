@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from elucid.dnnlib import launcher
 from elucid.dnnlib.errors import UserError
 from elucid.torch_utils import distributed, signals
 from elucid.torch_utils.signals import STOPPING, StartStopped, StopRequest
@@ -67,7 +68,9 @@ def test_a_closed_terminal_is_ignored_under_nohup():
 
 def test_a_launcher_that_is_gone_asks(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    parent = os.getppid()
+    parent = 4242  # whatever that of these tests is, which may be gone itself
+    monkeypatch.setattr(launcher, "PARENT", parent)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
     monkeypatch.setattr(signals, "POLL", 0.01)
     with signals.stop_signals() as stop:
         stop.training = True

@@ -17,37 +17,42 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     dropped = round(p * LEVELS)
     if not training or not 0 < dropped < LEVELS or not _draws_at_once(x):
         return F.dropout(x, p, training)
-    return Dropout.apply(x, dropped)
+    kept, scale = drawn(x, dropped), LEVELS / (LEVELS - dropped)
+    # Forward derivatives see the mask that a pass without them sees.
+    return x * factors(kept, x, scale) if forward_derivatives_active() else Dropout.apply(x, kept, scale)
 
 
 def _draws_at_once(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # first, as compilers cannot look into the rest
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    transformed = forward_derivatives_active() or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and x.is_floating_point() and type(x) is Tensor and not transformed
+    return x.device.type == "cpu" and x.is_floating_point() and type(x) is Tensor
 
 
-class Dropout(torch.autograd.Function):
-    """Dropout with probability dropped / 65536: 16 of the 64 bits of a draw decide about each element.
+def drawn(x: Tensor, dropped: int) -> Tensor:
+    """Draw a mask like x, 0 with probability dropped / 65536, else 1: 16 of the 64 bits of a draw for each element.
 
     torch's own draws once per element, in one thread, which takes several times as long as normalisation does.
     """
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    # In the order in memory of x, without holes; of numbers, as torch is ten times slower with bool.
+    kept = torch.empty_like(x, dtype=torch.uint8)
+    torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=kept.as_strided((x.numel(),), (1,)))
+    return kept
+
+
+def factors(kept: Tensor, x: Tensor, scale: float) -> Tensor:
+    return kept.to(x.dtype).mul_(scale)
+
+
+class Dropout(torch.autograd.Function):
+    """scale * x where `kept` is 1, and 0 where it is 0; only the mask is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, dropped: int) -> Tensor:
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # In the order in memory of x, without holes; of numbers, as torch is ten times slower with bool.
-        kept = torch.empty_like(x, dtype=torch.uint8)
-        torch.ge(bits[: x.numel()], dropped - LEVELS // 2, out=kept.as_strided((x.numel(),), (1,)))
+    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
-        ctx.scale = LEVELS / (LEVELS - dropped)
-        return scaled(x, kept, ctx.scale)
+        ctx.scale = scale
+        return factors(kept, x, scale).mul_(x)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:
-        return scaled(dy, *ctx.saved_tensors, ctx.scale), None
-
-
-def scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    """Return scale * x where `kept` is 1, and 0 where it is 0."""
-    return kept.to(x.dtype).mul_(scale).mul_(x)
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:
+        return factors(*ctx.saved_tensors, dy, ctx.scale).mul_(dy), None, None
