@@ -266,7 +266,7 @@ CASES = {
 
 def main(folder: Path, output: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
-    dropout._draws_at_once = lambda x: False  # so that both devices drop the same
+    dropout.Dropout.at_once = False  # so that both devices drop the same
     os.environ["ELUCID_CACHE"] = str(folder / "cache")
     pictures(folder)
     output.write_text(json.dumps({name: CASES[name](folder) for name in names}, indent=1))

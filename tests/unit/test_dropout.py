@@ -5,7 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import jvp
-from elucid.training.networks.kernels.dropout import dropout
+from elucid.training.networks.kernels.choice import choose_kernels
+from elucid.training.networks.kernels.dropout import Dropout
+
+
+def dropout(x, p, training=True):
+    return Dropout(p).train(training)(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -68,3 +73,12 @@ def test_where_it_is_torchs_own(monkeypatch):
     assert calls == [(0.5, False), (1.0, True), (1e-7, True), (0.5, True)]
     dropout(x, 0.5)
     assert len(calls) == 4
+
+
+def test_runs_of_earlier_versions_have_torchs_masks():
+    network, x = torch.nn.Sequential(torch.nn.Linear(3, 3), Dropout(0.5)), torch.randn(40, 3)
+    choose_kernels(network, torch.float32, channels_last=False, training=True)
+    torch.manual_seed(1)
+    plain = F.dropout(network[0](x), 0.5)
+    torch.manual_seed(1)
+    assert torch.equal(network(x), plain)

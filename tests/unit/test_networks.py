@@ -78,6 +78,6 @@ def test_dropout_up_to_a_side(name):
     options = {"model_channels": 32, "channel_mult": [1, 1, 1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0.4}
     network = make_network({"name": name, **options, "dropout_side": 8}, NetSpec((16, 16), 1))
     blocks = [*network.enc.items(), *network.dec.items()]
-    found = {block: part.dropout for block, part in blocks if hasattr(part, "dropout")}
+    found = {block: part.dropout.p for block, part in blocks if hasattr(part, "dropout")}
     assert {rate for block, rate in found.items() if block.startswith("16x16")} == {0.0}
     assert {rate for block, rate in found.items() if not block.startswith("16x16")} == {0.4}

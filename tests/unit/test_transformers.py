@@ -130,10 +130,10 @@ def test_bf16_is_float32_up_to_rounding(family):
 
 def test_dropout_of_the_middle_half():
     net = network("jit", depth=8, dropout=0.5)
-    assert [block.attn.dropout for block in net.blocks] == [block.mlp.dropout for block in net.blocks]
-    assert [block.attn.dropout for block in net.blocks] == [0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert [block.attn.dropout.p for block in net.blocks] == [block.mlp.dropout.p for block in net.blocks]
+    assert [block.attn.dropout.p for block in net.blocks] == [0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0]
     shallow = network("jit", depth=3, dropout=0.5, context_start=1)
-    assert [block.attn.dropout for block in shallow.blocks] == [0.5] * 3, "no half of three is without any"
+    assert [block.attn.dropout.p for block in shallow.blocks] == [0.5] * 3, "no half of three is without any"
     x, c_noise, cond = inputs()
     assert torch.equal(net(x, c_noise, cond), net(x, c_noise, cond))
     assert not torch.equal(net.train()(x, c_noise, cond), net(x, c_noise, cond))

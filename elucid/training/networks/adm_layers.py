@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elucid.dnnlib.errors import UserError
 from elucid.training.networks.attention import attention, forward_derivatives_active
-from elucid.training.networks.kernels.dropout import dropout
+from elucid.training.networks.kernels.dropout import Dropout
 from elucid.training.networks.kernels.fused_norm import norm_silu
 from elucid.training.networks.kernels.fused_residual import FusedResidual
 from elucid.training.networks.kernels.rows import runs_fused
@@ -127,7 +127,7 @@ class Block(nn.Module):
         n_condition = n_out * (2 if style.scale_shift_norm else 1)
         self.emb_layers = nn.Sequential(style.act(), Linear(n_emb, n_condition, **INITS))
         last = Conv2d(n_out, n_out, 3, init=zeros())
-        self.out_layers = nn.Sequential(group_norm(n_out), style.act(), nn.Dropout(style.dropout), last)
+        self.out_layers = nn.Sequential(group_norm(n_out), style.act(), Dropout(style.dropout), last)
         self.skip_connection = Conv2d(n_in, n_out, 1, **INITS) if n_in != n_out else nn.Identity()
         self.resample = resample or nn.Identity()
 
@@ -135,7 +135,7 @@ class Block(nn.Module):
         return self.style.run(self._forward, x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        first, (thinning, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
+        first, (dropout, last), skip = self.in_layers[2], self.out_layers[2:], self.skip_connection
         fused = self.in_layers[0].fused and self.style.activation == "silu" and runs_fused(x)
         # The biases of convolutions are added where their sums are read anyway.
         how = {"biased": False} if fused else {}
@@ -146,7 +146,7 @@ class Block(nn.Module):
             h = self._norm_act(self.out_layers, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = self._norm_act(self.out_layers, h, condition, before=before)
-        x, h = self.resample(x), dropout(h, thinning.p, thinning.training)
+        x, h = self.resample(x), dropout(h)
         if not fused:
             return self.style.join(skip(x), last(h))
         narrow = isinstance(skip, nn.Identity)

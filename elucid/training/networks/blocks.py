@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from elucid.training.networks.attention import attention
-from elucid.training.networks.kernels.dropout import dropout
+from elucid.training.networks.kernels.dropout import Dropout
 from elucid.training.networks.kernels.fused_norm import norm_silu
 from elucid.training.networks.kernels.fused_residual import FusedResidual
 from elucid.training.networks.kernels.rows import runs_fused
@@ -37,12 +37,13 @@ class ResidualBlock(nn.Module):
         qkv_init: Init | None = None,
     ):
         super().__init__()
-        self.heads, self.adaptive_scale, self.skip_scale, self.dropout = heads, adaptive_scale, skip_scale, dropout
+        self.heads, self.adaptive_scale, self.skip_scale = heads, adaptive_scale, skip_scale
         inits = {"init": init, "bias_init": bias_init}
         self.norm0 = GroupNorm(n_in, eps)
         self.conv0 = Conv2d(n_in, n_out, 3, resample, taps, **inits)
         self.affine = Linear(n_emb, n_out * (2 if adaptive_scale else 1), **inits)
         self.norm1 = GroupNorm(n_out, eps)
+        self.dropout = Dropout(dropout)
         self.conv1 = Conv2d(n_out, n_out, 3, init=last_init)
         self.resample_skip = None
         self.skip = None
@@ -66,7 +67,7 @@ class ResidualBlock(nn.Module):
             h = norm_silu(self.norm1, h, None, *condition.chunk(2, dim=1), before=before)
         else:
             h = norm_silu(self.norm1, h, condition, before=before)
-        h = self.conv1(dropout(h, self.dropout, self.training), **how)
+        h = self.conv1(self.dropout(h), **how)
         bias = self.conv1.bias.to(x.dtype) if fused else None
         if self.skip is not None:
             x = self.skip(x, **how)

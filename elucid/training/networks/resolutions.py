@@ -41,7 +41,7 @@ def limit_dropout(blocks: Mapping[str, nn.Module], largest_side: int | None) -> 
         return
     for name, block in blocks.items():
         if hasattr(block, "dropout") and min(map(int, name.partition("_")[0].split("x"))) > largest_side:
-            block.dropout = 0.0
+            block.dropout.p = 0.0
 
 
 class ResolutionPlan:

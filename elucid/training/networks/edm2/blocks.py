@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from elucid.training.networks.attention import attention
 from elucid.training.networks.edm2.layers import UnitLayer
 from elucid.training.networks.edm2.magnitude import SILU_MAGNITUDE, balanced_concat, balanced_shares, unit_magnitude
-from elucid.training.networks.kernels.dropout import dropout
+from elucid.training.networks.kernels.dropout import Dropout
 from elucid.training.networks.layers import GroupNorm, Resample
 
 
@@ -78,7 +78,7 @@ class EDM2Block(nn.Module):
         balance: Balance | None = None,
     ):
         super().__init__()
-        self.decodes, self.heads, self.dropout = decodes, heads, dropout
+        self.decodes, self.heads, self.dropout = decodes, heads, Dropout(dropout)
         self.design, self.balance = design or Design(), balance or Balance()
         layer, norm = self.design.layer, self.design.norm
         self.resample = Resample(resample, taps or [1, 1]) if resample else nn.Identity()
@@ -109,7 +109,7 @@ class EDM2Block(nn.Module):
         of_silu = design.silu_gain
         branch = self.conv_res0(F.silu(self.norm0(x)), of_input=of_silu)
         branch = F.silu(self.norm1(branch) * scale.to(branch.dtype))
-        branch = dropout(branch, self.dropout, self.training)
+        branch = self.dropout(branch)
         kept, added = design.shares(balance.residual)
         branch = self.conv_res1(branch, of_input=of_silu, of_output=added)
         if self.decodes and self.conv_skip is not None:

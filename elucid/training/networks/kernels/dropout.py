@@ -1,7 +1,7 @@
 """Dropout, on CPUs from four random numbers per draw of torch's generator."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import forward_derivatives_active
@@ -9,17 +9,28 @@ from elucid.training.networks.attention import forward_derivatives_active
 LEVELS = 2**16
 
 
-def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """Return x with a share p of its elements 0 and the others divided by 1 - p (Srivastava et al. 2014).
+class Dropout(nn.Module):
+    """Makes a share p of all elements 0 and divides the others by 1 - p (Srivastava et al. 2014), in training.
 
-    On a CPU p is rounded to a multiple of 1/65536.
+    On a CPU p is rounded to a multiple of 1/65536, and the masks are not torch's, unless `at_once` is False.
     """
-    dropped = round(p * LEVELS)
-    if not training or not 0 < dropped < LEVELS or not _draws_at_once(x):
-        return F.dropout(x, p, training)
-    kept, scale = drawn(x, dropped), LEVELS / (LEVELS - dropped)
-    # Forward derivatives see the mask that a pass without them sees.
-    return x * factors(kept, x, scale) if forward_derivatives_active() else Dropout.apply(x, kept, scale)
+
+    at_once = True
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = round(self.p * LEVELS)
+        if not self.training or not 0 < dropped < LEVELS or not self.at_once or not _draws_at_once(x):
+            return F.dropout(x, self.p, self.training)
+        kept, scale = drawn(x, dropped), LEVELS / (LEVELS - dropped)
+        # Forward derivatives see the mask that a pass without them sees.
+        return x * factors(kept, x, scale) if forward_derivatives_active() else Masked.apply(x, kept, scale)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 def _draws_at_once(x: Tensor) -> bool:
@@ -44,7 +55,7 @@ def factors(kept: Tensor, x: Tensor, scale: float) -> Tensor:
     return kept.to(x.dtype).mul_(scale)
 
 
-class Dropout(torch.autograd.Function):
+class Masked(torch.autograd.Function):
     """scale * x where `kept` is 1, and 0 where it is 0; only the mask is kept for the backward pass."""
 
     @staticmethod

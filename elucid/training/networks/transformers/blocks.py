@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from elucid.training.networks.attention import attention
 from elucid.training.networks.kernels.cpu_linear import linear
-from elucid.training.networks.kernels.dropout import dropout
+from elucid.training.networks.kernels.dropout import Dropout
 from elucid.training.networks.layers import Linear, Weighted, xavier_uniform, zeros
 
 Norm = Callable[[int], nn.Module]
@@ -141,7 +141,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, bias: bool = True, norm: Norm | None = None, dropout: float = 0.0):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.qkv = Linear(width, 3 * width, bias=bias)
         self.q_norm = norm(width // heads) if norm else None
         self.k_norm = norm(width // heads) if norm else None
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         if rotary:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         x = self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
-        return dropout(x, self.dropout, self.training)
+        return self.dropout(x)
 
 
 class GELUMLP(nn.Module):
@@ -163,13 +163,13 @@ class GELUMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x), approximate="tanh")
-        return self.fc2(dropout(x, self.dropout, self.training))
+        return self.fc2(self.dropout(x))
 
 
 class SwiGLU(nn.Module):
@@ -177,14 +177,14 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.w12 = Linear(width, 2 * hidden)
         self.w3 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
         x = F.silu(gate) * value
-        return self.w3(dropout(x, self.dropout, self.training))
+        return self.w3(self.dropout(x))
 
 
 class SplitSwiGLU(nn.Module):
@@ -192,14 +192,14 @@ class SplitSwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.w1 = Linear(width, hidden, bias=False)
         self.w2 = Linear(hidden, width, bias=False)
         self.w3 = Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.w1(x)) * self.w3(x)
-        return self.w2(dropout(x, self.dropout, self.training))
+        return self.w2(self.dropout(x))
 
 
 class Block(nn.Module):
