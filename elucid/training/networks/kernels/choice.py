@@ -21,8 +21,8 @@ def choose_kernels(
 
     What a convolution returns lies in memory as its weights do. On a CPU in float32 convolutions of few channels, and
     those of a pass without gradients, are faster with channels last. On CUDA all are, but only with the fused kernels,
-    which take no other order. Networks say `takes_channels_last` if they return the same either way. `channels_last` False
-    also means dropout by torch's masks.
+    which take no other order. Networks say `takes_channels_last` if they return the same either way. With False, masks
+    of dropout are torch's, too.
     """
     for module in model.modules() if channels_last is False else ():  # as in earlier versions
         if isinstance(module, Dropout):
