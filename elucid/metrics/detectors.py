@@ -12,6 +12,7 @@ from elucid.dnnlib.config import lookup
 from elucid.dnnlib.errors import UserError
 from elucid.dnnlib.plugins import Interface
 from elucid.metrics.names import DETECTORS
+from elucid.torch_utils.transfer import moved
 
 INTERFACE = Interface("detector", methods={"__call__": ("images",)}, arguments=("device", "weights"))
 ATTRIBUTES = {"name": str, "dim": int, "sha256": str, "resize": str}
@@ -42,8 +43,8 @@ class Detector(ABC):
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         with full_precision():
-            images = as_rgb(images) if self.takes == "pictures" else as_arrays(images)
-            return self.features(images.to(self.device, non_blocking=True))
+            images = moved(images.contiguous(), self.device)
+            return self.features(as_rgb(images) if self.takes == "pictures" else as_arrays(images))
 
     def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return "features" and those of `extra` that are named, each f32[B,its size], of images as for `__call__`.

@@ -28,6 +28,7 @@ from elucid.training.divergence import Divergence
 from elucid.training.losses.base import require_no_forward_derivative
 from elucid.training.networks.checkpointing import checkpoint_regions
 from elucid.training.networks.kernels.choice import choose_kernels
+from elucid.training.networks.kernels.dropout import keep_torchs_masks
 from elucid.training.objective import Objective
 from elucid.training.optim.optimizers import make_optimizer
 from elucid.training.optim.phase import PhaseOptimizer
@@ -92,6 +93,8 @@ class Run:
         device = self.device
         self.encoder = parts.encoder.to(device)
         self.denoiser, self.loss = parts.denoiser.train(), parts.loss
+        if self.loop.channels_last is False:  # also of runs of earlier versions (`stored_options`)
+            keep_torchs_masks(self.denoiser)
         if self.shards:
             require_no_forward_derivative(self.loss)
         else:

@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import jvp
-from elucid.training.networks.kernels.choice import choose_kernels
-from elucid.training.networks.kernels.dropout import Dropout
+from elucid.training.networks.kernels.dropout import Dropout, keep_torchs_masks
 
 
 def dropout(x, p, training=True):
@@ -77,7 +76,7 @@ def test_where_it_is_torchs_own(monkeypatch):
 
 def test_runs_of_earlier_versions_have_torchs_masks():
     network, x = torch.nn.Sequential(torch.nn.Linear(3, 3), Dropout(0.5)), torch.randn(40, 3)
-    choose_kernels(network, torch.float32, channels_last=False, training=True)
+    keep_torchs_masks(network)
     torch.manual_seed(1)
     plain = F.dropout(network[0](x), 0.5)
     torch.manual_seed(1)

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from elucid.training.networks.kernels.dropout import Dropout
 from elucid.training.networks.kernels.rows import has_triton
 
 WIDE = 128
@@ -21,12 +20,8 @@ def choose_kernels(
 
     What a convolution returns lies in memory as its weights do. On a CPU in float32 convolutions of few channels, and
     those of a pass without gradients, are faster with channels last. On CUDA all are, but only with the fused kernels,
-    which take no other order. Networks say `takes_channels_last` if they return the same either way. With False, masks
-    of dropout are torch's, too.
+    which take no other order. Networks say `takes_channels_last` if they return the same either way.
     """
-    for module in model.modules() if channels_last is False else ():  # as in earlier versions
-        if isinstance(module, Dropout):
-            module.at_once = False
     takes_it, device = getattr(model, "takes_channels_last", False), next(model.parameters()).device
     if fused is None:
         fused = device.type == "cuda" and takes_it and channels_last is not False and has_triton()

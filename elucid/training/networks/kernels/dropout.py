@@ -33,6 +33,13 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+def keep_torchs_masks(model: nn.Module) -> None:
+    """Let a model's dropout draw as torch does, as in runs of earlier versions."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.at_once = False
+
+
 def _draws_at_once(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
