@@ -99,8 +99,8 @@ class Run:
             require_no_forward_derivative(self.loss)
         else:
             self.denoiser, self.loss = self.denoiser.to(device), self.loss.to(device)
-            chosen = self.loop.channels_last, self.loop.fused_kernels
-            choose_kernels(self.denoiser.model, self.denoiser.compute_dtype, *chosen, training=True)
+            chosen = self.loop.channels_last, self.loop.fused_kernels, self.loop.winograd
+            choose_kernels(self.denoiser.model, self.denoiser.compute_dtype, *chosen)
         self.transferred = transfer(source, self.denoiser) if source is not None else None
         self.loss.setup(self.denoiser, lambda path: load_teacher(path, device, self.denoiser.precision))
         self.objective = Objective(self.denoiser, self.loss)

@@ -32,6 +32,7 @@ RESUMABLE = {
     "loop.deterministic",
     "loop.channels_last",
     "loop.fused_kernels",
+    "loop.winograd",
     "loop.tick_kimg",
     "loop.snapshot_ticks",
     "loop.state_ticks",
@@ -160,6 +161,7 @@ def stored_options(state: dict) -> dict:
     last = options["loop"].setdefault("channels_last", False)
     fused = options["loop"].pop("fused_norm", False)  # another kernel, which took channels first as well
     options["loop"].setdefault("fused_kernels", fused and last is not False)
+    options["loop"].setdefault("winograd", False)
     return options
 
 

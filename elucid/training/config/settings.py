@@ -60,6 +60,7 @@ class LoopOptions:
     deterministic: bool = False
     channels_last: bool | None = None
     fused_kernels: bool | None = None
+    winograd: bool | None = None
     tick_kimg: float = 50
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500

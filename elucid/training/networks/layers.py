@@ -18,6 +18,7 @@ from elucid.training.networks.kernels.box import doubled, halved
 from elucid.training.networks.kernels.cpu_linear import linear
 from elucid.training.networks.kernels.fused_norm import FusedNorm
 from elucid.training.networks.kernels.rows import runs_fused
+from elucid.training.networks.kernels.winograd import conv3x3, suits
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""
@@ -143,10 +144,12 @@ class Resample(nn.Module):
 class Conv2d(Weighted):
     """Convolution with odd kernel size and zero padding, with a stride.
 
-    `resample` ("up" or "down") resamples the input first.
+    `resample` ("up" or "down") resamples the input first. With `winograd`, convolutions for which it is faster are
+    computed by Winograd's algorithm.
     """
 
     casts_weights = True
+    winograd = False
 
     def __init__(
         self,
@@ -168,8 +171,10 @@ class Conv2d(Weighted):
         """Convolve x; without the bias if what follows adds it."""
         if self.resample is not None:
             x = self.resample(x)
-        bias = self.bias.to(x.dtype) if biased else None
-        return F.conv2d(x, self.weight.to(x.dtype), bias, padding=self.padding, stride=self.stride)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype) if biased else None
+        if self.winograd and self.stride == 1 and suits(x, weight):
+            return conv3x3(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.padding, stride=self.stride)
 
 
 class StridedConv2d(Conv2d):

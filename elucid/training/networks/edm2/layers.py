@@ -7,14 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.edm2.magnitude import at_least_float32, unit_rows
+from elucid.training.networks.kernels.winograd import conv3x3, suits
 
 
 class UnitLayer(nn.Module):
     """y = gain * W x, W = w / (|w_i| + eps) by rows: a linear map, or a convolution with zero padding if `kernel` > 0.
 
     Whatever the length of the rows of w, activations keep their magnitude (Karras et al. 2024, arXiv 2312.02696).
-    With `normalised` False, W = w. A bias is optional; the paper's networks have none.
+    With `normalised` False, W = w. A bias is optional; the paper's networks have none. `winograd` is as of `Conv2d`.
     """
+
+    winograd = False
 
     def __init__(self, n_in: int, n_out: int, kernel: int = 0, normalised: bool = True, bias: bool = False):
         super().__init__()
@@ -42,7 +45,11 @@ class UnitLayer(nn.Module):
             weight = weight * gain
         weight = weight.to(x.dtype)
         bias = None if self.bias is None else (self.bias * of_output).to(x.dtype)
-        return F.linear(x, weight, bias) if weight.ndim == 2 else F.conv2d(x, weight, bias, padding=self.padding)
+        if weight.ndim == 2:
+            return F.linear(x, weight, bias)
+        if self.winograd and suits(x, weight):
+            return conv3x3(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.padding)
 
     def transposed(self, y: Tensor) -> Tensor:
         """Return y W of a linear map, the gradient of y W x with respect to x."""

@@ -4,9 +4,7 @@ import torch
 from torch import nn
 
 from elucid.training.networks.kernels.rows import has_triton
-
-WIDE = 128
-"""Channels from which on the order makes no difference to a training step on a CPU (docs/performance.md)."""
+from elucid.training.networks.kernels.winograd import CHANNELS
 
 
 def choose_kernels(
@@ -14,26 +12,32 @@ def choose_kernels(
     computes_in: torch.dtype,
     channels_last: bool | None = None,
     fused: bool | None = None,
-    training: bool = False,
+    winograd: bool | None = None,
 ) -> None:
-    """Store the weights with channels last, or first, and let layers use fused kernels or not; None is what is faster.
+    """Store the weights with channels last, or first, and let layers use fused kernels and Winograd's algorithm or not.
 
-    What a convolution returns lies in memory as its weights do. On a CPU in float32 convolutions of few channels, and
-    those of a pass without gradients, are faster with channels last. On CUDA all are, but only with the fused kernels,
-    which take no other order. Networks say `takes_channels_last` if they return the same either way.
+    None is what is faster. What a convolution returns lies in memory as its weights do. On a CPU in float32 channels
+    are last if most convolutions have too few for Winograd's algorithm, which takes them first. On CUDA all are faster
+    with channels last, but only with the fused kernels, which take no other order. Networks say `takes_channels_last`
+    if they return the same either way.
     """
     takes_it, device = getattr(model, "takes_channels_last", False), next(model.parameters()).device
+    float32_on_cpu = device.type == "cpu" and computes_in == torch.float32
     if fused is None:
         fused = device.type == "cuda" and takes_it and channels_last is not False and has_triton()
+    if winograd is None:
+        winograd = float32_on_cpu
     if channels_last is None and device.type == "cpu":
-        channels_last = takes_it and computes_in == torch.float32 and (not training or _width(model) < WIDE)
+        channels_last = takes_it and float32_on_cpu and _width(model) < CHANNELS
     elif channels_last is None:
         channels_last = fused
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    for module in model.modules() if fused else ():
-        if hasattr(module, "fused"):
+    for module in model.modules():
+        if fused and hasattr(module, "fused"):
             module.fused = True
+        if hasattr(module, "winograd"):
+            module.winograd = winograd
 
 
 def _width(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from elucid.training.networks.attention import forward_derivatives_active
+from elucid.training.networks.kernels.cpu import takes_own_gradient
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -17,17 +17,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def runs_onednn(x: Tensor) -> bool:
     """Return whether oneDNN computes it: tokens [B,N,K] in float32 on such a CPU, in code that is not compiled."""
-    if torch.compiler.is_compiling():  # first, as compilers cannot look into the rest
-        return False
-    return (
-        x.ndim == 3
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and onednn_is_faster()
-        and not forward_derivatives_active()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return x.ndim == 3 and takes_own_gradient(x) and onednn_is_faster()
 
 
 @lru_cache

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.attention import forward_derivatives_active
+from elucid.training.networks.kernels.cpu import eager_on_cpu
 
 LEVELS = 2**16
 
@@ -23,7 +24,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = round(self.p * LEVELS)
-        if not self.training or not 0 < dropped < LEVELS or not self.at_once or not _draws_at_once(x):
+        if not self.training or not 0 < dropped < LEVELS or not self.at_once or not eager_on_cpu(x):
             return F.dropout(x, self.p, self.training)
         kept, scale = drawn(x, dropped), LEVELS / (LEVELS - dropped)
         # Forward derivatives see the mask that a pass without them sees.
@@ -38,12 +39,6 @@ def keep_torchs_masks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Dropout):
             module.at_once = False
-
-
-def _draws_at_once(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return x.device.type == "cpu" and x.is_floating_point() and type(x) is Tensor
 
 
 def drawn(x: Tensor, dropped: int) -> Tensor:
