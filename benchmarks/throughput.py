@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
 from benchmarks.recipes import BATCHES, NETWORKS, new_run
 from elucid.dnnlib import cli
@@ -41,6 +41,11 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flop_of_linear(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
         return 2 * math.prod(x_shape) * weight_shape[0]
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _flop_of_attention(q_shape, k_shape, v_shape, *_, out_shape=None, **__) -> int:
+    return sdpa_flop_count(q_shape, k_shape, v_shape)
 
 
 def synchronised(device: torch.device) -> None:
