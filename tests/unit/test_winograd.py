@@ -26,6 +26,14 @@ SHAPES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def arguments(batch, n_in, n_out, height, width, dtype=torch.float32) -> tuple[torch.Tensor, ...]:
     """x, weight, bias and a gradient of the result."""
     shapes = (batch, n_in, height, width), (n_out, n_in, 3, 3), (n_out,), (batch, n_out, height, width)
@@ -112,10 +120,12 @@ def test_where_it_is_used():
     assert not suits(x.to("meta"), weight.to("meta"))
     with forward_derivatives():
         assert not suits(x, weight)
-    few = x[:1].contiguous()  # 1024 pixels
-    assert PIXELS == {True: 4096, False: 1024} and not suits(few, weight)
+    few = x[:1].contiguous()
+    assert PIXELS == {True: 2048, False: 1024} and not suits(few, weight)
     with torch.no_grad():
         assert suits(few, weight)
+        torch.set_num_threads(2)
+        assert not suits(few, weight), "too few for two threads"
     seen = []
     torch.func.vmap(lambda one: seen.append(suits(one, weight)) or one)(x[None])
     assert seen == [False]

@@ -12,8 +12,9 @@ from elucid.training.networks.kernels.cpu import takes_own_gradient
 
 CHANNELS = 128
 """Channels, in and out, from which on it is faster than torch's convolution (docs/performance.md)."""
-PIXELS = {True: 4096, False: 1024}
-"""Likewise, pixels of all images together, with gradients and without: for few, transforming the weights costs more."""
+PIXELS = {True: 2048, False: 1024}
+"""Likewise, pixels of all images for each thread, with gradients and without: for fewer, transforming weights costs
+more than it brings."""
 ROWS, TAPS, TILE = 4, 3, 6
 """Rows of the result from one tile, of a filter, and of the tile; tiles overlap by 2."""
 POINTS = (0, 1, -1, 0.5, -2)
@@ -32,11 +33,11 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Return whether `conv3x3` can convolve x with this weight, and is faster than torch."""
+    if not takes_own_gradient(x) or weight.shape[2:] != (TAPS, TAPS):
+        return False
     batch, _, height, width = x.shape
-    enough = batch * height * width >= PIXELS[torch.is_grad_enabled()]
-    large = enough and min(weight.shape[:2]) >= CHANNELS
-    fits = weight.shape[2:] == (TAPS, TAPS) and height % ROWS == 0
-    return large and fits and takes_own_gradient(x) and x.is_contiguous()
+    enough = batch * height * width >= PIXELS[torch.is_grad_enabled()] * torch.get_num_threads()
+    return enough and min(weight.shape[:2]) >= CHANNELS and height % ROWS == 0 and x.is_contiguous()
 
 
 class Winograd(torch.autograd.Function):
