@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,6 +111,17 @@ def test_second_derivatives():
     assert all(relative_error(*pair) < 1e-5 for pair in zip(second(conv3x3), wanted, strict=True))
 
 
+def test_several_backward_passes_at_once():
+    x, weight, _, _ = arguments(2, 3, 4, 8, 8)
+    dys = torch.randn(3, 2, 4, 8, 8)
+
+    def batched(convolve):
+        return torch.autograd.grad(convolve(x, weight), (x, weight), dys, is_grads_batched=True)
+
+    wanted = batched(lambda x, weight: F.conv2d(x, weight, padding=1))
+    assert all(relative_error(*pair) < 1e-5 for pair in zip(batched(conv3x3), wanted, strict=True))
+
+
 def test_where_it_is_used():
     x, weight = torch.randn(4, 128, 32, 32), torch.randn(128, 128, 3, 3)
     assert suits(x, weight)
@@ -118,7 +130,10 @@ def test_where_it_is_used():
     assert not suits(x[:, :, :30].contiguous(), weight), "30 rows are no multiple of 4"
     assert not suits(x, weight[:, :, :1, :1]) and not suits(x[:, :64].contiguous(), weight[:, :64])
     assert not suits(x.to("meta"), weight.to("meta"))
+    assert not suits(x[0], weight)
     with forward_derivatives():
+        assert not suits(x, weight)
+    with forward_ad.dual_level():
         assert not suits(x, weight)
     few = x[:1].contiguous()
     assert PIXELS == {True: 2048, False: 1024} and not suits(few, weight)
@@ -164,6 +179,22 @@ def test_networks_choose_it(monkeypatch):
     assert torch.equal(network(x, noise, {}), torchs) and not seen
     choose_kernels(network, torch.bfloat16)
     assert not any(module.winograd for module in network.modules() if hasattr(module, "winograd"))
+
+
+def test_order_in_memory():
+    """Few channels lie last, unless Winograd's algorithm is asked for; many come first in any case."""
+    for width, options, last in ((8, {}, True), (8, {"winograd": True}, False), (128, {"winograd": False}, False)):
+        network = SongUNet(16, 3, 3, model_channels=width, channel_mult=[1], num_blocks=1, attn_resolutions=[])
+        choose_kernels(network, torch.float32, **options)
+        weight = network.enc["16x16_block0"].conv0.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_traced_networks_can_be_stored(tmp_path):
+    layer = Conv2d(128, 128, 3)
+    layer.winograd = True
+    torch.jit.trace(layer, torch.randn(4, 128, 32, 32)).save(tmp_path / "layer.pt")
 
 
 def test_forward_derivatives_use_torchs(monkeypatch):

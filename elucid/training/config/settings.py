@@ -99,6 +99,9 @@ class LoopOptions:
         if self.fused_kernels and (self.shard or self.channels_last is False):
             other = "`shard`" if self.shard else "loop.channels_last=false"
             raise UserError(f"loop.fused_kernels=true and {other} exclude each other; leave one out")
+        if self.winograd and (self.shard or self.channels_last):
+            other = "`shard`" if self.shard else "loop.channels_last=true"
+            raise UserError(f"loop.winograd=true and {other} exclude each other; leave one out")
         if self.shard and self.compile:
             raise UserError("`shard` and `compile` exclude each other; leave one out")
 

@@ -1,4 +1,4 @@
-"""Which kernels a network computes with: fused ones on CUDA, and in which order its images lie in memory."""
+"""Which kernels a network computes with, on CUDA and on a CPU, and in which order its images lie in memory."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ def choose_kernels(
     fused: bool | None = None,
     winograd: bool | None = None,
 ) -> None:
-    """Store the weights with channels last, or first, and let layers use fused kernels and Winograd's algorithm or not.
+    """Store the weights with channels last, or as they are, and let layers use fused kernels and Winograd's algorithm.
 
     None is what is faster. What a convolution returns lies in memory as its weights do. On a CPU in float32 channels
     are last if most convolutions have too few for Winograd's algorithm, which takes them first. On CUDA all are faster
@@ -25,10 +25,8 @@ def choose_kernels(
     float32_on_cpu = device.type == "cpu" and computes_in == torch.float32
     if fused is None:
         fused = device.type == "cuda" and takes_it and channels_last is not False and has_triton()
-    if winograd is None:
-        winograd = float32_on_cpu
     if channels_last is None and device.type == "cpu":
-        channels_last = takes_it and float32_on_cpu and _width(model) < CHANNELS
+        channels_last = takes_it and float32_on_cpu and _width(model) < CHANNELS and not winograd
     elif channels_last is None:
         channels_last = fused
     if channels_last:
@@ -37,7 +35,7 @@ def choose_kernels(
         if fused and hasattr(module, "fused"):
             module.fused = True
         if hasattr(module, "winograd"):
-            module.winograd = winograd
+            module.winograd = float32_on_cpu if winograd is None else winograd
 
 
 def _width(model: nn.Module) -> int:

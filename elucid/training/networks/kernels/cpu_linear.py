@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from elucid.training.networks.kernels.cpu import takes_own_gradient
+from elucid.training.networks.kernels.cpu import takes_own_gradient, torchs_gradient
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,7 +58,7 @@ class OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         rows, inputs = dy.flatten(0, -2), x.flatten(0, -2)
-        again = torch.is_grad_enabled()  # create_graph
+        again = torchs_gradient(dy)
         dx = dw = None
         if of_x:
             dx = dy @ weight if again else product(dy, weight.t())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from elucid.training.networks.kernels.cpu import takes_own_gradient
+from elucid.training.networks.kernels.cpu import takes_own_gradient, torchs_gradient
 
 CHANNELS = 128
 """Channels, in and out, from which on it is faster than torch's convolution (docs/performance.md)."""
@@ -33,7 +33,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Return whether `conv3x3` can convolve x with this weight, and is faster than torch."""
-    if not takes_own_gradient(x) or weight.shape[2:] != (TAPS, TAPS):
+    if not takes_own_gradient(x) or x.ndim != 4 or weight.shape[2:] != (TAPS, TAPS):
         return False
     batch, _, height, width = x.shape
     enough = batch * height * width >= PIXELS[torch.is_grad_enabled()] * torch.get_num_threads()
@@ -54,7 +54,7 @@ class Winograd(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         dx = dw = None
-        if torch.is_grad_enabled():  # create_graph
+        if torchs_gradient(dy):
             dx, dw, _ = gradients(dy, x, weight, (1, 1), 1, (of_x, of_weight, False))
         else:
             dx = convolved(dy, weight.flip(2, 3).transpose(0, 1)) if of_x else None
