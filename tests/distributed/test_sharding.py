@@ -122,7 +122,10 @@ def test_the_command_and_another_number_of_processes(data, tmp_path, monkeypatch
             "loop.fused_kernels=true and loop.channels_last=false exclude each other",
         ),
         ({"shard": 1, "winograd": True}, "loop.winograd=true and `shard` exclude each other"),
-        ({"winograd": True, "channels_last": True}, "loop.winograd=true and loop.channels_last=true exclude each other"),
+        (
+            {"winograd": True, "channels_last": True},
+            "loop.winograd=true and loop.channels_last=true exclude each other",
+        ),
         ({"shard": 1, "compile": True}, "`shard` and `compile` exclude each other"),
         ({"shard": -1}, "loop.shard=-1 must be 0 or more"),
     ],
