@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from elucid.training.config.run_folders import stored_options
 from elucid.training.networks.attention import forward_derivatives, jvp
 from elucid.training.networks.edm2.layers import UnitLayer
-from elucid.training.networks.kernels import winograd
+from elucid.training.networks.kernels import choice, winograd
 from elucid.training.networks.kernels.choice import choose_kernels
 from elucid.training.networks.kernels.winograd import PIXELS, conv3x3, matrices, suits
 from elucid.training.networks.layers import Conv2d
@@ -167,9 +167,12 @@ def calls(monkeypatch) -> list:
 def test_networks_choose_it(monkeypatch):
     network, seen = net(attn_resolutions=[]).eval(), calls(monkeypatch)
     x, noise = torch.randn(4, 3, 32, 32), torch.zeros(4)
+    monkeypatch.setattr(choice, "faster_here", lambda: False)
+    choose_kernels(network, torch.float32)
     with torch.no_grad():
         torchs = network(x, noise, {})
-        assert not seen, "not by itself"
+        assert not seen
+        monkeypatch.setattr(choice, "faster_here", lambda: True)
         choose_kernels(network, torch.float32)
         ours = network(x, noise, {})
     assert len(seen) > 5 and all(shape[1] >= 128 for shape in seen)
@@ -179,6 +182,15 @@ def test_networks_choose_it(monkeypatch):
     assert torch.equal(network(x, noise, {}), torchs) and not seen
     choose_kernels(network, torch.bfloat16)
     assert not any(module.winograd for module in network.modules() if hasattr(module, "winograd"))
+
+
+@pytest.mark.parametrize(("machine", "fast"), [("x86_64", True), ("AMD64", True), ("arm64", False), ("aarch64", False)])
+def test_where_it_was_measured(machine, fast, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    winograd.faster_here.cache_clear()
+    assert winograd.faster_here() == (fast and torch.backends.mkldnn.is_available())
+    monkeypatch.undo()
+    winograd.faster_here.cache_clear()
 
 
 def test_order_in_memory():
@@ -200,7 +212,7 @@ def test_traced_networks_can_be_stored(tmp_path):
 def test_forward_derivatives_use_torchs(monkeypatch):
     network, seen = net(attn_resolutions=[]).eval(), calls(monkeypatch)
     x, noise = torch.randn(4, 3, 32, 32), torch.zeros(4)
-    choose_kernels(network, torch.float32)
+    choose_kernels(network, torch.float32, winograd=True)
     _, derivative = jvp(lambda x: network(x, noise, {}), (x,), (x,))
     assert not seen
     choose_kernels(network, torch.float32, winograd=False)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from elucid.training.networks.kernels.rows import has_triton
-from elucid.training.networks.kernels.winograd import CHANNELS
+from elucid.training.networks.kernels.winograd import CHANNELS, faster_here
 
 
 def choose_kernels(
@@ -35,7 +35,7 @@ def choose_kernels(
         if fused and hasattr(module, "fused"):
             module.fused = True
         if hasattr(module, "winograd"):
-            module.winograd = float32_on_cpu if winograd is None else winograd
+            module.winograd = (float32_on_cpu and faster_here()) if winograd is None else winograd
 
 
 def _width(model: nn.Module) -> int:

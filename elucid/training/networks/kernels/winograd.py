@@ -1,5 +1,6 @@
 """3x3 convolutions on CPUs with half the multiplications, by Winograd's algorithm along the height."""
 
+import platform
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,8 +32,14 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return Winograd.apply(x, weight, bias)
 
 
+@lru_cache
+def faster_here() -> bool:
+    """Return whether torch convolves by oneDNN on x86, where it was measured; elsewhere groups may be slow."""
+    return torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+
+
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Return whether `conv3x3` can convolve x with this weight, and is faster than torch."""
+    """Return whether `conv3x3` can convolve x with this weight, and is faster than torch if it is here at all."""
     if not takes_own_gradient(x) or x.ndim != 4 or weight.shape[2:] != (TAPS, TAPS):
         return False
     batch, _, height, width = x.shape
