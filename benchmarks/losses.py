@@ -21,10 +21,10 @@ from pathlib import Path
 import click
 import torch
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.flop import flop  # noqa: E402
 from elucid.dnnlib import cli  # noqa: E402
 from elucid.torch_utils.distributed import choose_device  # noqa: E402
 from elucid.training.config.build import make_denoiser  # noqa: E402
@@ -200,14 +200,6 @@ def patch_row(side: int, batch: int, device: torch.device, compiled: bool, repea
         "speed_over_full_size": images / seconds / (batch / times[1]),
         "ideal": ideal,
     }
-
-
-def flop(model: torch.nn.Module, *inputs) -> int:
-    """FLOP of a forward pass, 2 for each multiply-add."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(*inputs)
-    return counter.get_total_flops()
 
 
 def guidance_row(side: int, batch: int, device: torch.device, repeats: int) -> dict:

@@ -10,8 +10,8 @@ from functools import cache
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flop import flop
 from elucid.dnnlib import cli
 from elucid.training.config.build import make_denoiser
 from elucid.training.networks.regions import regions
@@ -91,10 +91,11 @@ def network(name: str) -> Network:
     blocks = [sum(one.numel() for one in region.parameters()) for region in regions(denoiser.model)]
     empty = {name: torch.empty(1, width, device="meta") for name, width in spec.vector.items()}
     denoiser.model.to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        denoiser.model(torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta"), empty)
+    of_forward = flop(
+        denoiser.model, torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta"), empty
+    )
     shapes = tuple((len(one), one.numel()) for one in denoiser.parameters())
-    return Network(shapes, max(blocks), len(blocks), 3 * counter.get_total_flops())
+    return Network(shapes, max(blocks), len(blocks), 3 * of_forward)
 
 
 def step_seconds(net: Network, machine: Machine, images: int, count: int, bits: int, group: int) -> float:

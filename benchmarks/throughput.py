@@ -8,7 +8,6 @@ shares are therefore ratios within one run. The last line is the row as JSON.
 """
 
 import json
-import math
 import platform
 import re
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
+from benchmarks.flop import flop
 from benchmarks.recipes import BATCHES, NETWORKS, new_run
 from elucid.dnnlib import cli
 from elucid.start import keep_pages
@@ -34,18 +33,6 @@ from elucid.training.sampling.generate import generate
 SAMPLING_STEPS = 18
 MATRICES = {"dit"}
 """Networks whose ceiling is the plain matrix product instead of the convolution."""
-
-
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _flop_of_linear(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
-        return 2 * math.prod(x_shape) * weight_shape[0]
-
-
-@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
-def _flop_of_attention(q_shape, k_shape, v_shape, *_, out_shape=None, **__) -> int:
-    return sdpa_flop_count(q_shape, k_shape, v_shape)
 
 
 def synchronised(device: torch.device) -> None:
@@ -121,9 +108,7 @@ def row(run: Run, compiled: bool, repeats: int, matrices: bool) -> dict:
     if images.shape[1] == 1 and run.denoiser.spec.image_channels == 3:
         images = images.expand(-1, 3, -1, -1)
     choose_kernels(denoiser.model, denoiser.compute_dtype, winograd=False)  # whose multiplications are fewer
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        denoiser(images[:1], 1.0)
-    flop = counter.get_total_flops()
+    needed = flop(denoiser, images[:1], 1.0)
     choose_kernels(denoiser.model, denoiser.compute_dtype)  # as in generate.py
     how = {"device": device, "batch_size": batch, "schedule": Karras(SAMPLING_STEPS)}
     count = max(batch, 2 * torch.get_num_threads() * 4 if device.type == "cpu" else batch)
@@ -132,7 +117,7 @@ def row(run: Run, compiled: bool, repeats: int, matrices: bool) -> dict:
         for _ in generate(denoiser, run.encoder, range(count), **how):
             pass
 
-    sample_seconds = seconds(sample, device, 1, warm=0 if flop > 1e9 and device.type == "cpu" else 1)
+    sample_seconds = seconds(sample, device, 1, warm=0 if needed > 1e9 and device.type == "cpu" else 1)
     ceiling = ceilings(device, run.denoiser.compute_dtype, min(batch, 128))
     most = {name: ceiling["matmul" if matrices else name] for name in ("training", "forward")}
     evaluations = 2 * SAMPLING_STEPS - 1
@@ -141,9 +126,9 @@ def row(run: Run, compiled: bool, repeats: int, matrices: bool) -> dict:
         "side": run.dataset.resolution[0],
         "train_img_s": batch / step_seconds,
         "sample_img_s": count / sample_seconds,
-        "gflop_per_image": {"training": 3 * flop / 1e9, "sampling": evaluations * flop / 1e9},
-        "train_share": 3 * flop * batch / step_seconds / most["training"],
-        "sample_share": evaluations * flop * count / sample_seconds / most["forward"],
+        "gflop_per_image": {"training": 3 * needed / 1e9, "sampling": evaluations * needed / 1e9},
+        "train_share": 3 * needed * batch / step_seconds / most["training"],
+        "sample_share": evaluations * needed * count / sample_seconds / most["forward"],
         "conv_gflops": {"training": ceiling["training"] / 1e9, "forward": ceiling["forward"] / 1e9},
         "matmul_gflops": ceiling["matmul"] / 1e9,
         "peak_gib": peak / 2**30,

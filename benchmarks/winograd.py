@@ -1,11 +1,12 @@
 """3x3 convolutions by Winograd's algorithm beside torch's: speed in turns, and rounding errors against float64.
 
-python -m benchmarks.winograd [--threads=1] [--rounds=7]
+    python -m benchmarks.winograd [--threads=1] [--rounds=7]
+
+The speeds are medians of the rounds.
 """
 
 import platform
 import statistics
-import time
 from functools import partial
 
 import click
@@ -13,21 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.throughput import seconds
 from elucid.dnnlib import cli
 from elucid.start import keep_pages
 from elucid.training.networks.kernels.winograd import conv3x3
 
-SHAPES = (
-    *((4, 64, 64, 64), (4, 128, 128, 32), (4, 128, 256, 32), (4, 192, 192, 32), (4, 256, 256, 32), (4, 512, 256, 32)),
-    *(
-        (4, 256, 256, 16),
-        (4, 512, 256, 16),
-        (16, 128, 128, 16),
-        (16, 256, 256, 16),
-        (16, 256, 256, 8),
-        (4, 256, 256, 8),
-    ),
-)
+SHAPES = [
+    *[(4, 64, 64, 64), (4, 128, 128, 32), (4, 128, 256, 32), (4, 192, 192, 32), (4, 256, 256, 32), (4, 512, 256, 32)],
+    *[(4, 256, 256, 16), (4, 512, 256, 16), (16, 128, 128, 16), (16, 256, 256, 16)],
+    *[(16, 256, 256, 8), (4, 256, 256, 8)],
+]
 """Images, channels in and out, and side: convolutions of DDPM++ and ADM, and smaller ones that stay torch's."""
 
 
@@ -51,12 +47,6 @@ def forward(convolve, x: Tensor, weight: Tensor, _: Tensor) -> Tensor:
     return convolve(x, weight)
 
 
-def seconds(work) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 @click.command()
 @click.option("--threads", type=cli.Count(), default=1, show_default=True)
 @click.option("--rounds", type=cli.Count(), default=7, show_default=True)
@@ -71,12 +61,13 @@ def main(threads: int, rounds: int) -> None:
     print("images, in, out, side | torch, GFLOP/s | forward | with gradients | errors: torch, channels last, Winograd")
     for shape in SHAPES:
         given = operands(shape, torch.contiguous_format)
-        times = {}
+        times = {(pass_, convolve): [] for pass_ in (forward, step) for convolve in (torchs, conv3x3)}
         for _ in range(1 + rounds):
-            for pass_ in (forward, step):
-                for convolve in (torchs, conv3x3):
-                    times.setdefault((pass_, convolve), []).append(seconds(partial(pass_, convolve, *given)))
-        ratios = [statistics.median(a / b for a, b in zip(*pair, strict=True)) for pair in _pairs(times, torchs)]
+            for work, found in times.items():
+                found.append(seconds(partial(*work, *given), torch.device("cpu"), 1, warm=0))
+        times = {work: found[1:] for work, found in times.items()}  # the first of each warms up
+        pairs = [zip(times[pass_, torchs], times[pass_, conv3x3], strict=True) for pass_ in (forward, step)]
+        ratios = [statistics.median(theirs / ours for theirs, ours in pair) for pair in pairs]
         flop = 2 * 9 * shape[0] * shape[1] * shape[2] * shape[3] ** 2
         exact = step(torchs, *(one.detach().double().requires_grad_(one.requires_grad) for one in given))
         last = operands(shape, torch.channels_last)
@@ -85,13 +76,8 @@ def main(threads: int, rounds: int) -> None:
             "/".join(f"{float((a - b).norm() / b.norm()):.1e}" for a, b in zip(one, exact, strict=True))
             for one in found
         ]
-        speed = flop / statistics.median(times[forward, torchs][1:]) / 1e9
+        speed = flop / statistics.median(times[forward, torchs]) / 1e9
         print(f"{shape} | {speed:.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {', '.join(errors)}", flush=True)
-
-
-def _pairs(times: dict, torchs) -> list[tuple[list[float], list[float]]]:
-    """Times of torch and ours without the first, forward and of whole steps."""
-    return [(times[pass_, torchs][1:], times[pass_, conv3x3][1:]) for pass_ in (forward, step)]
 
 
 if __name__ == "__main__":

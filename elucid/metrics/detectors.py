@@ -43,8 +43,12 @@ class Detector(ABC):
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         with full_precision():
-            images = moved(images.contiguous(), self.device)
+            images = self.placed(images)
             return self.features(as_rgb(images) if self.takes == "pictures" else as_arrays(images))
+
+    def placed(self, images: Tensor) -> Tensor:
+        """Return images on the detector's device, in the usual order in memory, whatever it was."""
+        return moved(images.contiguous(), self.device)
 
     def outputs(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return "features" and those of `extra` that are named, each f32[B,its size], of images as for `__call__`.

@@ -14,7 +14,6 @@ from elucid.dnnlib import files
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
 from elucid.metrics.inception_network import LAYERS, InceptionV3
 from elucid.pretrained.weights import downloaded, fill, identify, read_state
-from elucid.torch_utils.transfer import moved
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
@@ -50,7 +49,7 @@ class InceptionDetector(Detector):
     def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return several of `inception_network.LAYERS` from one forward pass over images u8[B,1 or 3,H,W]."""
         with full_precision():
-            return self.network(as_rgb(moved(images.contiguous(), self.device)), names)
+            return self.network(as_rgb(self.placed(images)), names)
 
 
 def public_weights() -> Path:

@@ -9,7 +9,6 @@ from torch import Tensor
 from elucid.metrics.detectors import Detector, as_rgb, full_precision
 from elucid.pretrained import dinov2, efficientnet_lite, squeezenet
 from elucid.pretrained.weights import given_or_packaged, identify
-from elucid.torch_utils.transfer import moved
 
 
 class EfficientNetLiteDetector(Detector):
@@ -36,7 +35,7 @@ class EfficientNetLiteDetector(Detector):
         Both come from one pass.
         """
         with full_precision():
-            features = self.features(as_rgb(moved(images.contiguous(), self.device)))
+            features = self.features(as_rgb(self.placed(images)))
             values = {"features": features, "logits": self.network.fc(features)}
         return {name: values[name] for name in names}
 
@@ -83,7 +82,7 @@ class SqueezeNetDetector(Detector):
         Both come from one pass.
         """
         with full_precision():
-            maps = self._map(as_rgb(moved(images.contiguous(), self.device)))
+            maps = self._map(as_rgb(self.placed(images)))
             values = {"features": maps.mean((2, 3))}
             if "logits" in names:
                 values["logits"] = self.network.scores(maps)

@@ -147,12 +147,12 @@ def test_where_it_is_used():
 
 
 def net(**options) -> SongUNet:
-    """A wide network; the convolutions of 16 and 8 pixels are too few in training."""
+    """A wide network, whose weights that begin at 0 are random as well."""
     torch.manual_seed(0)
     network = SongUNet(
         img_resolution=32, in_channels=3, out_channels=3, model_channels=128, channel_mult=[1], num_blocks=1, **options
     )
-    for parameter in network.parameters():  # also those that begin at 0
+    for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return network
 

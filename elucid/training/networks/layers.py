@@ -18,7 +18,7 @@ from elucid.training.networks.kernels.box import doubled, halved
 from elucid.training.networks.kernels.cpu_linear import linear
 from elucid.training.networks.kernels.fused_norm import FusedNorm
 from elucid.training.networks.kernels.rows import runs_fused
-from elucid.training.networks.kernels.winograd import conv3x3, suits
+from elucid.training.networks.kernels.winograd import conv2d
 
 Init = Callable[[tuple[int, ...], int, int], Tensor]
 """(shape, fan_in, fan_out) -> initial value of a weight or bias."""
@@ -171,10 +171,8 @@ class Conv2d(Weighted):
         """Convolve x; without the bias if what follows adds it."""
         if self.resample is not None:
             x = self.resample(x)
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype) if biased else None
-        if self.winograd and self.stride == 1 and suits(x, weight):
-            return conv3x3(x, weight, bias)
-        return F.conv2d(x, weight, bias, padding=self.padding, stride=self.stride)
+        bias = self.bias.to(x.dtype) if biased else None
+        return conv2d(x, self.weight.to(x.dtype), bias, self.padding, self.stride, self.winograd)
 
 
 class StridedConv2d(Conv2d):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elucid.training.networks.edm2.magnitude import at_least_float32, unit_rows
-from elucid.training.networks.kernels.winograd import conv3x3, suits
+from elucid.training.networks.kernels.winograd import conv2d
 
 
 class UnitLayer(nn.Module):
@@ -47,9 +47,7 @@ class UnitLayer(nn.Module):
         bias = None if self.bias is None else (self.bias * of_output).to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight, bias)
-        if self.winograd and suits(x, weight):
-            return conv3x3(x, weight, bias)
-        return F.conv2d(x, weight, bias, padding=self.padding)
+        return conv2d(x, weight, bias, self.padding, fast=self.winograd)
 
     def transposed(self, y: Tensor) -> Tensor:
         """Return y W of a linear map, the gradient of y W x with respect to x."""

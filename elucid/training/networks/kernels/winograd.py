@@ -22,6 +22,13 @@ POINTS = (0, 1, -1, 0.5, -2)
 """Where polynomials are evaluated, beside infinity: of small fractions those with the least rounding error."""
 
 
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1, fast: bool = True) -> Tensor:
+    """Return torch's convolution with zero padding, by Winograd's algorithm if `fast` and where that is faster."""
+    if fast and stride == 1 and padding == 1 and suits(x, weight):
+        return conv3x3(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=padding, stride=stride)
+
+
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve x [B,C,H,W] with weight [K,C,3,3] and zero padding, for H a multiple of 4; bias [K]. Returns [B,K,H,W].
 
